@@ -1,0 +1,44 @@
+# Two stages, two commands: `make tokenizer`, then `make prior`; then `python sample.py`. `make demo` runs all three.
+# CONFIG=file.yaml picks another configuration; ARGS="key=value ..." changes keys of it.
+PYTHON ?= python3
+BIN := .venv/bin
+.PHONY: help install demo tokenizer prior sample test check bench
+
+help:
+	@echo "make demo        train a small tokenizer and prior on real drawings, and draw from them (10 minutes, 2 CPU cores)"
+	@echo "make tokenizer   train stage one and cache its token grids   [CONFIG=... ARGS=\"key=value ...\"]"
+	@echo "make prior       train stage two on the cached grids         [CONFIG=... ARGS=\"key=value ...\"]"
+	@echo "make sample      draw images                                 [ARGS=\"--num 16 --seed 0 ...\"]"
+	@echo "make test        run the tests"
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tessera needs Python 3.11 or newer; say which with: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(MAKE) --no-print-directory tokenizer prior sample CONFIG= ARGS=
+
+tokenizer: install
+	$(BIN)/python -m stage1_tokenizer.train $(CONFIG) $(ARGS)
+	$(BIN)/python -m stage1_tokenizer.cache
+
+prior: install
+	$(BIN)/python -m stage2_prior.train $(CONFIG) $(ARGS)
+
+sample: install
+	$(BIN)/python sample.py $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m tests.benchmarks.$(or $(BENCH),mamba2)

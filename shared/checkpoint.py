@@ -1,0 +1,184 @@
+"""A run directory: what training leaves on disk, saved so that a kill at any instant harms nothing.
+
+    config.yaml  metrics.jsonl  model.safetensors  ema.safetensors  samples/*.png  state/<images seen>/
+
+Each `state/<images seen>/` is whole: it is written under another name and appears by rename, and the one before is removed
+only afterwards. `model.safetensors` and `ema.safetensors` are links to the newest state's, for those who only want weights.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from shared.config import C, Config, parse_config, save_config
+from shared.errors import UserError
+
+RUNS = Path("runs")
+WEIGHTS = ("model.safetensors", "ema.safetensors")
+
+
+class RunDirectory:
+    """The directory of one training run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state = path / "state"
+        self.samples = path / "samples"
+        self.metrics = path / "metrics.jsonl"
+
+    def begin(self, config: Config, may_change: set[str]) -> None:
+        """Create the directory, or check that a run begun earlier had the same configuration.
+
+        Keys in `may_change` (dotted) do not alter the run so far and may differ. Raises UserError naming each other one.
+        """
+        self.samples.mkdir(parents=True, exist_ok=True)
+        saved = self.path / "config.yaml"
+        if saved.exists():
+            before, now = flat(read_yaml(saved)), flat(config.model_dump(mode="json"))
+            keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+            changed = [f"  {key}: {before.get(key)!r} -> {now.get(key)!r}" for key in keys if key not in may_change]
+            if changed and self.newest() is not None:
+                raise UserError(
+                    f"{self.path} holds a run with another configuration:\n" + "\n".join(changed) + "\n"
+                    "give this one a name of its own (name=...), or remove that directory"
+                )
+        write_atomically(saved, lambda temporary: save_config(config, temporary))
+
+    def newest(self) -> Path | None:
+        """The newest whole state, or None."""
+        if not self.state.is_dir():
+            return None
+        states = [path for path in self.state.iterdir() if path.name.isdecimal()]
+        return max(states, key=lambda path: int(path.name), default=None)
+
+    def state_after(self, images: int) -> Path:
+        """Where the state after `images` images is, or will be."""
+        return self.state / f"{images:012d}"
+
+    def save(self, images: int, model: dict[str, Tensor], ema: dict[str, Tensor], training: dict[str, Any]) -> None:
+        """Publish a checkpoint taken after `images` images; the earlier ones are removed once it is whole."""
+        temporary = self.state / f"unfinished-{os.getpid()}"
+        place = self.state_after(images)
+        try:
+            temporary.mkdir(parents=True, exist_ok=True)
+            save_file({name: tensor.contiguous() for name, tensor in model.items()}, temporary / WEIGHTS[0])
+            save_file({name: tensor.contiguous() for name, tensor in ema.items()}, temporary / WEIGHTS[1])
+            torch.save(training, temporary / "training.pt")
+            for file in temporary.iterdir():
+                _flush(file)
+            if place.exists():
+                shutil.rmtree(place)
+            temporary.rename(place)
+            for name in WEIGHTS:
+                write_atomically(self.path / name, lambda link, name=name: os.link(place / name, link))
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise UserError(
+                f"the checkpoint after {images} images could not be written to {self.state}: {error}. The one before it "
+                "is whole: make room and start the same command again"
+            ) from None
+        for old in self.state.iterdir():
+            if old != place:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def load(self, state: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """(model, ema, training) of a state; nothing in it can execute code."""
+        try:
+            training = torch.load(state / "training.pt", map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(f"{state / 'training.pt'} cannot be read: {error}. Remove {state} to go back") from None
+        return read_weights(state / WEIGHTS[0]), read_weights(state / WEIGHTS[1]), training
+
+
+def load_for_inference(run: Path, key: str, config: type[C], build: Callable[[C], nn.Module]) -> Any:
+    """The model of a run with its averaged weights, in eval mode: `build(config)` of the part `key` of its config.yaml.
+
+    Raises UserError where the run or a part of it is missing or does not fit.
+    """
+    if not (run / "config.yaml").is_file() or not (run / WEIGHTS[1]).exists():
+        raise UserError(f"{run} holds no finished checkpoint (config.yaml and {WEIGHTS[1]} are needed)")
+    saved = read_yaml(run / "config.yaml")
+    model = build(parse_config(config, saved.get(key), where=f"{run / 'config.yaml'}, {key}"))
+    load_strictly(model, read_weights(run / WEIGHTS[1]), run / WEIGHTS[1])
+    return model.eval()
+
+
+def load_strictly(model: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
+    """Load every weight or raise UserError naming `where` and what does not fit."""
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise UserError(f"the weights in {where} do not fit their configuration: {error}") from None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; UserError where it cannot be read."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the weights {path} cannot be read: {error}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping written by `save_config`; UserError where it is none."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} does not hold a configuration")
+    return values
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of every weight's name, type, shape and bytes: equal for equal weights, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def newest_run(stage: str, file: str) -> Path:
+    """The run of `stage` ("tokenizer" or "prior") under `runs/` that was trained last and holds `file`."""
+    found = [config.parent for config in (RUNS / stage).glob("*/config.yaml") if (config.parent / file).exists()]
+    if not found:
+        raise UserError(f"no run under {RUNS / stage} holds {file}: run `make {stage}` first")
+    return max(found, key=lambda run: (run / "config.yaml").stat().st_mtime)
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """`write(temporary)` makes the file under another name; it then takes `path`'s place in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.unlink(missing_ok=True)
+        write(temporary)
+        _flush(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,132 @@
+"""YAML files and `key=value` overrides, read into pydantic models that refuse what they do not know.
+
+Each option is declared once, in the `Config` of the part that reads it. A family of alternatives (backbones,
+quantisers, losses) is a union told apart by its `kind`, so each alternative carries its own options only.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shared.errors import UserError
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, no unknown keys, values checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
+    """Read `path` (YAML) into `model`, after setting each `a.b=value` of `overrides` (values are YAML too).
+
+    Raises UserError naming the key, the value, what is allowed, and for an unknown key the nearest known one.
+    """
+    path = Path(path)
+    values = _read_yaml(path)
+    for override in overrides:
+        _set(values, override)
+    return parse_config(model, values, where=str(path))
+
+
+def parse_config(model: type[C], values: Any, where: str) -> C:
+    """Validate plain `values` against `model`; `where` names their origin in the message of a UserError."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem, model) for problem in error.errors()]
+        raise UserError(f"{where} is not a valid configuration:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write every resolved value as YAML; `load_config` reads it back equal."""
+    path.write_text(dump_config(config))
+
+
+def dump_config(config: Config) -> str:
+    """Every resolved value of `config` as YAML text."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the configuration {path}: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold `key: value` lines, not a {type(values).__name__}")
+    return values
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"cannot read the override {override!r}: write key=value, for example training.batch_size=8")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"the value of the override {override!r} is not valid YAML") from None
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = values.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"cannot set {override!r}: {parent!r} is a value ({child!r}), not a group of keys")
+        values = child
+    values[last] = value
+
+
+def _explain(problem: Any, model: type[Config]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(model, problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+        return f"{key}: there is no such key; {hint}"
+    if problem["type"] == "missing":
+        return f"{key}: this key is needed"
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        context = problem["ctx"]
+        allowed = context.get("expected_tags", ", ".join(repr(tag) for tag in _tags(model, problem["loc"])))
+        near = difflib.get_close_matches(str(context.get("tag", "")), allowed.replace("'", "").split(", "), n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        return f"{key}.kind: {context.get('tag', 'nothing')!r} is not one of {allowed}{hint}"
+    return f"{key or 'the whole'}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+
+
+def _tags(model: type[Config], location: Sequence[str | int]) -> list[str]:
+    kinds = [m.model_fields["kind"] for m in _models_at(model, location) if "kind" in m.model_fields]
+    return sorted(tag for kind in kinds for tag in get_args(kind.annotation))
+
+
+def _known_keys(model: type[Config], location: Sequence[str | int]) -> list[str]:
+    return sorted({name for child in _models_at(model, location) for name in child.model_fields})
+
+
+def _models_at(model: type[Config], location: Sequence[str | int]) -> list[type[Config]]:
+    """Every model that may stand at `location`; a union's tag in the path narrows it to one alternative."""
+    models = [model]
+    for part in location:
+        tagged = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
+        fields = [m.model_fields[part].annotation for m in models if isinstance(part, str) and part in m.model_fields]
+        models = tagged or [child for annotation in fields for child in _configs_in(annotation)]
+    return models
+
+
+def _configs_in(annotation: Any) -> Iterator[type[Config]]:
+    if get_origin(annotation) in (Union, UnionType, Annotated, list, tuple, dict):
+        for argument in get_args(annotation):
+            yield from _configs_in(argument)
+    elif isinstance(annotation, type) and issubclass(annotation, Config):
+        yield annotation

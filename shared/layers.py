@@ -1,0 +1,81 @@
+"""Layers both stages use: RMSNorm, SwiGLU and two ways to tell positions apart.
+
+Shapes: B batch, H heads, L length, D width, A axes (1 for a sequence, 2 for a grid), F rotary frequencies.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, computed in float32 and returned in x's dtype (Zhang & Sennrich 2019)."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.dim, self.eps = dim, eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), (self.dim,), self.weight.float(), self.eps).to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """Linear(silu(gate) * value), (..., dim) -> (..., dim), without biases (Shazeer 2020, "GLU variants").
+
+    `hidden` defaults to 8/3 dim rounded to a multiple of 32, which costs as many weights as a plain MLP of 4 dim.
+    """
+
+    def __init__(self, dim: int, hidden: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        hidden = hidden or max(32, round(dim * 8 / 3 / 32) * 32)
+        self.in_proj = nn.Linear(dim, 2 * hidden, bias=False)  # gate and value in one product
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.in_proj(x).chunk(2, dim=-1)
+        return self.out_proj(self.dropout(F.silu(gate) * value))
+
+
+class LearnedPositions(nn.Module):
+    """Adds one learned vector for each of `length` positions; `offset` is the position of the first one given."""
+
+    def __init__(self, length: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(length, dim) * 0.02)
+
+    def forward(self, x_BLD: Tensor, offset: int = 0) -> Tensor:
+        length = x_BLD.shape[-2]
+        if offset + length > len(self.weight):
+            raise ValueError(f"positions {offset}..{offset + length - 1} are beyond the {len(self.weight)} learned ones")
+        return x_BLD + self.weight[offset : offset + length]
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding: turns pairs of query and key channels by position-dependent angles (Su et al. 2021).
+
+    `positions_LA` holds each position's coordinates; the frequencies are shared out among the A axes, so a column
+    (L, 1) gives the usual form and rows and columns (L, 2) the axial form for grids. The scores of turned queries and
+    keys depend on differences of coordinates only. Raises ValueError where `headdim` is not a multiple of 2 A.
+    """
+
+    cos_LF: Tensor
+    sin_LF: Tensor
+
+    def __init__(self, headdim: int, positions_LA: Tensor, base: float = 10_000.0) -> None:
+        super().__init__()
+        axes = positions_LA.shape[1]
+        if headdim % (2 * axes):
+            raise ValueError(f"headdim {headdim} must be a multiple of {2 * axes} for rotary positions on {axes} axes")
+        frequencies = base ** -torch.linspace(0, 1, headdim // 2 // axes + 1, dtype=torch.float64)[:-1]
+        angles_LF = (positions_LA.double()[:, :, None] * frequencies).flatten(1)
+        self.register_buffer("cos_LF", angles_LF.cos().float(), persistent=False)
+        self.register_buffer("sin_LF", angles_LF.sin().float(), persistent=False)
+
+    def forward(self, x_BHLD: Tensor, offset: int = 0) -> Tensor:
+        """Turn queries or keys whose first position is `offset`; same shape and dtype, float32 inside."""
+        span = slice(offset, offset + x_BHLD.shape[-2])
+        cos_LF, sin_LF = self.cos_LF[span], self.sin_LF[span]
+        a, b = x_BHLD.float().chunk(2, dim=-1)
+        return torch.cat((a * cos_LF - b * sin_LF, a * sin_LF + b * cos_LF), dim=-1).to(x_BHLD.dtype)

@@ -1,0 +1,25 @@
+"""Pictures of pictures: rows and columns of images in one PNG."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from shared.checkpoint import write_atomically
+from shared.data import to_uint8
+
+
+def save_picture(image_CHW: Tensor, path: Path) -> None:
+    """Write one image (3, H, W) in [-1, 1] as a PNG."""
+    pixels_HWC = to_uint8(image_CHW).permute(1, 2, 0).cpu().numpy()
+    write_atomically(path, lambda temporary: Image.fromarray(pixels_HWC).save(temporary, format="PNG"))
+
+
+def save_grid(images_BCHW: Tensor, path: Path, columns: int, gap: int = 2) -> None:
+    """Write images (B, 3, H, W) in [-1, 1] as one PNG, row by row, with white gaps between them."""
+    images_BCHW = torch.nn.functional.pad(images_BCHW.float().cpu(), (gap, gap, gap, gap), value=1.0)
+    missing = -len(images_BCHW) % columns
+    blank = torch.ones(missing, *images_BCHW.shape[1:])
+    rows = torch.cat([images_BCHW, blank]).split(columns)
+    save_picture(torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1), path)

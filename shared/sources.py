@@ -1,0 +1,319 @@
+"""Where images come from: the OpenMoji drawings, a folder of image files, or a Hugging Face dataset.
+
+Whatever the file holds (CMYK, palette, grey, 16 bits, alpha, a sideways camera, an animation), a source gives 8-bit
+RGB. What cannot be read is named once and skipped, up to a limit.
+"""
+
+import logging
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from shared import openmoji
+from shared.errors import UserError
+
+log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
+IMAGE_SUFFIXES |= {".tga", ".tif", ".tiff", ".webp"}
+# Pillow warns of huge images by itself; here `max_pixels` decides, and the summary names them.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class UnreadableImage(Exception):
+    """One image cannot be decoded; the message says why."""
+
+
+class ImageSource(ABC):
+    """A fixed sequence of images. `source[i]` is an RGB picture, or raises UnreadableImage.
+
+    names: what to call each image in a message.
+    keys: images with equal keys are variants of one picture, and stay on one side of the train/validation split.
+    labels, class_names: class of each image and the classes' names; None where there are none.
+    description: name, size, version and licence, for logs and for the record beside a token cache.
+    unreadable: names of the images already found unreadable, which this sequence leaves out.
+    """
+
+    names: Sequence[str]
+    keys: Sequence[str]
+    labels: list[int] | None = None
+    class_names: list[str] | None = None
+    description: str
+    unreadable: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+
+def open_source(
+    source: str,
+    size: int,
+    split: str,
+    image_column: str | None,
+    label_column: str | None,
+    max_pixels: int,
+    max_bad_fraction: float,
+) -> ImageSource:
+    """Open "openmoji", "openmoji:PART+PART", "hf:NAME", "hf:NAME:SUBSET", or a folder (image, Parquet or Arrow files).
+
+    size: side in pixels at which vector drawings are drawn. split, image_column, label_column: for Hugging Face data.
+    Raises UserError when there is nothing usable, saying where and what was looked for.
+    """
+    kind, _, rest = source.partition(":")
+    if kind == "openmoji":
+        return OpenMojiSource(rest, size)
+    if kind == "hf":
+        return TableSource(_download(rest, split), source, image_column, label_column, max_pixels)
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        raise UserError(
+            f"there is no folder {str(path)!r} (data source {source!r}): give a folder of images or of Parquet or "
+            "Arrow files, 'hf:NAME' for a dataset of the Hugging Face hub, or 'openmoji'"
+        )
+    if _is_table(path):
+        return TableSource(_load_table(path, split), str(path), image_column, label_column, max_pixels)
+    return FolderSource(path, max_pixels, max_bad_fraction)
+
+
+def report_unreadable(names: Sequence[str], total: int, max_bad_fraction: float, where: str) -> None:
+    """Name unreadable images in one log line; raise UserError if they are more than that fraction of `total`."""
+    if not names:
+        return
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    summary = f"{len(names)} of {total} images in {where} cannot be used: {'; '.join(names[:5])}{more}"
+    if len(names) > max_bad_fraction * total:
+        raise UserError(f"{summary}. That is more than max_bad_fraction={max_bad_fraction}: mend or remove them")
+    log.warning("%s. Skipped", summary)
+
+
+# OpenMoji
+
+
+class OpenMojiSource(ImageSource):
+    """The drawings of some OpenMoji groups, `size` x `size` on white; the groups are the classes."""
+
+    def __init__(self, parts: str, size: int):
+        codes, self.class_names = openmoji.select(parts)
+        self.names = [openmoji.name_of(code) for code in codes]
+        self.keys = [openmoji.variant_key(code) for code in codes]
+        self.labels = [self.class_names.index(openmoji.group_of(code)) for code in codes]
+        self.description = (
+            f"OpenMoji {openmoji.version()} ({', '.join(self.class_names)}): {len(codes)} drawings "
+            "by the OpenMoji project, https://openmoji.org, CC BY-SA 4.0"
+        )
+        label = "all" if self.class_names == openmoji.GROUPS else "+".join(self.class_names)
+        self._pixels_NHWC = openmoji.draw(codes, label, size)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return Image.fromarray(self._pixels_NHWC[index])
+
+
+# A folder of image files
+
+
+class FolderSource(ImageSource):
+    """Image files below a folder, sorted by path. Its sub-folders, if all images are in one, are the classes.
+
+    Only headers are read here; a file whose pixels turn out broken raises UnreadableImage when it is loaded.
+    """
+
+    def __init__(self, path: Path, max_pixels: int, max_bad_fraction: float):
+        found = sorted(_image_files(path))
+        if not found:
+            raise UserError(
+                f"no images in {path}: looked there and in its sub-folders for {' '.join(sorted(IMAGE_SUFFIXES))} "
+                "files, and for *.parquet and *.arrow"
+            )
+        self._path, self._max_pixels = path, max_pixels
+        with ThreadPoolExecutor() as pool:  # threads, because opening files on a network disk is waiting
+            problems = list(pool.map(lambda name: _header_problem(path / name, max_pixels), found))
+        self.unreadable = [f"{name} ({why})" for name, why in zip(found, problems, strict=True) if why]
+        report_unreadable(self.unreadable, len(found), max_bad_fraction, str(path))
+        self.names = self.keys = [name for name, why in zip(found, problems, strict=True) if not why]
+        self.labels, self.class_names = _folder_labels(self.names)
+        self.description = f"{path}: {len(self.names)} image files"
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return decode_rgb(self._path / self.names[index], self._max_pixels)
+
+
+def _image_files(folder: Path) -> Iterator[str]:
+    """Paths below `folder`, relative to it and with "/", of what looks like an image by its name."""
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        here = os.path.realpath(parent)
+        if here in seen:  # a link back to a folder already walked
+            folders.clear()
+            continue
+        seen.add(here)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield (Path(parent) / name).relative_to(folder).as_posix()
+
+
+def _folder_labels(names: Sequence[str]) -> tuple[list[int] | None, list[str] | None]:
+    tops = [name.split("/")[0] if "/" in name else None for name in names]
+    class_names = sorted({top for top in tops if top})
+    if None in tops:
+        if class_names:
+            log.info("no class labels: %d images lie beside the sub-folders, not in one", tops.count(None))
+        return None, None
+    number = {name: label for label, name in enumerate(class_names)}
+    return [number[top] for top in tops if top], class_names
+
+
+def _header_problem(path: Path, max_pixels: int) -> str | None:
+    try:
+        with Image.open(path) as image:
+            _refuse_bomb(image, max_pixels)
+    except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
+        return _reason(error)
+    return None
+
+
+# Hugging Face datasets
+
+
+class TableSource(ImageSource):
+    """Rows of a `datasets.Dataset` with an image column and, optionally, a label column."""
+
+    def __init__(self, table: Any, where: str, image_column: str | None, label_column: str | None, max_pixels: int):
+        import datasets
+
+        column = _image_column(table, image_column, where)
+        try:  # undecoded, so that a broken image is one UnreadableImage here and not an error inside `datasets`
+            self._images = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+        except (TypeError, ValueError, NotImplementedError) as error:  # the last is what Arrow raises
+            raise UserError(f"column {column!r} of {where} holds {table.features[column]}, not images") from error
+        self._column, self._max_pixels = column, max_pixels
+        self.labels, self.class_names = _table_labels(table, label_column, where)
+        self.names = self.keys = [f"row {index}" for index in range(len(table))]
+        licence = f", licence {table.info.license}" if table.info.license else ""
+        self.description = f"{where}: {len(table)} images{licence}"
+        if not len(table):
+            raise UserError(f"{where} has no rows: choose another split or dataset")
+
+    def __getitem__(self, index: int) -> Image.Image:
+        cell = self._images[index][self._column]
+        if cell is None or (cell["bytes"] is None and cell["path"] is None):
+            raise UnreadableImage("empty")
+        return decode_rgb(cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"]), self._max_pixels)
+
+
+def _download(name: str, split: str) -> Any:
+    import datasets
+
+    name, _, subset = name.partition(":")
+    try:  # datasets >= 4 runs no code of the repository
+        return datasets.load_dataset(name, subset or None, split=split)
+    except Exception as error:
+        raise UserError(f"cannot load the dataset {name!r}, split {split!r}: {_reason(error)}") from error
+
+
+def _is_table(path: Path) -> bool:
+    saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+    return saved or any(next(path.rglob(pattern), None) for pattern in ("*.parquet", "*.arrow"))
+
+
+def _load_table(path: Path, split: str) -> Any:
+    import datasets
+
+    try:
+        if not ((path / "dataset_dict.json").exists() or (path / "state.json").exists()):
+            return datasets.load_dataset(str(path), split=split)
+        saved = datasets.load_from_disk(str(path))
+    except Exception as error:
+        raise UserError(f"cannot read the dataset in {path}, split {split!r}: {_reason(error)}") from error
+    if isinstance(saved, datasets.Dataset):
+        return saved
+    if split not in saved:
+        raise UserError(f"{path} has no split {split!r}: set data.split to one of {', '.join(saved)}")
+    return saved[split]
+
+
+def _image_column(table: Any, wanted: str | None, where: str) -> str:
+    import datasets
+
+    images = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    # A table written without `datasets` holds plain bytes, or {"bytes", "path"}.
+    plain = [name for name in ("image", "img", "jpg", "jpeg", "png", "webp", "picture") if name in table.features]
+    column = wanted or next(iter(images + plain), "")
+    if column not in table.features:
+        raise UserError(
+            f"{where} has no image column{f' {wanted!r}' if wanted else ''}: "
+            f"set data.image_column to one of {', '.join(table.features)}"
+        )
+    return column
+
+
+def _table_labels(table: Any, wanted: str | None, where: str) -> tuple[list[int] | None, list[str] | None]:
+    import datasets
+
+    if wanted is not None and wanted not in table.features:
+        raise UserError(
+            f"{where} has no label column {wanted!r}: set data.label_column to one of {', '.join(table.features)}"
+        )
+    classes = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
+    plain = [name for name in ("label", "labels", "class") if name in table.features]
+    column = wanted or next(iter(classes + plain), None)
+    if column is None:
+        return None, None
+    values = table[column][:]
+    feature = table.features[column]
+    if any(value is None or value == -1 for value in values):  # -1 is how hubs write "withheld"
+        log.info("no class labels: column %r of %s is not filled in for every image", column, where)
+        return None, None
+    if isinstance(feature, datasets.ClassLabel):
+        return values, list(feature.names)
+    if not all(isinstance(value, int | str) for value in values):
+        if wanted is None:
+            return None, None
+        raise UserError(f"the label column {column!r} of {where} must hold numbers or names, not {feature}")
+    number = {value: label for label, value in enumerate(sorted(set(values)))}
+    return [number[value] for value in values], [str(value) for value in number]
+
+
+# One image
+
+
+def decode_rgb(file: str | Path | BinaryIO, max_pixels: int) -> Image.Image:
+    """The first frame as 8-bit RGB: upright by its EXIF, on white where transparent. Raises UnreadableImage."""
+    try:
+        with Image.open(file) as image:
+            _refuse_bomb(image, max_pixels)
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
+        raise UnreadableImage(_reason(error)) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # Pillow itself would clip 16 bits at 255: a white picture
+        grey_HW = np.asarray(image).clip(0, 65535) / 257
+        return Image.fromarray(grey_HW.round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise ValueError(f"{image.width} x {image.height} is more than max_pixels={max_pixels}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image"
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,128 @@
+"""The token cache: all that passes from stage one to stage two.
+
+A Hugging Face `datasets` directory (Arrow, memory-mapped) with splits `train` and `validation`, columns `tokens` (h * w
+integers in raster order, uint16, or uint32 above 65,536 codes) and, where there are labels, `label`. Beside it:
+
+    tokens.json            grid, codes, the tokenizer's fingerprint and place, image source, preprocessing, class names
+    codebook.safetensors   `codebook`, the code vectors (codes, dim) float32
+
+Shapes: N grids, h and w rows and columns of tokens, L = h * w, K codes, D dimensions of a code.
+"""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, Features, Sequence, Value, load_from_disk
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from shared.checkpoint import read_weights
+from shared.config import Config
+from shared.errors import UserError
+
+Split = Literal["train", "validation"]
+Rows = Iterable[tuple[Tensor, Tensor | None]]  # batches of tokens (B, h, w) int64 and labels (B,) int64
+
+
+class TokenInfo(Config):
+    """What tokens.json says of the grids beside it."""
+
+    grid: tuple[int, int]  # rows, columns
+    codes: int
+    code_dim: int
+    tokenizer: str  # run directory of the tokenizer
+    fingerprint: str  # hash of its weights
+    source: str
+    preprocessing: dict[str, Any]
+    views: int  # of each training image; the first is not augmented
+    class_names: list[str] | None
+
+
+@dataclass(frozen=True)
+class TokenCache:
+    """An opened cache. `tokens[split]` is (N, L) uint16 or uint32, memory-mapped; `labels[split]` (N,) or None."""
+
+    path: Path
+    info: TokenInfo
+    tokens: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray | None]
+    code_vectors_KD: Tensor
+
+    def batch(self, split: Split, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, L) int64 and labels (B,) int64 or None of some rows."""
+        index, labels = rows.numpy(), self.labels[split]
+        tokens_BL = torch.from_numpy(self.tokens[split][index].astype(np.int64))
+        return tokens_BL, None if labels is None else torch.from_numpy(labels[index])
+
+
+def write_cache(path: Path, info: TokenInfo, code_vectors_KD: Tensor, splits: dict[Split, Rows]) -> None:
+    """Write a cache and publish it by rename when it is whole; one already there stays until then."""
+    temporary = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        DatasetDict({split: _dataset(rows, info) for split, rows in splits.items()}).save_to_disk(temporary)
+        save_file({"codebook": code_vectors_KD.contiguous()}, temporary / "codebook.safetensors")
+        (temporary / "tokens.json").write_text(info.model_dump_json(indent=2))
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    except OSError as error:
+        raise UserError(f"the token cache {path} could not be written: {error}. Make room and run it again") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def open_cache(path: Path) -> TokenCache:
+    """Open and check a cache; UserError where it is missing, incomplete or does not fit its own description."""
+    info = read_info(path)
+    try:
+        data = load_from_disk(str(path))
+        tokens = {split: _column(data[split], "tokens") for split in ("train", "validation")}
+        labels = {split: _column(data[split], "label") if info.class_names else None for split in tokens}
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"the token cache {path} cannot be read ({error}): make it again, {HOW}") from None
+    length = info.grid[0] * info.grid[1]
+    tokens = {split: flat.reshape(-1, length) for split, flat in tokens.items()}
+    largest = max((int(grids.max()) for grids in tokens.values() if grids.size), default=0)
+    if largest >= info.codes:
+        raise UserError(f"{path} holds the token {largest}, but its tokenizer has {info.codes} codes: {HOW}")
+    return TokenCache(path, info, tokens, labels, read_weights(path / "codebook.safetensors")["codebook"])
+
+
+def read_info(path: Path) -> TokenInfo:
+    """What a cache (or a prior trained on it) says of its tokens; UserError where it says nothing usable."""
+    try:
+        return TokenInfo.model_validate_json((path / "tokens.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is no token cache: it holds no tokens.json ({HOW})") from None
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise UserError(f"{path / 'tokens.json'} cannot be used: {error}") from None
+
+
+HOW = "python -m stage1_tokenizer.cache"
+
+
+def _dataset(rows: Rows, info: TokenInfo) -> Dataset:
+    tokens, labels = zip(*rows, strict=True)
+    dtype = "uint16" if info.codes <= 2**16 else "uint32"
+    tokens_NL = torch.cat(tokens).flatten(1).numpy().astype(dtype)
+    columns: dict[str, Any] = {"tokens": list(tokens_NL)}
+    features = {"tokens": Sequence(Value(dtype), length=info.grid[0] * info.grid[1])}
+    if info.class_names:
+        columns["label"] = torch.cat(labels).numpy()
+        features["label"] = Value("int64")
+    return Dataset.from_dict(columns, Features(features))
+
+
+def _column(dataset: Dataset, name: str) -> np.ndarray:
+    """All values of a column, end to end, without a copy where Arrow holds them in one piece."""
+    column = dataset.data.column(name)
+    chunks = [chunk.flatten() if name == "tokens" else chunk for chunk in column.chunks]
+    arrays = [chunk.to_numpy(zero_copy_only=True) for chunk in chunks]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

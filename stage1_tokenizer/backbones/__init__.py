@@ -1,0 +1,1 @@
+"""Encoders and decoders: images <-> grids of vectors."""

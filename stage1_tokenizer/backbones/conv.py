@@ -1,0 +1,170 @@
+"""The ConvNeXt-style backbone: wide receptive fields from depthwise convolutions, mixing by SwiGLU.
+
+After Liu et al. 2022, "A ConvNet for the 2020s", in the reference recipe's form: x + DepthwiseConv7x7(RMSNorm(x)), then
+x + SwiGLU(RMSNorm(x)); one transformer layer at the token grid, right before and right after the quantiser.
+
+Inside, tensors are channels-last, x_BHWC: a 1x1 convolution is then a plain matrix product and a depthwise convolution
+reads memory in order, both of which CPUs and GPUs want.
+Shapes: B batch, H and W height and width (of whatever grid a tensor stands on), C channels.
+"""
+
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+from x_transformers import Encoder as TransformerEncoder
+
+from shared.config import Config
+from shared.layers import RMSNorm, SwiGLU
+
+
+class ConvConfig(Config):
+    """Widths and depths per resolution, finest first; each further resolution halves height and width."""
+
+    kind: Literal["conv"] = "conv"
+    stem: PositiveInt = 1  # pixels on a side of the patch that one position of the finest resolution stands for
+    widths: tuple[PositiveInt, ...] = Field((64, 128, 192, 320), min_length=1)
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    kernel_size: PositiveInt = 7
+    mlp_ratio: float = Field(8 / 3, gt=0)
+    transformer_layers: int = Field(1, ge=0)  # on each side of the quantiser
+    heads: PositiveInt = 4
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.widths) != len(self.depths):
+            raise ValueError(f"widths and depths need one entry per resolution, not {self.widths} and {self.depths}")
+        if self.transformer_layers and self.widths[-1] % self.heads:
+            raise ValueError(f"the last width, {self.widths[-1]}, must be a multiple of heads = {self.heads}")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, not {self.kernel_size}")
+        return self
+
+    @property
+    def patch(self) -> int:
+        """Pixels on a side of the square that one token stands for."""
+        return self.stem * 2 ** (len(self.widths) - 1)
+
+    @property
+    def width(self) -> int:
+        """Channels at the token grid."""
+        return self.widths[-1]
+
+
+class ConvBlock(nn.Module):
+    """x + DepthwiseConv(RMSNorm(x)); x + SwiGLU(RMSNorm(x)), on x_BHWC."""
+
+    def __init__(self, dim: int, kernel_size: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.conv_norm = RMSNorm(dim)
+        self.conv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+        self.mlp_norm = RMSNorm(dim)
+        self.mlp = SwiGLU(dim, hidden=round(mlp_ratio * dim))
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        x_BHWC = x_BHWC + channels_last_conv(self.conv, self.conv_norm(x_BHWC))
+        return x_BHWC + self.mlp(self.mlp_norm(x_BHWC))
+
+
+class GridTransformer(nn.Module):
+    """Transformer layers over the positions of a grid, any height and width; place is known through the convolutions."""
+
+    def __init__(self, dim: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.layers = TransformerEncoder(
+            dim=dim, depth=depth, heads=heads, attn_dim_head=dim // heads, use_rmsnorm=True, ff_glu=True, ff_swish=True,
+            ff_mult=2, ff_no_bias=True, attn_flash=True,
+        )  # fmt: skip
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        return self.layers(x_BHWC.flatten(1, 2)).view_as(x_BHWC)
+
+
+class ConvEncoder(nn.Module):
+    """Images (B, 3, H, W) in [-1, 1] -> features (B, H / patch, W / patch, width)."""
+
+    def __init__(self, config: ConvConfig) -> None:
+        super().__init__()
+        self.stem = config.stem
+        self.stem_projection = nn.Linear(3 * config.stem**2, config.widths[0])
+        layers: list[nn.Module] = []
+        for level, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
+            if level:
+                layers.append(Downsample(config.widths[level - 1], width))
+            layers += [ConvBlock(width, config.kernel_size, config.mlp_ratio) for _ in range(depth)]
+        if config.transformer_layers:
+            layers.append(GridTransformer(config.width, config.transformer_layers, config.heads))
+        self.layers = nn.Sequential(*layers)
+        self.norm = RMSNorm(config.width)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x_BHWC = space_to_depth(x_BCHW.permute(0, 2, 3, 1), self.stem)
+        return self.norm(self.layers(self.stem_projection(x_BHWC)))
+
+
+class ConvDecoder(nn.Module):
+    """Features (B, h, w, width) -> images (B, 3, h * patch, w * patch), unbounded."""
+
+    def __init__(self, config: ConvConfig) -> None:
+        super().__init__()
+        self.stem = config.stem
+        layers: list[nn.Module] = []
+        if config.transformer_layers:
+            layers.append(GridTransformer(config.width, config.transformer_layers, config.heads))
+        for level in reversed(range(len(config.widths))):
+            width, depth = config.widths[level], config.depths[level]
+            layers += [ConvBlock(width, config.kernel_size, config.mlp_ratio) for _ in range(depth)]
+            if level:
+                layers.append(Upsample(width, config.widths[level - 1]))
+        self.layers = nn.Sequential(*layers)
+        self.norm = RMSNorm(config.widths[0])
+        self.stem_projection = nn.Linear(config.widths[0], 3 * config.stem**2)
+
+    def forward(self, z_BHWC: Tensor) -> Tensor:
+        x_BHWC = self.stem_projection(self.norm(self.layers(z_BHWC)))
+        return depth_to_space(x_BHWC, self.stem).permute(0, 3, 1, 2)
+
+
+class Downsample(nn.Module):
+    """Halve height and width: each 2 x 2 square of positions, normalised, becomes one."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(dim)
+        self.projection = nn.Linear(4 * dim, out_dim)
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        return self.projection(space_to_depth(self.norm(x_BHWC), 2))
+
+
+class Upsample(nn.Module):
+    """Double height and width: each position, normalised, becomes a 2 x 2 square."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(dim)
+        self.projection = nn.Linear(dim, 4 * out_dim)
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        return depth_to_space(self.projection(self.norm(x_BHWC)), 2)
+
+
+def channels_last_conv(conv: nn.Conv2d, x_BHWC: Tensor) -> Tensor:
+    """`conv` on a channels-last tensor, whose (B, C, H, W) view has torch's channels_last memory format."""
+    return conv(x_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def space_to_depth(x_BHWC: Tensor, side: int) -> Tensor:
+    """Gather each side x side square of positions into the channels: (B, H/side, W/side, side * side * C)."""
+    B, H, W, C = x_BHWC.shape
+    x = x_BHWC.reshape(B, H // side, side, W // side, side, C)
+    return x.transpose(2, 3).reshape(B, H // side, W // side, side * side * C)
+
+
+def depth_to_space(x_BHWC: Tensor, side: int) -> Tensor:
+    """The inverse of `space_to_depth`."""
+    B, H, W, C = x_BHWC.shape
+    x = x_BHWC.reshape(B, H, W, side, side, C // side**2)
+    return x.transpose(2, 3).reshape(B, H * side, W * side, C // side**2)

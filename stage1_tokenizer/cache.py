@@ -1,0 +1,100 @@
+"""Cache token grids: python -m stage1_tokenizer.cache [--tokenizer RUN] [--views 1]
+
+Tokenizes every image the tokenizer was trained and validated on, writes RUN/tokens/, and decodes a few grids to
+RUN/tokens.png, which shows at a glance whether the cache is sound.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from shared.checkpoint import fingerprint, newest_run, read_yaml
+from shared.config import parse_config
+from shared.data import DataConfig, ImageDataset, open_datasets, validation_loader
+from shared.errors import UserError, run_command
+from shared.pictures import save_grid
+from shared.token_cache import TokenInfo, open_cache, read_info, write_cache
+from stage1_tokenizer.quantisers.vector import usage
+from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+
+def cache_tokens(run: Path, views: int = 1, batch_size: int = 64) -> Path:
+    """Tokenize all images of the run at `run` into `run/tokens`; returns that path.
+
+    The first view of each training image is not augmented, nor are those of validation images; further views are
+    augmented as in training. A whole cache of the same tokenizer and preprocessing is left as it is.
+    """
+    tokenizer = load_tokenizer(run).to("cuda" if torch.cuda.is_available() else "cpu")
+    config = parse_config(DataConfig, read_yaml(run / "config.yaml").get("data", {}), where=f"{run}/config.yaml, data")
+    augmented, validation = open_datasets(config, seed=0)
+    plain, _ = open_datasets(config.model_copy(update={"augment": None}), seed=0)
+    info = TokenInfo(
+        grid=tokenizer.grid(config.height_width),
+        codes=tokenizer.codes,
+        code_dim=tokenizer.config.quantiser.dim,
+        tokenizer=str(run),
+        fingerprint=fingerprint(tokenizer),
+        source=plain.source.description,
+        preprocessing=config.model_dump(mode="json"),
+        views=views,
+        class_names=plain.source.class_names,
+    )
+    path = run / "tokens"
+    if path.exists() and read_info(path) == info:
+        print(f"{path} already holds the grids of this tokenizer")
+    else:
+        train = [plain] + [augmented] * (views - 1)
+        splits = {"train": _tokens(tokenizer, train, batch_size), "validation": _tokens(tokenizer, [validation], batch_size)}
+        write_cache(path, info, tokenizer.quantiser.codes_KD, splits)
+    draw_check(path, tokenizer, plain, run / "tokens.png")
+    return path
+
+
+def _tokens(tokenizer: Tokenizer, views: list[ImageDataset], batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    device = tokenizer.to_codes.weight.device
+    with tqdm(total=sum(map(len, views)), unit="img", desc="tokenizing") as bar:
+        for epoch, dataset in enumerate(views):
+            for images, labels in validation_loader(dataset, batch_size, epoch=epoch):
+                yield tokenizer.tokenize(images.to(device)).cpu(), labels
+                bar.update(len(images))
+
+
+def draw_check(path: Path, tokenizer: Tokenizer, images: ImageDataset, picture: Path, columns: int = 12) -> None:
+    """Read grids back from the cache, decode them, and draw them below the images they came from."""
+    cache = open_cache(path)
+    rows = torch.linspace(0, len(images) - 1, min(columns, len(images))).round().long()
+    tokens_BL, _ = cache.batch("train", rows)
+    decoded = tokenizer.detokenize(tokens_BL.view(-1, *cache.info.grid).to(tokenizer.to_codes.weight.device))
+    originals, _ = next(validation_loader(ImageDataset(images.source, images.indices[rows].tolist(), images.config, augmented=False), columns))
+    save_grid(torch.cat([originals, decoded.cpu()]), picture, columns=len(rows))
+
+
+def main() -> None:
+    """Read the command line, cache, say what was written."""
+    parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.cache", description=__doc__.split("\n")[0])
+    parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
+    parser.add_argument("--views", type=int, default=1, help="views of each training image; those after the first are augmented")
+    parser.add_argument("--batch-size", type=int, default=64)
+    args = parser.parse_args()
+    for name in ("views", "batch_size"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
+    run = args.tokenizer or newest_run("tokenizer", "ema.safetensors")
+    path = cache_tokens(run, args.views, args.batch_size)
+    cache = open_cache(path)
+    used = torch.cat([torch.from_numpy(cache.tokens[split].astype("int64")).flatten() for split in cache.tokens])
+    in_use = usage(torch.bincount(used, minlength=cache.info.codes)).item()
+    print(
+        f"wrote {path}: {len(cache.tokens['train'])} + {len(cache.tokens['validation'])} grids of "
+        f"{cache.info.grid[0]} x {cache.info.grid[1]} tokens, {in_use:.1%} of {cache.info.codes} codes in use; "
+        f"decoded again in {run / 'tokens.png'}\n"
+        f"next: make prior"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

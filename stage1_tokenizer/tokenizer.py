@@ -1,0 +1,87 @@
+"""The tokenizer: images to grids of codes, and back.
+
+Shapes: B batch, C image channels (3), H and W pixels, h and w the token grid (H / patch, W / patch), D code dimensions.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from shared.checkpoint import load_for_inference
+from shared.config import Config
+from shared.errors import UserError
+from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder, ConvEncoder
+from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
+
+
+class TokenizerConfig(Config):
+    """A backbone and a quantiser."""
+
+    backbone: ConvConfig = ConvConfig()
+    quantiser: VectorConfig = VectorConfig()
+
+
+class Reconstruction(NamedTuple):
+    """`images_BCHW` about [-1, 1], float32, unbounded; `tokens_Bhw` int64 (None while unquantised); `codebook_loss`."""
+
+    images_BCHW: Tensor
+    tokens_Bhw: Tensor | None
+    codebook_loss: Tensor
+
+
+class Tokenizer(nn.Module):
+    """`tokenize(images) -> tokens`, `detokenize(tokens) -> images`; `forward` does both, for training."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, dim = config.backbone.width, config.quantiser.dim
+        self.encoder = ConvEncoder(config.backbone)
+        self.to_codes = nn.Linear(width, dim)
+        self.quantiser = VectorQuantiser(config.quantiser)
+        self.from_codes = nn.Linear(dim, width)
+        self.decoder = ConvDecoder(config.backbone)
+
+    @property
+    def codes(self) -> int:
+        """Size of the vocabulary."""
+        return self.config.quantiser.codes
+
+    def forward(self, images_BCHW: Tensor) -> Reconstruction:
+        """Reconstruct images (B, 3, H, W) in [-1, 1]; raises UserError where the patch does not divide H and W."""
+        quantised = self.quantiser(self._encode(images_BCHW))
+        return Reconstruction(self._decode(quantised.z_BHWD), quantised.tokens_BHW, quantised.loss)
+
+    @torch.no_grad()
+    def tokenize(self, images_BCHW: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> tokens (B, h, w) int64."""
+        return self.quantiser.tokenize(self._encode(images_BCHW))
+
+    @torch.no_grad()
+    def detokenize(self, tokens_Bhw: Tensor) -> Tensor:
+        """Tokens (B, h, w) -> images (B, 3, H, W) float32, clamped to [-1, 1]."""
+        return self._decode(self.quantiser.lookup(tokens_Bhw)).clamp(-1, 1)
+
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of tokens for images of (height, width) pixels; UserError where the patch does not divide."""
+        patch = self.config.backbone.patch
+        if any(side < patch or side % patch for side in image_size):
+            raise UserError(
+                f"images of {image_size[0]} x {image_size[1]} pixels cannot be tokenized: this backbone's patch is "
+                f"{patch}, and both sides must be multiples of it (set data.image_size)"
+            )
+        return image_size[0] // patch, image_size[1] // patch
+
+    def _encode(self, images_BCHW: Tensor) -> Tensor:
+        self.grid((images_BCHW.shape[-2], images_BCHW.shape[-1]))
+        return self.to_codes(self.encoder(images_BCHW))
+
+    def _decode(self, z_BhwD: Tensor) -> Tensor:
+        return self.decoder(self.from_codes(z_BhwD)).float()
+
+
+def load_tokenizer(run: Path) -> Tokenizer:
+    """The tokenizer of a run directory, with averaged weights, in eval mode on the CPU; UserError where it cannot be had."""
+    return load_for_inference(run, "model", TokenizerConfig, Tokenizer)

@@ -1,0 +1,138 @@
+"""Train a tokenizer: python -m stage1_tokenizer.train [CONFIG.yaml] [key=value ...]
+
+Writes runs/tokenizer/<name>/. Started again after a stop, the same command goes on where the last checkpoint left it.
+Keys are those of the YAML files under configs/, for example data.source=~/pictures training.images=100000.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from pydantic import Field
+
+from shared.checkpoint import RUNS, RunDirectory
+from shared.config import Config, load_config
+from shared.data import DataConfig, ImageDataset, open_datasets, to_float, training_loader
+from shared.errors import run_command
+from shared.pictures import save_grid
+from shared.training import MAY_CHANGE_ON_RESUME, Log, Means, Trainee, TrainingConfig, crossed, make_accelerator
+from stage1_tokenizer.evaluate import Evaluation, evaluate
+from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual
+from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
+from stage1_tokenizer.quantisers.vector import usage
+from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
+
+DEFAULT_CONFIG = "configs/demo/tokenizer.yaml"
+
+
+class LossConfig(Config):
+    """What a reconstruction is judged by, besides the codebook loss, whose weights are the quantiser's."""
+
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    perceptual: PerceptualConfig | None = Field(None, discriminator="kind")
+
+
+class TokenizerRun(Config):
+    """Everything a stage-one run is made of."""
+
+    name: str = Field(pattern=r"^[\w][\w.-]*$")
+    data: DataConfig = DataConfig()
+    model: TokenizerConfig = TokenizerConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig
+
+
+def train(config: TokenizerRun) -> tuple[RunDirectory, Evaluation]:
+    """Train to the end of `config.training.images`, from the last checkpoint if there is one."""
+    accelerator = make_accelerator(config.training)
+    device = accelerator.device
+    run = RunDirectory(RUNS / "tokenizer" / config.name)
+    run.begin(config, MAY_CHANGE_ON_RESUME)
+    train_set, validation_set = open_datasets(config.data, config.training.seed)
+    torch.manual_seed(config.training.seed)
+    tokenizer = Tokenizer(config.model)
+    tokenizer.grid(config.data.height_width)
+    perceptual = build_perceptual(config.loss.perceptual, device) if config.loss.perceptual else None
+    trainee = Trainee(tokenizer, config.training, accelerator)
+    trainee.resume(run)
+    batches = training_loader(
+        train_set,
+        config.training.batch_size,
+        seed=config.training.seed,
+        start_image=trainee.images,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        workers=config.data.workers,
+    )
+    log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="img")
+    means = Means()
+    while trainee.images < config.training.images:
+        # Step
+        trainee.begin_step()
+        for images, _ in trainee.accumulate(batches):
+            x_BCHW = images.to(device, non_blocking=True)
+            with accelerator.autocast():
+                result = trainee.wrapped(x_BCHW)
+                pixels = reconstruction_loss(result.images_BCHW, x_BCHW, config.loss.reconstruction)
+                loss = pixels + result.codebook_loss
+                terms = {"l2": torch.nn.functional.mse_loss(result.images_BCHW, x_BCHW)}
+                if perceptual and config.loss.perceptual:
+                    terms["perceptual"] = perceptual(result.images_BCHW, x_BCHW).mean()
+                    loss = loss + config.loss.perceptual.weight * terms["perceptual"]
+            trainee.backward(loss)
+            means.add({"loss": loss, **terms, "codebook": result.codebook_loss})
+        gradient_norm = trainee.end_step()
+        replaced = tokenizer.quantiser.maintain(trainee.optimizer, trainee.ema.average["quantiser.codebook"])
+        # Log
+        log.advance(trainee.step_images)
+        if replaced:
+            log.write(trainee.images, {"codes_replaced": replaced})
+        if crossed(config.training.log_every, trainee.images, trainee.step_images):
+            in_use = usage(tokenizer.quantiser.window_counts()).item()
+            rate = trainee.optimizer.param_groups[0]["lr"]
+            log.write(trainee.images, {**means.take(), "usage": in_use, "gradient_norm": gradient_norm, "lr": rate})
+        # Evaluate, draw, save
+        if crossed(config.training.evaluate_every, trainee.images, trainee.step_images):
+            with trainee.ema.applied():
+                report = evaluate(tokenizer, [validation_set])
+                draw_reconstructions(tokenizer, validation_set, run.samples / f"{trainee.images:09d}.png")
+            log.write(trainee.images, {f"validation/{name}": value for name, value in report._asdict().items()})
+        if crossed(config.training.save_every, trainee.images, trainee.step_images):
+            trainee.save(run)
+    log.close()
+    if run.newest() != run.state_after(trainee.images):
+        trainee.save(run)
+    with trainee.ema.applied():
+        report = evaluate(tokenizer, [validation_set])
+        draw_reconstructions(tokenizer, validation_set, run.samples / "reconstructions.png")
+    return run, report
+
+
+@torch.inference_mode()
+def draw_reconstructions(tokenizer: Tokenizer, dataset: ImageDataset, path: Path, columns: int = 16) -> None:
+    """A picture of held-out images, spread evenly over the set, above their reconstructions."""
+    positions = torch.linspace(0, len(dataset) - 1, min(columns, len(dataset))).round().int().tolist()
+    x_BCHW = torch.stack([to_float(dataset[0, position][0]) for position in positions])
+    x_hat_BCHW = tokenizer.eval()(x_BCHW.to(tokenizer.to_codes.weight.device)).images_BCHW.cpu()
+    save_grid(torch.cat([x_BCHW, x_hat_BCHW]), path, columns=len(positions))
+
+
+def main() -> None:
+    """Read the command line, train, say what was written."""
+    parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.train", description=__doc__.split("\n")[0])
+    parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"a YAML file (default: {DEFAULT_CONFIG})")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of the file, e.g. name=mine")
+    parser.epilog = "Keys are those of the YAML files under configs/. Started again, a stopped run goes on."
+    args = parser.parse_args()
+    if "=" in args.config:
+        args.config, args.overrides = DEFAULT_CONFIG, [args.config, *args.overrides]
+    run, report = train(load_config(TokenizerRun, args.config, args.overrides))
+    print(
+        f"wrote {run.path}: held-out PSNR {report.psnr:.2f} dB over {report.images} images; "
+        f"look at {run.samples / 'reconstructions.png'}\n"
+        f"next: python -m stage1_tokenizer.cache --tokenizer {run.path}    (`make tokenizer` does it by itself)"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Stage two: token grids -> token grids. Knows nothing of the tokenizer but its cached tokens."""

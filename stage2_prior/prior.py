@@ -1,0 +1,448 @@
+"""The prior: an autoregressive model of token grids in raster order. Embedding -> blocks -> logits.
+
+`gpt`, `mamba` and `hybrid` differ by their block pattern only. Each block has two forms of one set of weights: the whole
+sequence at once (training), and one token at a time with a state (decoding).
+
+Ids: 0 .. codes-1 are tokens, codes + label starts an image of that class, codes + classes starts one of no class.
+
+Shapes: B batch, L length (h * w), D width, H heads, K codes, V = K logits, R width of the output table, E width of a
+head or of a tokenizer code.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from shared.checkpoint import load_for_inference
+from shared.config import Config
+from shared.errors import UserError
+from shared.layers import LearnedPositions, RMSNorm, Rotary, SwiGLU
+from shared.mamba2 import Mamba2
+from shared.token_cache import TokenInfo, read_info
+from stage2_prior.cross_entropy import linear_cross_entropy
+
+INIT_STD = 0.02  # GPT-2's
+
+
+class PriorConfig(Config):
+    """The model of stage two. `mamba` reads no attention options, `gpt` no Mamba-2 options, `hybrid` both."""
+
+    kind: Literal["mamba", "gpt", "hybrid"] = "mamba"
+    depth: int = Field(12, ge=1)
+    width: int = Field(768, ge=1)
+    positions: Literal["learned", "rotary"] = "learned"  # rotary: over rows and columns, in attention
+    dropout: float = Field(0.0, ge=0, lt=1)
+    label_dropout: float = Field(0.1, ge=0, le=1)  # share of labels hidden in training, for classifier-free guidance
+
+    heads: int = Field(12, ge=1)
+    qk_norm: bool = True
+    attention_every: int = Field(4, ge=1)  # hybrid: the last of every so many blocks is attention
+
+    d_state: int = Field(128, ge=1)
+    headdim: int = Field(64, ge=1)
+    expand: int = Field(2, ge=1)
+    chunk_size: int = Field(64, ge=1)
+    mlp_ratio: float = Field(0.0, ge=0)  # hidden width over width of the MLP behind each Mamba-2 mixer; 0: no MLP
+
+    head: Literal["full", "tied", "codes"] = "full"
+    head_rank: int = Field(64, ge=1)  # codes: width of a code's row in the table
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> "PriorConfig":
+        has_attention, has_mamba = self.kind != "mamba", self.kind != "gpt"
+        if has_attention and self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        if has_attention and self.positions == "rotary" and self.width // self.heads % 4:
+            raise ValueError(f"rotary positions need a head width of a multiple of 4, not {self.width // self.heads}")
+        if has_mamba and self.expand * self.width % self.headdim:
+            raise ValueError(f"expand * width = {self.expand * self.width} must be a multiple of headdim {self.headdim}")
+        if self.kind == "mamba" and self.positions == "rotary":
+            raise ValueError("rotary positions belong to attention, which kind mamba has not: use positions=learned")
+        return self
+
+    def is_attention(self, layer: int) -> bool:
+        """Whether block `layer` mixes by attention, rather than by Mamba-2."""
+        return self.kind == "gpt" or (self.kind == "hybrid" and (layer + 1) % self.attention_every == 0)
+
+
+class KVCache:
+    """Keys and values of one attention layer, allocated once: (batch, heads, time, headdim), written in place.
+
+    On a CPU, SDPA reads time-before-heads at half the speed, and a cache grown by `cat` becomes the main cost.
+    """
+
+    def __init__(self, shape_BHLE: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device | str) -> None:
+        self.k_BHLE = torch.zeros(shape_BHLE, dtype=dtype, device=device)
+        self.v_BHLE = torch.zeros_like(self.k_BHLE)
+        self.length = 0
+
+    def append(self, k_BHLE: Tensor, v_BHLE: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values behind the old; returns all so far, as views."""
+        start, self.length = self.length, self.length + k_BHLE.shape[2]
+        self.k_BHLE[:, :, start : self.length] = k_BHLE
+        self.v_BHLE[:, :, start : self.length] = v_BHLE
+        return self.k_BHLE[:, :, : self.length], self.v_BHLE[:, :, : self.length]
+
+    def reset(self) -> None:
+        self.length = 0
+
+
+class Attention(nn.Module):
+    """Causal self-attention; queries and keys are RMS-normalised per head where `qk_norm` (Henry et al. 2020)."""
+
+    def __init__(self, width: int, heads: int, length: int, qk_norm: bool, rotary: Rotary | None) -> None:
+        super().__init__()
+        self.heads, self.length = heads, length
+        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
+        self.rotary = rotary
+        self.out_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        return self._attend(*self._qkv(x_BLD))
+
+    def init_state(self, batch: int, device: torch.device | str) -> KVCache:
+        weight = self.out_proj.weight
+        shape = (batch, self.heads, self.length, weight.shape[0] // self.heads)
+        return KVCache(shape, weight.dtype, device)
+
+    def prefill(self, x_BLD: Tensor, state: KVCache) -> Tensor:
+        """`forward` from an empty cache, which it fills."""
+        q_BHLE, k_BHLE, v_BHLE = self._qkv(x_BLD)
+        return self._attend(q_BHLE, *state.append(k_BHLE, v_BHLE))
+
+    def step(self, x_BD: Tensor, state: KVCache) -> Tensor:
+        q_BHLE, k_BHLE, v_BHLE = self._qkv(x_BD[:, None], offset=state.length)
+        return self._attend(q_BHLE, *state.append(k_BHLE, v_BHLE))[:, 0]
+
+    def _qkv(self, x_BLD: Tensor, offset: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        qkv = self.qkv_proj(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q_BHLE, k_BHLE, v_BHLE = qkv.unbind(0)
+        q_BHLE, k_BHLE = self.q_norm(q_BHLE), self.k_norm(k_BHLE)
+        if self.rotary is not None:
+            q_BHLE, k_BHLE = self.rotary(q_BHLE, offset), self.rotary(k_BHLE, offset)
+        return q_BHLE, k_BHLE, v_BHLE
+
+    def _attend(self, q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor) -> Tensor:
+        causal = q_BHLE.shape[2] > 1  # a single query is the newest position and may see every key
+        y_BHLE = F.scaled_dot_product_attention(q_BHLE.to(k_BHLE.dtype), k_BHLE, v_BHLE, is_causal=causal)
+        return self.out_proj(y_BHLE.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then, where there is an MLP, x + mlp(norm(x)). Dropout acts on what a branch adds."""
+
+    def __init__(self, width: int, mixer: Attention | Mamba2, mlp: SwiGLU | None, dropout: float) -> None:
+        super().__init__()
+        self.mixer_norm, self.mixer = RMSNorm(width), mixer
+        self.mlp_norm, self.mlp = (RMSNorm(width), mlp) if mlp is not None else (None, None)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        x_BLD = x_BLD + self.dropout(self.mixer(self.mixer_norm(x_BLD)))
+        return x_BLD if self.mlp is None else x_BLD + self.dropout(self.mlp(self.mlp_norm(x_BLD)))
+
+    def prefill(self, x_BLD: Tensor, state: Any) -> Tensor:
+        return self._add_mlp(x_BLD + self.mixer.prefill(self.mixer_norm(x_BLD), state))
+
+    def step(self, x_BD: Tensor, state: Any) -> Tensor:
+        return self._add_mlp(x_BD + self.mixer.step(self.mixer_norm(x_BD), state))
+
+    def _add_mlp(self, x: Tensor) -> Tensor:
+        return x if self.mlp is None else x + self.mlp(self.mlp_norm(x))
+
+    def branches(self) -> list[nn.Module]:
+        """The modules whose `out_proj` writes into the residual stream."""
+        return [self.mixer] if self.mlp is None else [self.mixer, self.mlp]
+
+
+class FullVocabulary(nn.Module):
+    """Embeds ids and scores codes: one free vector per id on the way in, another per code on the way out.
+
+    A vocabulary gives `table()` (K, R), computed once per training step or decoding state; `embed(ids, table)`
+    (..., D); and `query(h)` (..., R). The logits are query(h) @ table^T + bias.
+    """
+
+    bias_K: Tensor | None = None
+
+    def __init__(self, codes: int, starts: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(codes + starts, width)
+        self.output = nn.Linear(width, codes, bias=False)
+        nn.init.normal_(self.embedding.weight, std=INIT_STD)
+        nn.init.normal_(self.output.weight, std=INIT_STD)
+
+    def table(self) -> Tensor:
+        return self.output.weight
+
+    def embed(self, ids: Tensor, table_KR: Tensor) -> Tensor:
+        return self.embedding(ids)
+
+    def query(self, h: Tensor) -> Tensor:
+        return h
+
+
+class TiedVocabulary(nn.Module):
+    """The same vector per code on the way in and out (Press & Wolf 2017)."""
+
+    bias_K: Tensor | None = None
+
+    def __init__(self, codes: int, starts: int, width: int) -> None:
+        super().__init__()
+        self.codes = codes
+        self.embedding = nn.Embedding(codes + starts, width)
+        nn.init.normal_(self.embedding.weight, std=INIT_STD)
+
+    def table(self) -> Tensor:
+        return self.embedding.weight[: self.codes]
+
+    def embed(self, ids: Tensor, table_KR: Tensor) -> Tensor:
+        return self.embedding(ids)
+
+    def query(self, h: Tensor) -> Tensor:
+        return h
+
+
+class CodeVocabulary(nn.Module):
+    """A code's row is a function of the tokenizer's vector for it, plus a correction of its own.
+
+    Most of 16,384 codes are rare in a small data set: codes that look alike then share what is learned of either.
+    The tokenizer's vectors are frozen; they are kept in the checkpoint, standardised to mean 0 and variance 1.
+    """
+
+    vectors_KE: Tensor
+
+    def __init__(self, vectors_KE: Tensor, starts: int, width: int, rank: int) -> None:
+        super().__init__()
+        codes, dim = vectors_KE.shape
+        vectors_KE = vectors_KE.detach().float()
+        vectors_KE = (vectors_KE - vectors_KE.mean(0)) / vectors_KE.std(correction=0).clamp(min=1e-6)
+        self.register_buffer("vectors_KE", vectors_KE)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * rank), nn.SiLU(), nn.Linear(4 * rank, rank, bias=False))
+        self.free_KR = nn.Parameter(torch.zeros(codes, rank))
+        self.free_KR._no_weight_decay = True  # type: ignore[attr-defined]
+        self.bias_K = nn.Parameter(torch.zeros(codes))
+        self.starts = nn.Embedding(starts, width)
+        self.up = nn.Linear(rank, width, bias=False)
+        self.down = nn.Linear(width, rank, bias=False)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for module in (self.starts, self.up, self.down):
+            nn.init.normal_(module.weight, std=INIT_STD)
+        for linear in (self.mlp[0], self.mlp[2]):  # table rows of about unit variance
+            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+        nn.init.zeros_(self.mlp[0].bias)
+
+    def table(self) -> Tensor:
+        return self.mlp(self.vectors_KE) + self.free_KR
+
+    def embed(self, ids: Tensor, table_KR: Tensor) -> Tensor:
+        codes = len(table_KR)
+        z = self.up(F.embedding(ids.clamp(max=codes - 1), table_KR))
+        return torch.where((ids < codes)[..., None], z, self.starts((ids - codes).clamp(min=0)))
+
+    def query(self, h: Tensor) -> Tensor:
+        # As in attention: without the scale the first logits grow with the rank, and the first loss beyond log(codes).
+        return self.down(h) * self.down.out_features**-0.5
+
+
+@dataclass
+class PriorState:
+    """What decoding remembers: one state a block, the table of the codes, and how many tokens were taken in.
+
+    Allocated once for a batch; `reset` makes it ready for the next. Stale as soon as the weights change.
+    """
+
+    batch: int
+    blocks: list[Any]
+    table_KR: Tensor
+    position: int = 0
+
+    def reset(self) -> None:
+        """Forget the sequence, keep the memory."""
+        self.position = 0
+        for state in self.blocks:
+            state.reset()
+
+
+class Prior(nn.Module):
+    """Models p(tokens | label) for grids of `grid` = (h, w) tokens out of `codes`, with `classes` labels (or none).
+
+    `code_vectors_KD` are the tokenizer's codes, needed by `head: codes` only. Raises UserError where they are missing
+    or of another number than `codes`.
+    """
+
+    def __init__(
+        self,
+        config: PriorConfig,
+        codes: int,
+        grid: tuple[int, int],
+        classes: int = 0,
+        code_vectors_KD: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.codes, self.grid, self.classes = config, codes, grid, classes
+        self.length = grid[0] * grid[1]
+        self.vocabulary = _vocabulary(config, codes, classes + 1, code_vectors_KD)
+        self.positions = LearnedPositions(self.length, config.width) if config.positions == "learned" else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(_block(config, grid, layer) for layer in range(config.depth))
+        self.norm = RMSNorm(config.width)
+        self._init_blocks()
+
+    def start_tokens(self, labels_B: Tensor | None, batch: int) -> Tensor:
+        """(B,) ids of the first input: of each label's class (0 .. classes-1), or of no class where there are none."""
+        if labels_B is not None and not self.classes:
+            raise UserError("labels were given, but this prior was trained without classes: leave them out")
+        device = self.norm.weight.device
+        no_class_B = torch.full((batch,), self.codes + self.classes, device=device)
+        return no_class_B if labels_B is None else self.codes + labels_B.to(device)
+
+    def inputs(self, tokens_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
+        """The tokens shifted right by one behind their start token: input i is what is known before token i is drawn.
+
+        In training, each label is hidden with probability `label_dropout` (Ho & Salimans 2021), by torch's global
+        generator.
+        """
+        start_B = self.start_tokens(labels_B, len(tokens_BL))
+        if self.training and labels_B is not None:
+            hidden_B = torch.rand(len(start_B), device=start_B.device) < self.config.label_dropout
+            start_B = start_B.masked_fill(hidden_B, self.codes + self.classes)
+        return torch.cat((start_B[:, None], tokens_BL[:, :-1]), dim=1)
+
+    def forward(self, inputs_BL: Tensor, targets_BL: Tensor | None = None) -> Tensor:
+        """(B, L) ids from `inputs` -> (B, L, codes) float32 logits of the token that follows each.
+
+        Given the targets (B, L) int64, returns their mean cross-entropy in nats instead; the logits are then never whole
+        in memory.
+        """
+        table_KR = self.vocabulary.table()
+        h_BLD = self.hidden(inputs_BL, table_KR)
+        if targets_BL is None:
+            return self._logits(h_BLD, table_KR)
+        h_NR = self.vocabulary.query(h_BLD).flatten(0, 1)
+        return linear_cross_entropy(h_NR, table_KR, self.vocabulary.bias_K, targets_BL.flatten())
+
+    def hidden(self, inputs_BL: Tensor, table_KR: Tensor | None = None) -> Tensor:
+        """(B, L) ids -> (B, L, D), the normalised output of the last block."""
+        x_BLD = self.dropout(self._embed(inputs_BL, self.vocabulary.table() if table_KR is None else table_KR))
+        for block in self.blocks:
+            x_BLD = block(x_BLD)
+        return self.norm(x_BLD)
+
+    def loss(self, tokens_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
+        """Mean next-token cross-entropy in nats of (B, L) tokens."""
+        return self(self.inputs(tokens_BL, labels_B), tokens_BL)
+
+    def init_state(self, batch: int, device: torch.device | str | None = None) -> PriorState:
+        """An empty decoding state for `batch` sequences, on the weights' device unless another is given."""
+        device = self.norm.weight.device if device is None else device
+        with torch.no_grad():
+            table_KR = self.vocabulary.table()
+        return PriorState(batch, [block.mixer.init_state(batch, device) for block in self.blocks], table_KR)
+
+    def prefill(self, inputs_BL: Tensor, state: PriorState) -> Tensor:
+        """Take in the first inputs of each sequence at once; returns (B, codes) logits after the last of them.
+
+        Raises ValueError where the state is not empty.
+        """
+        if state.position:
+            raise ValueError(f"prefill needs an empty state, and {state.position} tokens are in this one: reset it")
+        x_BLD = self._embed(inputs_BL, state.table_KR)
+        for block, block_state in zip(self.blocks, state.blocks, strict=True):
+            x_BLD = block.prefill(x_BLD, block_state)
+        state.position = inputs_BL.shape[1]
+        return self._logits(self.norm(x_BLD[:, -1]), state.table_KR)
+
+    def step(self, token_B: Tensor, state: PriorState) -> Tensor:
+        """Take in one more id per sequence, updating `state` in place; returns (B, codes) logits of the next token."""
+        x_BD = self._embed(token_B[:, None], state.table_KR, offset=state.position)[:, 0]
+        for block, block_state in zip(self.blocks, state.blocks, strict=True):
+            x_BD = block.step(x_BD, block_state)
+        state.position += 1
+        return self._logits(self.norm(x_BD), state.table_KR)
+
+    def _embed(self, ids_BL: Tensor, table_KR: Tensor, offset: int = 0) -> Tensor:
+        x_BLD = self.vocabulary.embed(ids_BL, table_KR)
+        return x_BLD if self.positions is None else self.positions(x_BLD, offset)
+
+    def _logits(self, h: Tensor, table_KR: Tensor) -> Tensor:
+        return F.linear(self.vocabulary.query(h), table_KR, self.vocabulary.bias_K).float()
+
+    @torch.no_grad()
+    def _init_blocks(self) -> None:
+        """GPT-2's: N(0, 0.02), and what writes into the residual stream shrunk by 1/sqrt(number of such branches).
+
+        Mamba-2 keeps its own initialisation but for that shrinking, as in mamba_ssm.
+        """
+        branches = [branch for block in self.blocks for branch in block.branches()]
+        for branch in branches:
+            if not isinstance(branch, Mamba2):
+                for linear in (m for m in branch.modules() if isinstance(m, nn.Linear)):
+                    nn.init.normal_(linear.weight, std=INIT_STD)
+            branch.out_proj.weight.mul_(len(branches) ** -0.5)
+
+
+def _vocabulary(
+    config: PriorConfig, codes: int, starts: int, code_vectors_KD: Tensor | None
+) -> FullVocabulary | TiedVocabulary | CodeVocabulary:
+    if config.head == "full":
+        return FullVocabulary(codes, starts, config.width)
+    if config.head == "tied":
+        return TiedVocabulary(codes, starts, config.width)
+    if code_vectors_KD is None:
+        raise UserError("head: codes needs the tokenizer's code vectors, and none were given: use head: full or tied")
+    if len(code_vectors_KD) != codes:
+        raise UserError(f"head: codes was given {len(code_vectors_KD)} code vectors for a prior over {codes} codes")
+    return CodeVocabulary(code_vectors_KD, starts, config.width, config.head_rank)
+
+
+def _block(config: PriorConfig, grid: tuple[int, int], layer: int) -> Block:
+    if config.is_attention(layer):
+        rotary = Rotary(config.width // config.heads, _coordinates(grid)) if config.positions == "rotary" else None
+        mixer = Attention(config.width, config.heads, grid[0] * grid[1], config.qk_norm, rotary)
+        return Block(config.width, mixer, SwiGLU(config.width), config.dropout)
+    mixer = Mamba2(
+        d_model=config.width,
+        d_state=config.d_state,
+        expand=config.expand,
+        headdim=config.headdim,
+        chunk_size=config.chunk_size,
+    )
+    hidden = round(config.mlp_ratio * config.width / 32) * 32
+    mlp = SwiGLU(config.width, max(32, hidden)) if config.mlp_ratio else None
+    return Block(config.width, mixer, mlp, config.dropout)
+
+
+def _coordinates(grid: tuple[int, int]) -> Tensor:
+    """(L, 2) row and column of each input: the start token at (0, 0), then the tokens from (1, 1) in raster order."""
+    rows_columns = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])) + 1
+    return torch.cat((torch.zeros(1, 2, dtype=torch.long), rows_columns))[:-1]
+
+
+def build_prior(config: PriorConfig, info: TokenInfo, code_vectors_KD: Tensor) -> Prior:
+    """A fresh prior over the tokens that `info` describes."""
+    classes = len(info.class_names) if info.class_names else 0
+    return Prior(config, info.codes, info.grid, classes, code_vectors_KD)
+
+
+def load_prior(run: Path) -> tuple[Prior, TokenInfo]:
+    """The prior of a run directory, with averaged weights, in eval mode on the CPU, and what it says of its tokens.
+
+    Raises UserError where the run cannot be used.
+    """
+    info = read_info(run)
+
+    def build(config: PriorConfig) -> Prior:
+        # The code vectors are a buffer, so they come with the weights.
+        dim = info.code_dim
+        return build_prior(config, info, torch.zeros(info.codes, dim))
+
+    return load_for_inference(run, "model", PriorConfig, build), info

@@ -1,0 +1,256 @@
+"""Drawing token grids from a prior: logit filters, classifier-free guidance, the decode loop.
+
+The filters have one signature and act in this order: temperature, top-k, top-p, min-p. What they remove gets the logit
+-inf. Guidance comes before all of them.
+
+Shapes: B batch, K prefix length, L grid length, V codes, G groups of codes, M codes of one group.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor
+
+from shared.config import Config
+from shared.errors import UserError
+from stage2_prior.prior import Prior, PriorState
+
+
+class SamplingConfig(Config):
+    """How a token is drawn from its logits. An option left at None (temperature: at 1) changes nothing.
+
+    Raises UserError naming the option where a value is out of its range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+    @model_validator(mode="after")
+    def _in_range(self) -> "SamplingConfig":
+        if self.temperature < 0:
+            raise UserError(f"temperature is {self.temperature}: it must be 0 (always the likeliest code) or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top_k is {self.top_k}: it must be 1 or more, or left out to keep every code")
+        for name, value in (("top_p", self.top_p), ("min_p", self.min_p)):
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"{name} is {value}: it is a probability, from 0 to 1")
+        return self
+
+
+def temperature(logits_BV: Tensor, value: float) -> Tensor:
+    """Divide by `value`; 0 keeps the likeliest code only (the first of equals)."""
+    if value > 0:
+        # Relative to the largest logit, a tiny temperature gives -inf for the others and never inf for the best.
+        return (logits_BV - logits_BV.amax(-1, keepdim=True)) / value
+    best_B1 = logits_BV.argmax(-1, keepdim=True)
+    return torch.full_like(logits_BV, -math.inf).scatter_(-1, best_B1, 0.0)
+
+
+def top_k(logits_BV: Tensor, value: int) -> Tensor:
+    """Keep the `value` likeliest codes, and those as likely as the last of them (Fan et al. 2018)."""
+    if value >= logits_BV.shape[-1]:
+        return logits_BV
+    least_B1 = logits_BV.topk(value, dim=-1).values[..., -1:]
+    return logits_BV.masked_fill(logits_BV < least_B1, -math.inf)
+
+
+def top_p(logits_BV: Tensor, value: float) -> Tensor:
+    """Keep the fewest likeliest codes that together have a probability of at least `value` (Holtzman et al. 2020).
+
+    At least the best one stays; of equals, the lower id comes first.
+    """
+    if value >= 1:
+        return logits_BV
+    probs_BV, order_BV = logits_BV.softmax(-1, dtype=torch.float64).sort(dim=-1, descending=True, stable=True)
+    before_BV = probs_BV.cumsum(-1) - probs_BV  # the probability of all that are likelier
+    removed_BV = before_BV >= value
+    removed_BV[..., 0] = False
+    return logits_BV.masked_fill(torch.zeros_like(removed_BV).scatter_(-1, order_BV, removed_BV), -math.inf)
+
+
+def min_p(logits_BV: Tensor, value: float) -> Tensor:
+    """Keep the codes at least `value` times as probable as the best one (Nguyen et al. 2024)."""
+    if value == 0:
+        return logits_BV
+    least_B1 = logits_BV.amax(-1, keepdim=True) + math.log(value)
+    return logits_BV.masked_fill(logits_BV < least_B1, -math.inf)
+
+
+def filter_logits(logits_BV: Tensor, config: SamplingConfig) -> Tensor:
+    """Every filter that `config` asks for, in the documented order."""
+    if config.temperature != 1:
+        logits_BV = temperature(logits_BV, config.temperature)
+    for keep, value in ((top_k, config.top_k), (top_p, config.top_p), (min_p, config.min_p)):
+        if value is not None:
+            logits_BV = keep(logits_BV, value)
+    return logits_BV
+
+
+def guide(logits_2BV: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance, uncond + scale * (cond - uncond), of B conditional rows and then B unconditional ones.
+
+    Ho & Salimans 2021, with their w = scale - 1: scale 1 is the conditional model, 0 the unconditional one.
+    """
+    cond_BV, uncond_BV = logits_2BV.chunk(2)
+    return torch.lerp(uncond_BV, cond_BV, scale)
+
+
+def uniforms(seed: int, image: int, length: int) -> np.ndarray:
+    """(length, 2) float64 numbers in [0, 1): the random stream of one image, whatever batch or device it is drawn on."""
+    return np.random.Generator(np.random.PCG64([seed, image])).random((length, 2))
+
+
+def draw(logits_BV: Tensor, uniforms_B2: Tensor) -> Tensor:
+    """(B,) codes drawn by softmax(logits) through inverse cumulative sums: a group of codes, then a code in the group.
+
+    Two short sums instead of one over all codes: a batch of another size moves the last bits of a logit, and with them
+    every boundary behind it. A short sum has few boundaries, so about ten times fewer draws fall on the other side.
+    """
+    codes = logits_BV.shape[-1]
+    size = math.isqrt(codes - 1) + 1
+    weights_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)).exp()
+    weights_BGM = F.pad(weights_BV, (0, -codes % size)).unflatten(-1, (-1, size))
+    group_B1 = _invert(weights_BGM.sum(-1, dtype=torch.float64), uniforms_B2[:, :1])
+    weights_BM = weights_BGM.gather(1, group_B1[..., None].expand(-1, -1, size))[:, 0]
+    return (group_B1 * size + _invert(weights_BM.double(), uniforms_B2[:, 1:]))[:, 0]
+
+
+def _invert(weights_BN: Tensor, uniform_B1: Tensor) -> Tensor:
+    """The first index whose running sum exceeds uniform * total: it has a weight above zero, as the sum rose there."""
+    sums_BN = weights_BN.cumsum(-1)
+    total_B1 = sums_BN[:, -1:].contiguous()
+    below_total_B1 = torch.nextafter(total_B1, torch.zeros_like(total_B1))
+    return torch.searchsorted(sums_BN, torch.minimum(uniform_B1 * total_B1, below_total_B1), right=True)
+
+
+@torch.inference_mode()
+def generate(
+    prior: Prior,
+    images: Sequence[int],
+    seed: int = 0,
+    config: SamplingConfig | None = None,
+    *,
+    labels_B: Tensor | None = None,
+    cfg_scale: float = 1.0,
+    prefix_tokens_BK: Tensor | None = None,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Token grids (B, h, w) int64, on the CPU, of the images numbered `images`, one for each number.
+
+    Image k depends on `seed` and k alone: not on the batch size, nor on which others are drawn with it. `labels_B` are
+    their classes, `prefix_tokens_BK` their first K tokens, which are kept. With `cfg_scale` other than 1, each image
+    takes two rows of a batch. `progress` is called with the number of tokens just drawn.
+
+    Raises UserError for labels or prefixes that do not fit the prior, or guidance without labels.
+    """
+    config = config or SamplingConfig()
+    prefix_BK = torch.empty(len(images), 0, dtype=torch.long) if prefix_tokens_BK is None else prefix_tokens_BK
+    _check(prior, images, seed, labels_B, cfg_scale, prefix_BK, batch_size)
+    state, grids = None, []
+    for rows in _batches(len(images), batch_size):
+        count = len(images[rows]) * (1 if cfg_scale == 1 else 2)
+        state = _empty_state(prior, count, state)
+        draws_BL2 = np.stack([uniforms(seed, image, prior.length) for image in images[rows]])
+        labels = None if labels_B is None else labels_B[rows]
+        tokens_BL = _decode(
+            prior, state, torch.from_numpy(draws_BL2), config, labels, cfg_scale, prefix_BK[rows], progress
+        )
+        grids.append(tokens_BL.cpu())
+    return torch.cat(grids).unflatten(1, prior.grid)
+
+
+def _decode(
+    prior: Prior,
+    state: PriorState,
+    uniforms_BL2: Tensor,
+    config: SamplingConfig,
+    labels_B: Tensor | None,
+    cfg_scale: float,
+    prefix_BK: Tensor,
+    progress: Callable[[int], None] | None,
+) -> Tensor:
+    """The decode loop of one batch: (B, L) tokens."""
+    device = prior.norm.weight.device
+    batch, known = prefix_BK.shape
+    uniforms_LB2 = uniforms_BL2.to(device).transpose(0, 1).contiguous()
+    tokens_LB = torch.empty(prior.length, batch, dtype=torch.long, device=device)
+    tokens_LB[:known] = prefix_BK.T
+    inputs_BL = _first_inputs(prior, labels_B, tokens_LB[:known].T, guided=cfg_scale != 1)
+    for position in range(known, prior.length):
+        if position == known:
+            logits_BV = prior.prefill(inputs_BL, state)
+        else:
+            logits_BV = prior.step(tokens_LB[position - 1].repeat(2 if cfg_scale != 1 else 1), state)
+        if cfg_scale != 1:
+            logits_BV = guide(logits_BV, cfg_scale)
+        tokens_LB[position] = draw(filter_logits(logits_BV, config), uniforms_LB2[position])
+        if progress is not None:
+            progress(batch)
+    return tokens_LB.T
+
+
+def _first_inputs(prior: Prior, labels_B: Tensor | None, prefix_BK: Tensor, guided: bool) -> Tensor:
+    """Start tokens and prefixes; when guided, of the conditional rows and then of the unconditional ones."""
+    batch = len(prefix_BK)
+    starts = [prior.start_tokens(labels_B, batch)] + ([prior.start_tokens(None, batch)] if guided else [])
+    return torch.cat([torch.cat((start_B[:, None], prefix_BK), dim=1) for start_B in starts])
+
+
+def _empty_state(prior: Prior, count: int, last: PriorState | None) -> PriorState:
+    """The last batch's state emptied, where it is of the right size, or else a new one."""
+    if last is None or last.batch != count:
+        return prior.init_state(count)
+    last.reset()
+    return last
+
+
+def _batches(total: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, total, size))
+
+
+def _check(
+    prior: Prior,
+    images: Sequence[int],
+    seed: int,
+    labels_B: Tensor | None,
+    cfg_scale: float,
+    prefix_BK: Tensor,
+    batch_size: int,
+) -> None:
+    if not images or min(images) < 0 or batch_size < 1:
+        raise UserError(f"{len(images)} images in batches of {batch_size}: both must be 1 or more")
+    if seed < 0:
+        raise UserError(f"seed is {seed}: it must be 0 or more")
+    if cfg_scale < 0 or not math.isfinite(cfg_scale):
+        raise UserError(f"cfg_scale is {cfg_scale}: it must be 0 or more (1: no guidance)")
+    if labels_B is None and cfg_scale != 1:
+        raise UserError(f"cfg_scale is {cfg_scale}, but guidance needs a class label: give one, or leave cfg_scale at 1")
+    if labels_B is not None:
+        _check_labels(prior, labels_B, len(images))
+    _check_prefix(prior, prefix_BK, len(images))
+
+
+def _check_labels(prior: Prior, labels_B: Tensor, count: int) -> None:
+    if len(labels_B) != count:
+        raise UserError(f"{len(labels_B)} class labels were given for {count} images: give one for each")
+    if not prior.classes:
+        raise UserError("a class label was given, but this prior was trained without classes: leave it out")
+    if labels_B.min() < 0 or labels_B.max() >= prior.classes:
+        wrong = next(label for label in labels_B.tolist() if not 0 <= label < prior.classes)
+        raise UserError(f"class label {wrong} is unknown: this prior's labels are 0 to {prior.classes - 1}")
+
+
+def _check_prefix(prior: Prior, prefix_BK: Tensor, count: int) -> None:
+    if len(prefix_BK) != count:
+        raise UserError(f"{len(prefix_BK)} prefixes were given for {count} images: give one for each")
+    if prefix_BK.shape[1] > prior.length:
+        raise UserError(f"the prefix holds {prefix_BK.shape[1]} tokens, more than an image's {prior.length}")
+    if prefix_BK.numel() and (prefix_BK.min() < 0 or prefix_BK.max() >= prior.codes):
+        raise UserError(f"the prefix holds tokens outside this prior's codes 0 to {prior.codes - 1}")

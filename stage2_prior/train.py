@@ -1,0 +1,119 @@
+"""Train a prior on cached token grids: python -m stage2_prior.train [CONFIG.yaml] [key=value ...]
+
+Writes runs/prior/<name>/. Started again after a stop, the same command goes on where the last checkpoint left it.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from shared.checkpoint import RUNS, RunDirectory, newest_run, write_atomically
+from shared.config import Config, load_config
+from shared.data import ImageBatches
+from shared.errors import run_command
+from shared.token_cache import TokenCache, open_cache
+from shared.training import MAY_CHANGE_ON_RESUME, Log, Means, Trainee, TrainingConfig, crossed, make_accelerator
+from stage2_prior.evaluate import evaluate
+from stage2_prior.prior import PriorConfig, build_prior
+
+DEFAULT_CONFIG = "configs/demo/prior.yaml"
+
+
+class PriorRun(Config):
+    """Everything a stage-two run is made of; one "image" of its training is one token grid."""
+
+    name: str = Field(pattern=r"^[\w][\w.-]*$")
+    tokens: str | None = None  # a token cache; null: that of the tokenizer trained last
+    model: PriorConfig = PriorConfig()
+    training: TrainingConfig
+
+
+def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
+    """Train to the end of `config.training.images`, from the last checkpoint if there is one; returns the evaluation."""
+    accelerator = make_accelerator(config.training)
+    device = accelerator.device
+    cache = open_cache(find_tokens(config.tokens))
+    config = config.model_copy(update={"tokens": str(cache.path)})
+    run = RunDirectory(RUNS / "prior" / config.name)
+    run.begin(config, MAY_CHANGE_ON_RESUME)
+    remember_tokens(run, cache)
+    torch.manual_seed(config.training.seed)
+    prior = build_prior(config.model, cache.info, cache.code_vectors_KD)
+    trainee = Trainee(prior, config.training, accelerator)
+    trainee.resume(run)
+    batches = token_batches(cache, config.training, trainee.images, accelerator.process_index, accelerator.num_processes)
+    log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="grid")
+    means = Means()
+    while trainee.images < config.training.images:
+        # Step
+        trainee.begin_step()
+        for tokens_BL, labels_B in trainee.accumulate(batches):
+            tokens_BL = tokens_BL.to(device, non_blocking=True)
+            inputs_BL = prior.inputs(tokens_BL, labels_B)
+            with accelerator.autocast():
+                loss = trainee.wrapped(inputs_BL, targets_BL=tokens_BL)
+            trainee.backward(loss)
+            means.add({"bits_per_token": loss / torch.log(torch.tensor(2.0))})
+        gradient_norm = trainee.end_step()
+        # Log
+        log.advance(trainee.step_images)
+        if crossed(config.training.log_every, trainee.images, trainee.step_images):
+            rate = trainee.optimizer.param_groups[0]["lr"]
+            log.write(trainee.images, {**means.take(), "gradient_norm": gradient_norm, "lr": rate})
+        # Evaluate, save
+        if crossed(config.training.evaluate_every, trainee.images, trainee.step_images):
+            with trainee.ema.applied():
+                report = evaluate(prior, cache, "validation")
+            log.write(trainee.images, {f"validation/{name}": value for name, value in report.items()})
+        if crossed(config.training.save_every, trainee.images, trainee.step_images):
+            trainee.save(run)
+    log.close()
+    if run.newest() != run.state_after(trainee.images):
+        trainee.save(run)
+    with trainee.ema.applied():
+        return run, evaluate(prior, cache, "validation")
+
+
+def token_batches(
+    cache: TokenCache, config: TrainingConfig, start: int, rank: int, ranks: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Endless batches of tokens (B, L) and labels (B,) from the `start`-th grid of the run on."""
+    count = len(cache.tokens["train"])
+    for batch in ImageBatches(count, config.batch_size, config.seed, start, rank, ranks):
+        yield cache.batch("train", torch.tensor([row for _, row in batch]))
+
+
+def find_tokens(tokens: str | None) -> Path:
+    """The cache that was asked for, or that of the tokenizer trained last."""
+    if tokens is not None:
+        return Path(tokens).expanduser()
+    return newest_run("tokenizer", "tokens/tokens.json") / "tokens"
+
+
+def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
+    """Keep what says which tokenizer decodes this prior's tokens beside its weights."""
+    write_atomically(run.path / "tokens.json", lambda temporary: temporary.write_text(cache.info.model_dump_json(indent=2)))
+
+
+def main() -> None:
+    """Read the command line, train, say what was written."""
+    parser = argparse.ArgumentParser(prog="python -m stage2_prior.train", description=__doc__.split("\n")[0])
+    parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"a YAML file (default: {DEFAULT_CONFIG})")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of the file, e.g. name=mine")
+    parser.epilog = "Keys are those of the YAML files under configs/. Started again, a stopped run goes on."
+    args = parser.parse_args()
+    if "=" in args.config:
+        args.config, args.overrides = DEFAULT_CONFIG, [args.config, *args.overrides]
+    run, report = train(load_config(PriorRun, args.config, args.overrides))
+    print(
+        f"wrote {run.path}: {report['bits_per_token']:.2f} bits per token on held-out grids\n"
+        f"next: make sample    (or: python sample.py --prior {run.path} --num 16)"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

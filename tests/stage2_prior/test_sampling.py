@@ -1,0 +1,256 @@
+"""Filters against brute-force definitions, draws against their distribution, decoding against uncached forwards."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shared.errors import UserError
+from stage2_prior.prior import Prior, PriorConfig
+from stage2_prior.sampling import (
+    SamplingConfig,
+    draw,
+    filter_logits,
+    generate,
+    guide,
+    min_p,
+    temperature,
+    top_k,
+    top_p,
+    uniforms,
+)
+
+SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "attention_every": 2, "chunk_size": 4}
+GREEDY = SamplingConfig(temperature=0)
+
+
+def confident_prior(kind: str = "hybrid", codes: int = 40, classes: int = 3, **options: Any) -> Prior:
+    """A random prior with distributions neither flat nor certain."""
+    torch.manual_seed(0)
+    prior = Prior(PriorConfig(**(SMALL | {"kind": kind} | options)), codes, (4, 5), classes).eval()
+    with torch.no_grad():
+        for name, parameter in prior.named_parameters():
+            if parameter.ndim > 1 and "conv1d" not in name:
+                parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
+    return prior
+
+
+def kept(logits_BV: Tensor) -> list[set[int]]:
+    return [set(row.isfinite().nonzero().flatten().tolist()) for row in logits_BV]
+
+
+def random_logits(rows: int = 6, codes: int = 31) -> Tensor:
+    return torch.randn(rows, codes, generator=torch.Generator().manual_seed(0)) * 2
+
+
+def brute_top_k(probs: list[float], value: int) -> set[int]:
+    return set(sorted(range(len(probs)), key=lambda i: -probs[i])[:value])
+
+
+def brute_top_p(probs: list[float], value: float) -> set[int]:
+    order = sorted(range(len(probs)), key=lambda i: -probs[i])
+    chosen: list[int] = []
+    while not chosen or (math.fsum(probs[i] for i in chosen) < value and len(chosen) < len(probs)):
+        chosen.append(order[len(chosen)])
+    return set(chosen)
+
+
+def brute_min_p(probs: list[float], value: float) -> set[int]:
+    return {i for i, p in enumerate(probs) if p >= value * max(probs)}
+
+
+@pytest.mark.parametrize(
+    ("keep", "brute", "values"),
+    [
+        (top_k, brute_top_k, [1, 2, 17, 31, 32, 10_000]),
+        (top_p, brute_top_p, [0.0, 1e-9, 0.3, 0.9, 0.999999, 1.0]),
+        (min_p, brute_min_p, [0.0, 1e-9, 0.05, 0.5, 1.0]),
+    ],
+)
+def test_filters_keep_what_their_definitions_keep(
+    keep: Callable[[Tensor, Any], Tensor], brute: Callable[[list[float], Any], set[int]], values: list[Any]
+) -> None:
+    logits_BV = random_logits()
+    probs_BV = logits_BV.double().softmax(-1).tolist()
+    for value in values:
+        filtered_BV = keep(logits_BV, value)
+        assert kept(filtered_BV) == [brute(probs, value) for probs in probs_BV]
+        assert torch.equal(filtered_BV[filtered_BV.isfinite()], logits_BV[filtered_BV.isfinite()])
+
+
+@pytest.mark.parametrize(("keep", "value"), [(temperature, 0.5), (top_k, 3), (top_p, 0.5), (min_p, 0.5)])
+def test_filters_leave_their_input_alone(keep: Callable[[Tensor, Any], Tensor], value: Any) -> None:
+    logits_BV = random_logits()
+    before = logits_BV.clone()
+    keep(logits_BV, value)
+    assert torch.equal(logits_BV, before)
+
+
+def test_temperature_divides() -> None:
+    logits_BV = random_logits()
+    for value in (0.25, 1.0, 3.0):
+        torch.testing.assert_close(temperature(logits_BV, value).softmax(-1), (logits_BV / value).softmax(-1))
+
+
+def test_temperature_zero_and_nearly_zero_are_greedy() -> None:
+    logits_BV = random_logits() * 1e4
+    for value in (0.0, 1e-30):
+        probs_BV = temperature(logits_BV, value).softmax(-1)
+        assert torch.equal(probs_BV, F.one_hot(logits_BV.argmax(-1), 31).float())
+    assert kept(temperature(torch.zeros(1, 5), 0)) == [{0}]
+
+
+def test_top_p_of_equals_takes_the_lowest_ids() -> None:
+    assert kept(top_p(torch.zeros(1, 8), 0.5)) == [{0, 1, 2, 3}]
+
+
+def test_filters_combine_in_the_documented_order() -> None:
+    logits_BV = random_logits()
+    config = SamplingConfig(temperature=0.7, top_k=9, top_p=0.8, min_p=0.1)
+    expected = min_p(top_p(top_k(logits_BV / 0.7, 9), 0.8), 0.1)
+    assert kept(filter_logits(logits_BV, config)) == kept(expected)
+    torch.testing.assert_close(filter_logits(logits_BV, config).softmax(-1), expected.softmax(-1))
+    assert filter_logits(logits_BV, SamplingConfig()) is logits_BV
+
+
+@pytest.mark.parametrize("options", [{"temperature": -0.1}, {"top_k": 0}, {"top_p": 1.5}, {"min_p": -1}])
+def test_values_out_of_range_are_user_errors(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(options))):
+        SamplingConfig(**options)
+
+
+def test_draws_follow_the_distribution() -> None:
+    logits_1V = random_logits(1, 10)
+    logits_1V[0, 4] = -math.inf
+    n = 40_000
+    draws = draw(logits_1V.expand(n, -1), torch.from_numpy(uniforms(0, 0, n)))
+    counts, expected = draws.bincount(minlength=10).double(), logits_1V[0].double().softmax(-1) * n
+    assert counts[4] == 0
+    chi_square = ((counts - expected).square() / expected.clamp(min=1e-9)).sum().item()
+    assert chi_square < 27.9  # 99.9% of 8 degrees of freedom is 26.1
+
+
+@pytest.mark.parametrize("codes", [1, 2, 15, 16, 17, 1000])
+def test_no_uniform_number_draws_a_removed_code(codes: int) -> None:
+    below_one = math.nextafter(1, 0)
+    edges_B2 = torch.cartesian_prod(*[torch.tensor([0.0, 1e-300, 0.5, below_one, 1.0], dtype=torch.float64)] * 2)
+    for only in {0, codes // 2, codes - 1}:
+        logits_BV = torch.full((len(edges_B2), codes), -math.inf)
+        logits_BV[:, only] = -3.0
+        assert draw(logits_BV, edges_B2).eq(only).all()
+
+
+def test_uniforms_differ_by_seed_and_by_image() -> None:
+    assert (uniforms(3, 5, 8) == uniforms(3, 5, 8)).all()
+    assert (uniforms(3, 5, 8) == uniforms(3, 5, 9)[:8]).all()
+    streams = [uniforms(seed, image, 8)[0, 0] for seed in range(20) for image in range(20)]
+    assert len(set(streams)) == 400
+
+
+def test_guidance_extrapolates_from_the_unconditional() -> None:
+    cond, uncond = random_logits(4)[:2], random_logits(4)[2:]
+    for scale in (0.0, 1.0, 1.5, 7.0):
+        expected = uncond + scale * (cond - uncond)
+        torch.testing.assert_close(guide(torch.cat((cond, uncond)), scale), expected, atol=1e-5, rtol=1e-5)
+
+
+def rollout(prior: Prior, labels_B: Tensor | None, prefix_BK: Tensor, cfg_scale: float = 1.0) -> Tensor:
+    """Greedy decoding by whole uncached forwards."""
+    tokens_BK = prefix_BK
+    while tokens_BK.shape[1] < prior.length:
+        padded_BL = F.pad(tokens_BK, (0, 1))
+        cond, uncond = (prior(prior.inputs(padded_BL, labels))[:, -1] for labels in (labels_B, None))
+        logits_BV = uncond + cfg_scale * (cond - uncond)
+        tokens_BK = torch.cat((tokens_BK, logits_BV.argmax(-1, keepdim=True)), dim=1)
+    return tokens_BK.unflatten(1, prior.grid)
+
+
+@pytest.mark.parametrize("known", [0, 1, 7, 20])
+@pytest.mark.parametrize("cfg_scale", [1.0, 2.5])
+@pytest.mark.parametrize("kind", ["mamba", "gpt", "hybrid"])
+def test_greedy_is_the_argmax_of_uncached_forwards(kind: str, cfg_scale: float, known: int) -> None:
+    prior = confident_prior(kind)
+    labels_B, prefix_BK = torch.tensor([2, 0, 1]), torch.randint(40, (3, known))
+    with torch.no_grad():
+        expected = rollout(prior, labels_B, prefix_BK, cfg_scale)
+    tokens_BHW = generate(
+        prior, range(3), config=GREEDY, labels_B=labels_B, cfg_scale=cfg_scale, prefix_tokens_BK=prefix_BK, batch_size=2
+    )
+    assert torch.equal(tokens_BHW, expected)
+
+
+def test_guidance_of_scale_one_is_no_guidance_and_not_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = confident_prior()
+    batches: list[int] = []
+    init_state = prior.init_state
+    monkeypatch.setattr(prior, "init_state", lambda batch: batches.append(batch) or init_state(batch))
+    labels_B = torch.tensor([2, 0])
+    plain = generate(prior, range(2), labels_B=labels_B)
+    assert torch.equal(generate(prior, range(2), labels_B=labels_B, cfg_scale=1.0), plain)
+    guided = generate(prior, range(2), labels_B=labels_B, cfg_scale=4.0)
+    assert not torch.equal(guided, plain)
+    assert batches == [2, 2, 4]
+
+
+def test_guidance_of_scale_zero_is_the_unconditional_model() -> None:
+    prior = confident_prior()
+    guided = generate(prior, range(4), labels_B=torch.tensor([0, 1, 2, 0]), cfg_scale=0.0)
+    assert torch.equal(guided, generate(prior, range(4)))
+
+
+@pytest.mark.parametrize("kind", ["mamba", "gpt", "hybrid"])
+def test_images_do_not_depend_on_the_batch_they_are_drawn_in(kind: str) -> None:
+    prior = confident_prior(kind, codes=2048, width=128)
+    together = generate(prior, range(12), seed=5, batch_size=12)
+    assert torch.equal(generate(prior, range(12), seed=5, batch_size=1), together)
+    assert torch.equal(generate(prior, range(12), seed=5, batch_size=5), together)
+    assert torch.equal(generate(prior, [7, 2], seed=5), together[[7, 2]])
+    assert not torch.equal(generate(prior, range(12), seed=6), together)
+    assert len(together.flatten(1).unique(dim=0)) == 12
+
+
+def test_tokens_are_int64_in_range_and_progress_counts_them() -> None:
+    prior = confident_prior()
+    drawn: list[int] = []
+    tokens_BHW = generate(prior, range(5), prefix_tokens_BK=torch.zeros(5, 3, dtype=torch.long), batch_size=2,
+                          progress=drawn.append)  # fmt: skip
+    assert tokens_BHW.shape == (5, 4, 5)
+    assert tokens_BHW.dtype == torch.int64
+    assert 0 <= tokens_BHW.min() <= tokens_BHW.max() < prior.codes
+    assert sum(drawn) == 5 * 17
+
+
+def test_completion_keeps_the_prefix_and_its_image_stream() -> None:
+    prior = confident_prior()
+    whole = generate(prior, range(3), seed=1)
+    completed = generate(prior, range(3), seed=1, prefix_tokens_BK=whole.flatten(1)[:, :10])
+    assert torch.equal(completed, whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": []}, "0 images"),
+        ({"batch_size": 0}, "batches of 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"cfg_scale": 2.0}, "needs a class label"),
+        ({"cfg_scale": -1.0}, "cfg_scale is -1"),
+        ({"labels_B": torch.tensor([0])}, "1 class labels were given for 2 images"),
+        ({"labels_B": torch.tensor([0, 3])}, "class label 3 is unknown: this prior's labels are 0 to 2"),
+        ({"prefix_tokens_BK": torch.zeros(2, 21, dtype=torch.long)}, "more than an image's 20"),
+        ({"prefix_tokens_BK": torch.full((2, 1), 40)}, "outside this prior's codes 0 to 39"),
+        ({"prefix_tokens_BK": torch.zeros(1, 1, dtype=torch.long)}, "1 prefixes were given for 2 images"),
+    ],
+)
+def test_requests_that_cannot_be_met_are_one_message(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        generate(confident_prior(), **({"images": [0, 1]} | options))
+
+
+def test_a_label_for_a_prior_without_classes_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="trained without classes"):
+        generate(confident_prior(classes=0), [0], labels_B=torch.tensor([0]))
