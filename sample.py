@@ -23,11 +23,15 @@ from stage2_prior.sampling import SamplingConfig, generate
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="sample.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--prior", type=Path, metavar="RUN", help="run directory of the prior (default: the last one trained)")
+    parser.add_argument(
+        "--prior", type=Path, metavar="RUN", help="run directory of the prior (default: the last one trained)"
+    )
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if it was moved")
     parser.add_argument("--num", type=int, default=16, help="how many images (default: 16)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=1.0, help="below 1: likelier codes; 0: always the likeliest")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="below 1: likelier codes; 0: always the likeliest"
+    )
     parser.add_argument("--top-k", type=int, help="keep the K likeliest codes only")
     parser.add_argument("--top-p", type=float, help="keep the likeliest codes that together have probability P")
     parser.add_argument("--min-p", type=float, help="keep codes at least P times as likely as the likeliest")
@@ -44,9 +48,7 @@ def main() -> None:
     if args.num < 1:
         raise UserError(f"--num must be at least 1, not {args.num}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sampling = SamplingConfig(
-        temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, min_p=args.min_p
-    )
+    sampling = SamplingConfig(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, min_p=args.min_p)
     run = args.prior or newest_run("prior", "ema.safetensors")
     prior, info = load_prior(run)
     tokenizer = matching_tokenizer(args.tokenizer or Path(info.tokenizer), info, run).to(device)
@@ -65,7 +67,7 @@ def main() -> None:
     print(
         f"wrote {args.num} images and {out / 'grid.png'}: {args.num / seconds:.1f} images/s, "
         f"{tokens_BHW.numel() / (drawn - start):.0f} tokens/s on {device}\n"
-        f"next: look at them; draw others with --seed {args.seed + 1}, tamer ones with --temperature 0.9 or --top-p 0.95"
+        f"next: look at them; draw others with --seed {args.seed + 1}, tamer ones with --top-p 0.9"
     )
 
 
@@ -75,7 +77,7 @@ def matching_tokenizer(path: Path, info: TokenInfo, run: Path) -> Tokenizer:
     found = fingerprint(tokenizer)
     if found != info.fingerprint:
         raise UserError(
-            f"{run} was trained on tokens of a tokenizer with fingerprint {info.fingerprint}, but {path} now has {found}: "
+            f"{run} was trained on tokens of a tokenizer with fingerprint {info.fingerprint}, but {path} has {found}: "
             "give the right one with --tokenizer, or run `make prior` again on its new cache under another name"
         )
     return tokenizer

@@ -2,8 +2,9 @@
 
     config.yaml  metrics.jsonl  model.safetensors  ema.safetensors  samples/*.png  state/<images seen>/
 
-Each `state/<images seen>/` is whole: it is written under another name and appears by rename, and the one before is removed
-only afterwards. `model.safetensors` and `ema.safetensors` are links to the newest state's, for those who only want weights.
+Each `state/<images seen>/` is whole: it is written under another name and appears by rename, and the one before is
+removed only afterwards. `model.safetensors` and `ema.safetensors` are links to the newest state's, for those who want
+weights only.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ class RunDirectory:
     def begin(self, config: Config, may_change: set[str]) -> None:
         """Create the directory, or check that a run begun earlier had the same configuration.
 
-        Keys in `may_change` (dotted) do not alter the run so far and may differ. Raises UserError naming each other one.
+        Keys in `may_change` (dotted) do not alter the run so far and may differ; UserError names each other that does.
         """
         self.samples.mkdir(parents=True, exist_ok=True)
         saved = self.path / "config.yaml"
@@ -83,7 +84,7 @@ class RunDirectory:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise UserError(
-                f"the checkpoint after {images} images could not be written to {self.state}: {error}. The one before it "
+                f"the checkpoint after {images} images could not be written to {self.state}: {error}. The one before "
                 "is whole: make room and start the same command again"
             ) from None
         for old in self.state.iterdir():

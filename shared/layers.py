@@ -48,7 +48,8 @@ class LearnedPositions(nn.Module):
     def forward(self, x_BLD: Tensor, offset: int = 0) -> Tensor:
         length = x_BLD.shape[-2]
         if offset + length > len(self.weight):
-            raise ValueError(f"positions {offset}..{offset + length - 1} are beyond the {len(self.weight)} learned ones")
+            last = offset + length - 1
+            raise ValueError(f"positions {offset}..{last} are beyond the {len(self.weight)} learned ones")
         return x_BLD + self.weight[offset : offset + length]
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict, Features, Sequence, Value, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Sequence, Value, disable_progress_bars, load_from_disk
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,6 +25,8 @@ from torch import Tensor
 from shared.checkpoint import read_weights
 from shared.config import Config
 from shared.errors import UserError
+
+disable_progress_bars()  # a cache is written in a blink; the tokenizing before it shows a bar
 
 Split = Literal["train", "validation"]
 Rows = Iterable[tuple[Tensor, Tensor | None]]  # batches of tokens (B, h, w) int64 and labels (B,) int64

@@ -54,7 +54,9 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     """Device placement, mixed precision and processes, from what `accelerate launch` (or nothing) set up."""
     precision = "bf16" if config.precision == "bf16" else "no"
     # Codebook statistics are each rank's own until they are reduced on purpose.
-    return Accelerator(mixed_precision=precision, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    return Accelerator(
+        mixed_precision=precision, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
+    )
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
@@ -81,7 +83,7 @@ def seed_step(seed: int, images: int, rank: int) -> None:
 
 
 class EMA:
-    """Exponential moving average of a model's parameters, with a decay that starts low so that early weights are forgotten."""
+    """Exponential moving average of a model's parameters; its decay starts low, so early weights are forgotten."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay, self.steps = model, decay, 0
@@ -161,7 +163,7 @@ class Trainee:
         if not math.isfinite(norm):
             raise UserError(
                 f"the gradient is {norm} after {self.images} images: lower training.learning_rate "
-                f"({self.config.learning_rate}), or train with training.precision=fp32. The last checkpoint is untouched"
+                f"({self.config.learning_rate}), or train with training.precision=fp32. The last checkpoint is whole"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -207,6 +209,10 @@ class Log:
         """Move the progress bar by one step's images."""
         self.bar.update(images)
 
+    def show(self, metrics: dict[str, float]) -> None:
+        """Put a few metrics beside the progress bar."""
+        self.bar.set_postfix({name.removeprefix("validation/"): f"{value:.4g}" for name, value in metrics.items()})
+
     def write(self, images: int, metrics: dict[str, float]) -> None:
         """Record metrics as they are after `images` images."""
         if not self.main:
@@ -215,7 +221,6 @@ class Log:
             file.write(json.dumps({"images": images, **metrics}) + "\n")
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, images)
-        self.bar.set_postfix({name.split("/")[-1]: f"{value:.4g}" for name, value in list(metrics.items())[:4]})
 
     def close(self) -> None:
         """Flush everything."""
@@ -257,4 +262,3 @@ def _images_of(line: str) -> float:
         return json.loads(line)["images"]
     except (ValueError, KeyError, TypeError):
         return math.inf
-

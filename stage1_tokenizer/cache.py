@@ -1,6 +1,6 @@
-"""Cache token grids: python -m stage1_tokenizer.cache [--tokenizer RUN] [--views 1]
+"""Cache token grids: python -m stage1_tokenizer.cache [--tokenizer RUN]
 
-Tokenizes every image the tokenizer was trained and validated on, writes RUN/tokens/, and decodes a few grids to
+Tokenizes the images that RUN/config.yaml names under `cache`, writes RUN/tokens/, and decodes a few grids to
 RUN/tokens.png, which shows at a glance whether the cache is sound.
 """
 
@@ -14,44 +14,60 @@ from tqdm import tqdm
 
 from shared.checkpoint import fingerprint, newest_run, read_yaml
 from shared.config import parse_config
-from shared.data import DataConfig, ImageDataset, open_datasets, validation_loader
+from shared.data import AugmentConfig, DataConfig, ImageDataset, open_datasets, validation_loader
 from shared.errors import UserError, run_command
 from shared.pictures import save_grid
 from shared.token_cache import TokenInfo, open_cache, read_info, write_cache
 from stage1_tokenizer.quantisers.vector import usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
+from stage1_tokenizer.train import TokenizerRun
 
 
-def cache_tokens(run: Path, views: int = 1, batch_size: int = 64) -> Path:
-    """Tokenize all images of the run at `run` into `run/tokens`; returns that path.
+def cache_tokens(run: Path, batch_size: int = 64) -> Path:
+    """Tokenize the images that the configuration of `run` names under `cache` into `run/tokens`; returns that path.
 
-    The first view of each training image is not augmented, nor are those of validation images; further views are
-    augmented as in training. A whole cache of the same tokenizer and preprocessing is left as it is.
+    Training images have `cache.views` views, validation images one. A whole cache of the same tokenizer, images and
+    preprocessing is left as it is.
     """
     tokenizer = load_tokenizer(run).to("cuda" if torch.cuda.is_available() else "cpu")
-    config = parse_config(DataConfig, read_yaml(run / "config.yaml").get("data", {}), where=f"{run}/config.yaml, data")
-    augmented, validation = open_datasets(config, seed=0)
-    plain, _ = open_datasets(config.model_copy(update={"augment": None}), seed=0)
+    config = parse_config(TokenizerRun, read_yaml(run / "config.yaml"), where=f"{run}/config.yaml")
+    data = config.data.model_copy(update={"source": config.cache.source or config.data.source})
+    views, validation = open_views(data, config.cache.views)
+    plain = views[0]
     info = TokenInfo(
-        grid=tokenizer.grid(config.height_width),
+        grid=tokenizer.grid(config.data.height_width),
         codes=tokenizer.codes,
         code_dim=tokenizer.config.quantiser.dim,
         tokenizer=str(run),
         fingerprint=fingerprint(tokenizer),
         source=plain.source.description,
-        preprocessing=config.model_dump(mode="json"),
-        views=views,
+        preprocessing=data.model_dump(mode="json"),
+        views=len(views),
         class_names=plain.source.class_names,
     )
     path = run / "tokens"
     if path.exists() and read_info(path) == info:
         print(f"{path} already holds the grids of this tokenizer")
     else:
-        train = [plain] + [augmented] * (views - 1)
-        splits = {"train": _tokens(tokenizer, train, batch_size), "validation": _tokens(tokenizer, [validation], batch_size)}
-        write_cache(path, info, tokenizer.quantiser.codes_KD, splits)
+        train_rows = _tokens(tokenizer, views, batch_size)
+        validation_rows = _tokens(tokenizer, [validation], batch_size)
+        write_cache(path, info, tokenizer.quantiser.codes_KD, {"train": train_rows, "validation": validation_rows})
     draw_check(path, tokenizer, plain, run / "tokens.png")
     return path
+
+
+def open_views(config: DataConfig, count: int) -> tuple[list[ImageDataset], ImageDataset]:
+    """`count` views of the training images (as they are, mirrored, augmented ...), and the validation images."""
+    augmented, validation = open_datasets(config, seed=0)
+
+    def view(augment: AugmentConfig | None) -> ImageDataset:
+        data = config.model_copy(update={"augment": augment})
+        return ImageDataset(augmented.source, augmented.indices.tolist(), data, augmented=augment is not None)
+
+    views = [view(None)]
+    if config.augment and config.augment.flip:
+        views.append(view(AugmentConfig(crop_scale=(1.0, 1.0), flip=1.0, sharpness=0.0, autocontrast=0.0)))
+    return (views + [augmented] * count)[:count], validation
 
 
 def _tokens(tokenizer: Tokenizer, views: list[ImageDataset], batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -69,7 +85,11 @@ def draw_check(path: Path, tokenizer: Tokenizer, images: ImageDataset, picture: 
     rows = torch.linspace(0, len(images) - 1, min(columns, len(images))).round().long()
     tokens_BL, _ = cache.batch("train", rows)
     decoded = tokenizer.detokenize(tokens_BL.view(-1, *cache.info.grid).to(tokenizer.to_codes.weight.device))
-    originals, _ = next(validation_loader(ImageDataset(images.source, images.indices[rows].tolist(), images.config, augmented=False), columns))
+    originals, _ = next(
+        validation_loader(
+            ImageDataset(images.source, images.indices[rows].tolist(), images.config, augmented=False), columns
+        )
+    )
     save_grid(torch.cat([originals, decoded.cpu()]), picture, columns=len(rows))
 
 
@@ -77,14 +97,12 @@ def main() -> None:
     """Read the command line, cache, say what was written."""
     parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.cache", description=__doc__.split("\n")[0])
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
-    parser.add_argument("--views", type=int, default=1, help="views of each training image; those after the first are augmented")
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
-    for name in ("views", "batch_size"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")
     run = args.tokenizer or newest_run("tokenizer", "ema.safetensors")
-    path = cache_tokens(run, args.views, args.batch_size)
+    path = cache_tokens(run, args.batch_size)
     cache = open_cache(path)
     used = torch.cat([torch.from_numpy(cache.tokens[split].astype("int64")).flatten() for split in cache.tokens])
     in_use = usage(torch.bincount(used, minlength=cache.info.codes)).item()
@@ -92,7 +110,7 @@ def main() -> None:
         f"wrote {path}: {len(cache.tokens['train'])} + {len(cache.tokens['validation'])} grids of "
         f"{cache.info.grid[0]} x {cache.info.grid[1]} tokens, {in_use:.1%} of {cache.info.codes} codes in use; "
         f"decoded again in {run / 'tokens.png'}\n"
-        f"next: make prior"
+        "next: make prior"
     )
 
 

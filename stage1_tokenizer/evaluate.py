@@ -49,7 +49,7 @@ def evaluate(tokenizer: Tokenizer, datasets: list[ImageDataset], batch_size: int
 
 
 def psnr_of(x_hat_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio (B,) in dB of images in [-1, 1], each rounded to 8 bits; at most that of one wrong level."""
+    """Peak signal-to-noise ratio (B,) in dB of images in [-1, 1] rounded to 8 bits; at most that of one wrong level."""
     difference = to_uint8(x_hat_BCHW).double() - to_uint8(x_BCHW).double()
     mse_B = difference.square().mean(dim=(1, 2, 3))
     one_level = 1 / difference[0].numel()  # an exact reconstruction has no finite PSNR

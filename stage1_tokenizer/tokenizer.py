@@ -65,7 +65,7 @@ class Tokenizer(nn.Module):
         return self._decode(self.quantiser.lookup(tokens_Bhw)).clamp(-1, 1)
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of tokens for images of (height, width) pixels; UserError where the patch does not divide."""
+        """Rows and columns of tokens for (height, width) pixels; UserError where the patch does not divide them."""
         patch = self.config.backbone.patch
         if any(side < patch or side % patch for side in image_size):
             raise UserError(
@@ -83,5 +83,5 @@ class Tokenizer(nn.Module):
 
 
 def load_tokenizer(run: Path) -> Tokenizer:
-    """The tokenizer of a run directory, with averaged weights, in eval mode on the CPU; UserError where it cannot be had."""
+    """The tokenizer of a run directory: averaged weights, eval mode, on the CPU. UserError where it cannot be had."""
     return load_for_inference(run, "model", TokenizerConfig, Tokenizer)

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from shared.checkpoint import RUNS, RunDirectory
 from shared.config import Config, load_config
@@ -32,6 +32,15 @@ class LossConfig(Config):
     perceptual: PerceptualConfig | None = Field(None, discriminator="kind")
 
 
+class CacheConfig(Config):
+    """Which images are tokenized for stage two once the tokenizer is trained, and how often."""
+
+    source: str | None = None  # null: those it was trained on (data.source)
+    # Views of each training image: as it is, mirrored (where data.augment.flip allows it), and then augmented as in
+    # training.
+    views: PositiveInt = 2
+
+
 class TokenizerRun(Config):
     """Everything a stage-one run is made of."""
 
@@ -40,6 +49,7 @@ class TokenizerRun(Config):
     model: TokenizerConfig = TokenizerConfig()
     loss: LossConfig = LossConfig()
     training: TrainingConfig
+    cache: CacheConfig = CacheConfig()
 
 
 def train(config: TokenizerRun) -> tuple[RunDirectory, Evaluation]:
@@ -64,6 +74,7 @@ def train(config: TokenizerRun) -> tuple[RunDirectory, Evaluation]:
         world_size=accelerator.num_processes,
         workers=config.data.workers,
     )
+    shown: dict[str, float] = {}
     log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="img")
     means = Means()
     while trainee.images < config.training.images:
@@ -90,13 +101,16 @@ def train(config: TokenizerRun) -> tuple[RunDirectory, Evaluation]:
         if crossed(config.training.log_every, trainee.images, trainee.step_images):
             in_use = usage(tokenizer.quantiser.window_counts()).item()
             rate = trainee.optimizer.param_groups[0]["lr"]
-            log.write(trainee.images, {**means.take(), "usage": in_use, "gradient_norm": gradient_norm, "lr": rate})
+            average = {**means.take(), "usage": in_use}
+            log.write(trainee.images, {**average, "gradient_norm": gradient_norm, "lr": rate})
+            log.show(shown := shown | average)
         # Evaluate, draw, save
         if crossed(config.training.evaluate_every, trainee.images, trainee.step_images):
             with trainee.ema.applied():
                 report = evaluate(tokenizer, [validation_set])
                 draw_reconstructions(tokenizer, validation_set, run.samples / f"{trainee.images:09d}.png")
             log.write(trainee.images, {f"validation/{name}": value for name, value in report._asdict().items()})
+            log.show(shown := shown | {"psnr": report.psnr})
         if crossed(config.training.save_every, trainee.images, trainee.step_images):
             trainee.save(run)
     log.close()

@@ -1,7 +1,7 @@
 """Cross-entropy of a linear output layer over many codes, without ever holding all of its logits.
 
-4,096 positions x 16,384 codes are 256 MiB of logits, and as much again for their gradient. Here rows are taken a tile at
-a time, and a tile's gradients are computed right after its loss, while its logits are still in cache: nothing is
+4,096 positions x 16,384 codes are 256 MiB of logits, and as much again for their gradient. Here rows are taken a tile
+at a time, and a tile's gradients are computed right after its loss, while its logits are still in cache: nothing is
 recomputed in backward. (Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models", whose kernel
 recomputes instead; gradients in forward as in Liger Kernel, Hsu et al. 2024.)
 
@@ -38,7 +38,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         tiles = _Tiles(h_NR, table_KR, bias_K, targets_N, dtype)
         grads = tiles.new_gradients() if with_grads else None
-        loss = sum(tiles.loss_of(rows, grads) for rows in tiles.rows()) / len(h_NR)
+        loss = torch.stack([tiles.loss_of(rows, grads) for rows in tiles.rows()]).sum() / len(h_NR)
         if grads is not None:
             grad_h_NR, grad_table_KR, grad_bias_K = (grad.div_(len(h_NR)) for grad in grads)
             ctx.save_for_backward(grad_h_NR.to(h_NR.dtype), grad_table_KR.to(table_KR.dtype), grad_bias_K)

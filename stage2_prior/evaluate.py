@@ -15,9 +15,9 @@ from stage2_prior.prior import Prior, load_prior
 
 @torch.inference_mode()
 def evaluate(prior: Prior, cache: TokenCache, split: Split, batch_size: int = 32) -> dict[str, float]:
-    """Bits per token, and the share of tokens ranked first, over a whole split in float32; leaves the prior in eval mode.
+    """Bits per token, and the share of tokens ranked first, over a whole split, in float32, given any labels.
 
-    Labels, where there are any, are given.
+    Leaves the prior in eval mode.
     """
     device = prior.eval().norm.weight.device
     count = len(cache.tokens[split])
@@ -46,7 +46,9 @@ def main() -> None:
     prior, info = load_prior(run)
     cache = open_cache(Path(read_yaml(run / "config.yaml")["tokens"]))
     if cache.info.fingerprint != info.fingerprint:
-        raise UserError(f"{cache.path} was made anew by another tokenizer since {run} was trained: train the prior again")
+        raise UserError(
+            f"{cache.path} was made anew by another tokenizer since {run} was trained: train the prior again"
+        )
     report = evaluate(prior.to("cuda" if torch.cuda.is_available() else "cpu"), cache, args.split, args.batch_size)
     print(
         f"{run}, {args.split} split, {report['grids']} grids: {report['bits_per_token']:.3f} bits per token, "

@@ -1,7 +1,7 @@
 """The prior: an autoregressive model of token grids in raster order. Embedding -> blocks -> logits.
 
-`gpt`, `mamba` and `hybrid` differ by their block pattern only. Each block has two forms of one set of weights: the whole
-sequence at once (training), and one token at a time with a state (decoding).
+`gpt`, `mamba` and `hybrid` differ by their block pattern only. Each block has two forms of one set of weights: the
+whole sequence at once (training), and one token at a time with a state (decoding).
 
 Ids: 0 .. codes-1 are tokens, codes + label starts an image of that class, codes + classes starts one of no class.
 
@@ -9,6 +9,7 @@ Shapes: B batch, L length (h * w), D width, H heads, K codes, V = K logits, R wi
 head or of a tokenizer code.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,8 +60,9 @@ class PriorConfig(Config):
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         if has_attention and self.positions == "rotary" and self.width // self.heads % 4:
             raise ValueError(f"rotary positions need a head width of a multiple of 4, not {self.width // self.heads}")
-        if has_mamba and self.expand * self.width % self.headdim:
-            raise ValueError(f"expand * width = {self.expand * self.width} must be a multiple of headdim {self.headdim}")
+        inner = self.expand * self.width
+        if has_mamba and inner % self.headdim:
+            raise ValueError(f"expand * width = {inner} must be a multiple of headdim {self.headdim}")
         if self.kind == "mamba" and self.positions == "rotary":
             raise ValueError("rotary positions belong to attention, which kind mamba has not: use positions=learned")
         return self
@@ -141,7 +143,7 @@ class Block(nn.Module):
     def __init__(self, width: int, mixer: Attention | Mamba2, mlp: SwiGLU | None, dropout: float) -> None:
         super().__init__()
         self.mixer_norm, self.mixer = RMSNorm(width), mixer
-        self.mlp_norm, self.mlp = (RMSNorm(width), mlp) if mlp is not None else (None, None)
+        self.mlp_norm, self.mlp = nn.Identity() if mlp is None else RMSNorm(width), mlp
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
@@ -157,7 +159,7 @@ class Block(nn.Module):
     def _add_mlp(self, x: Tensor) -> Tensor:
         return x if self.mlp is None else x + self.mlp(self.mlp_norm(x))
 
-    def branches(self) -> list[nn.Module]:
+    def branches(self) -> list[Attention | Mamba2 | SwiGLU]:
         """The modules whose `out_proj` writes into the residual stream."""
         return [self.mixer] if self.mlp is None else [self.mixer, self.mlp]
 
@@ -224,7 +226,8 @@ class CodeVocabulary(nn.Module):
         vectors_KE = vectors_KE.detach().float()
         vectors_KE = (vectors_KE - vectors_KE.mean(0)) / vectors_KE.std(correction=0).clamp(min=1e-6)
         self.register_buffer("vectors_KE", vectors_KE)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * rank), nn.SiLU(), nn.Linear(4 * rank, rank, bias=False))
+        self.mlp_in = nn.Linear(dim, 4 * rank)
+        self.mlp_out = nn.Linear(4 * rank, rank, bias=False)
         self.free_KR = nn.Parameter(torch.zeros(codes, rank))
         self.free_KR._no_weight_decay = True  # type: ignore[attr-defined]
         self.bias_K = nn.Parameter(torch.zeros(codes))
@@ -234,14 +237,14 @@ class CodeVocabulary(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        for module in (self.starts, self.up, self.down):
-            nn.init.normal_(module.weight, std=INIT_STD)
-        for linear in (self.mlp[0], self.mlp[2]):  # table rows of about unit variance
+        for weight in (self.starts.weight, self.up.weight, self.down.weight):
+            nn.init.normal_(weight, std=INIT_STD)
+        for linear in (self.mlp_in, self.mlp_out):  # table rows of about unit variance
             nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-        nn.init.zeros_(self.mlp[0].bias)
+        nn.init.zeros_(self.mlp_in.bias)
 
     def table(self) -> Tensor:
-        return self.mlp(self.vectors_KE) + self.free_KR
+        return self.mlp_out(F.silu(self.mlp_in(self.vectors_KE))) + self.free_KR
 
     def embed(self, ids: Tensor, table_KR: Tensor) -> Tensor:
         codes = len(table_KR)
@@ -293,7 +296,8 @@ class Prior(nn.Module):
         self.vocabulary = _vocabulary(config, codes, classes + 1, code_vectors_KD)
         self.positions = LearnedPositions(self.length, config.width) if config.positions == "learned" else None
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(_block(config, grid, layer) for layer in range(config.depth))
+        blocks = nn.ModuleList(_block(config, grid, layer) for layer in range(config.depth))
+        self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
         self.norm = RMSNorm(config.width)
         self._init_blocks()
 
@@ -320,8 +324,8 @@ class Prior(nn.Module):
     def forward(self, inputs_BL: Tensor, targets_BL: Tensor | None = None) -> Tensor:
         """(B, L) ids from `inputs` -> (B, L, codes) float32 logits of the token that follows each.
 
-        Given the targets (B, L) int64, returns their mean cross-entropy in nats instead; the logits are then never whole
-        in memory.
+        Given the targets (B, L) int64, returns their mean cross-entropy in nats instead; the logits are then never
+        whole in memory.
         """
         table_KR = self.vocabulary.table()
         h_BLD = self.hidden(inputs_BL, table_KR)
@@ -407,8 +411,8 @@ def _vocabulary(
 def _block(config: PriorConfig, grid: tuple[int, int], layer: int) -> Block:
     if config.is_attention(layer):
         rotary = Rotary(config.width // config.heads, _coordinates(grid)) if config.positions == "rotary" else None
-        mixer = Attention(config.width, config.heads, grid[0] * grid[1], config.qk_norm, rotary)
-        return Block(config.width, mixer, SwiGLU(config.width), config.dropout)
+        attention = Attention(config.width, config.heads, grid[0] * grid[1], config.qk_norm, rotary)
+        return Block(config.width, attention, SwiGLU(config.width), config.dropout)
     mixer = Mamba2(
         d_model=config.width,
         d_state=config.d_state,

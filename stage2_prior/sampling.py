@@ -3,7 +3,8 @@
 The filters have one signature and act in this order: temperature, top-k, top-p, min-p. What they remove gets the logit
 -inf. Guidance comes before all of them.
 
-Shapes: B batch, K prefix length, L grid length, V codes, G groups of codes, M codes of one group.
+Shapes: B batch, K prefix length, L grid length, V codes, U levels of the tree that `draw` descends, E = 8 branches,
+N nodes of one level.
 """
 
 import math
@@ -12,12 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 from torch import Tensor
 
 from shared.config import Config
 from shared.errors import UserError
 from stage2_prior.prior import Prior, PriorState
+
+BRANCHES = 8  # of each node in `draw`'s tree; more would be fewer steps, but more boundaries on the way to a leaf
 
 
 class SamplingConfig(Config):
@@ -26,6 +29,8 @@ class SamplingConfig(Config):
     Raises UserError naming the option where a value is out of its range.
     """
 
+    model_config = ConfigDict(allow_inf_nan=True)  # so that they too get the message below
+
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
@@ -33,7 +38,7 @@ class SamplingConfig(Config):
 
     @model_validator(mode="after")
     def _in_range(self) -> "SamplingConfig":
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature is {self.temperature}: it must be 0 (always the likeliest code) or more")
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top_k is {self.top_k}: it must be 1 or more, or left out to keep every code")
@@ -86,9 +91,12 @@ def filter_logits(logits_BV: Tensor, config: SamplingConfig) -> Tensor:
     """Every filter that `config` asks for, in the documented order."""
     if config.temperature != 1:
         logits_BV = temperature(logits_BV, config.temperature)
-    for keep, value in ((top_k, config.top_k), (top_p, config.top_p), (min_p, config.min_p)):
-        if value is not None:
-            logits_BV = keep(logits_BV, value)
+    if config.top_k is not None:
+        logits_BV = top_k(logits_BV, config.top_k)
+    if config.top_p is not None:
+        logits_BV = top_p(logits_BV, config.top_p)
+    if config.min_p is not None:
+        logits_BV = min_p(logits_BV, config.min_p)
     return logits_BV
 
 
@@ -101,32 +109,49 @@ def guide(logits_2BV: Tensor, scale: float) -> Tensor:
     return torch.lerp(uncond_BV, cond_BV, scale)
 
 
-def uniforms(seed: int, image: int, length: int) -> np.ndarray:
-    """(length, 2) float64 numbers in [0, 1): the random stream of one image, whatever batch or device it is drawn on."""
-    return np.random.Generator(np.random.PCG64([seed, image])).random((length, 2))
+def uniforms(seed: int, image: int, length: int, codes: int) -> np.ndarray:
+    """(length, levels) float64 in [0, 1): the random stream of one image, whatever batch or device it is drawn on."""
+    return np.random.Generator(np.random.PCG64([seed, image])).random((length, len(_strides(codes))))
 
 
-def draw(logits_BV: Tensor, uniforms_B2: Tensor) -> Tensor:
-    """(B,) codes drawn by softmax(logits) through inverse cumulative sums: a group of codes, then a code in the group.
+def draw(logits_BV: Tensor, uniforms_BU: Tensor) -> Tensor:
+    """(B,) codes drawn by softmax(logits), choosing one of eight branches per level of a tree with a code at each leaf.
 
-    Two short sums instead of one over all codes: a batch of another size moves the last bits of a logit, and with them
-    every boundary behind it. A short sum has few boundaries, so about ten times fewer draws fall on the other side.
+    One running sum over all codes would be as exact, but a batch of another size changes the last bits of every logit,
+    and with them all 16,384 boundaries between codes: one draw in some hundred then falls on the other side of one.
+    A tree has few boundaries on the way to a leaf, and each of its levels a random number of its own.
     """
-    codes = logits_BV.shape[-1]
-    size = math.isqrt(codes - 1) + 1
-    weights_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)).exp()
-    weights_BGM = F.pad(weights_BV, (0, -codes % size)).unflatten(-1, (-1, size))
-    group_B1 = _invert(weights_BGM.sum(-1, dtype=torch.float64), uniforms_B2[:, :1])
-    weights_BM = weights_BGM.gather(1, group_B1[..., None].expand(-1, -1, size))[:, 0]
-    return (group_B1 * size + _invert(weights_BM.double(), uniforms_B2[:, 1:]))[:, 0]
+    strides = _strides(logits_BV.shape[-1])
+    levels = [(logits_BV - logits_BV.amax(-1, keepdim=True)).exp_()]
+    for stride in strides:
+        levels.append(_branches(levels[-1], stride).sum(1))
+    index_B1 = torch.zeros(len(logits_BV), 1, dtype=torch.long, device=logits_BV.device)
+    for weights_BN, stride, uniform_B in zip(levels[-2::-1], strides[::-1], uniforms_BU.unbind(1), strict=True):
+        weights_BE = _branches(weights_BN, stride).gather(2, index_B1[:, None].expand(-1, BRANCHES, -1))[..., 0]
+        index_B1 = _invert(weights_BE, uniform_B[:, None]) * stride + index_B1
+    return index_B1[:, 0]
 
 
-def _invert(weights_BN: Tensor, uniform_B1: Tensor) -> Tensor:
+def _strides(codes: int) -> list[int]:
+    """Nodes of each level of the tree, from the leaves' parents to the root: 16,384 codes have 2048, 256, 32, 4, 1."""
+    strides: list[int] = []
+    while codes > 1:
+        codes = -(-codes // BRANCHES)
+        strides.append(codes)
+    return strides
+
+
+def _branches(weights_BN: Tensor, stride: int) -> Tensor:
+    """(B, E, stride): node i of the level above has the children i, i + stride, i + 2 stride, ... (or zeros)."""
+    return F.pad(weights_BN, (0, BRANCHES * stride - weights_BN.shape[-1])).unflatten(-1, (BRANCHES, stride))
+
+
+def _invert(weights_BE: Tensor, uniform_B1: Tensor) -> Tensor:
     """The first index whose running sum exceeds uniform * total: it has a weight above zero, as the sum rose there."""
-    sums_BN = weights_BN.cumsum(-1)
-    total_B1 = sums_BN[:, -1:].contiguous()
+    sums_BE = weights_BE.cumsum(-1, dtype=torch.float64)
+    total_B1 = sums_BE[:, -1:].contiguous()
     below_total_B1 = torch.nextafter(total_B1, torch.zeros_like(total_B1))
-    return torch.searchsorted(sums_BN, torch.minimum(uniform_B1 * total_B1, below_total_B1), right=True)
+    return torch.searchsorted(sums_BE, torch.minimum(uniform_B1 * total_B1, below_total_B1), right=True)
 
 
 @torch.inference_mode()
@@ -157,10 +182,10 @@ def generate(
     for rows in _batches(len(images), batch_size):
         count = len(images[rows]) * (1 if cfg_scale == 1 else 2)
         state = _empty_state(prior, count, state)
-        draws_BL2 = np.stack([uniforms(seed, image, prior.length) for image in images[rows]])
+        draws_BLU = np.stack([uniforms(seed, image, prior.length, prior.codes) for image in images[rows]])
         labels = None if labels_B is None else labels_B[rows]
         tokens_BL = _decode(
-            prior, state, torch.from_numpy(draws_BL2), config, labels, cfg_scale, prefix_BK[rows], progress
+            prior, state, torch.from_numpy(draws_BLU), config, labels, cfg_scale, prefix_BK[rows], progress
         )
         grids.append(tokens_BL.cpu())
     return torch.cat(grids).unflatten(1, prior.grid)
@@ -169,7 +194,7 @@ def generate(
 def _decode(
     prior: Prior,
     state: PriorState,
-    uniforms_BL2: Tensor,
+    uniforms_BLU: Tensor,
     config: SamplingConfig,
     labels_B: Tensor | None,
     cfg_scale: float,
@@ -179,7 +204,7 @@ def _decode(
     """The decode loop of one batch: (B, L) tokens."""
     device = prior.norm.weight.device
     batch, known = prefix_BK.shape
-    uniforms_LB2 = uniforms_BL2.to(device).transpose(0, 1).contiguous()
+    uniforms_LBU = uniforms_BLU.to(device).transpose(0, 1).contiguous()
     tokens_LB = torch.empty(prior.length, batch, dtype=torch.long, device=device)
     tokens_LB[:known] = prefix_BK.T
     inputs_BL = _first_inputs(prior, labels_B, tokens_LB[:known].T, guided=cfg_scale != 1)
@@ -190,7 +215,7 @@ def _decode(
             logits_BV = prior.step(tokens_LB[position - 1].repeat(2 if cfg_scale != 1 else 1), state)
         if cfg_scale != 1:
             logits_BV = guide(logits_BV, cfg_scale)
-        tokens_LB[position] = draw(filter_logits(logits_BV, config), uniforms_LB2[position])
+        tokens_LB[position] = draw(filter_logits(logits_BV, config), uniforms_LBU[position])
         if progress is not None:
             progress(batch)
     return tokens_LB.T
@@ -231,7 +256,7 @@ def _check(
     if cfg_scale < 0 or not math.isfinite(cfg_scale):
         raise UserError(f"cfg_scale is {cfg_scale}: it must be 0 or more (1: no guidance)")
     if labels_B is None and cfg_scale != 1:
-        raise UserError(f"cfg_scale is {cfg_scale}, but guidance needs a class label: give one, or leave cfg_scale at 1")
+        raise UserError(f"cfg_scale is {cfg_scale}, but guidance needs a class label: give one, or leave it at 1")
     if labels_B is not None:
         _check_labels(prior, labels_B, len(images))
     _check_prefix(prior, prefix_BK, len(images))

@@ -33,7 +33,7 @@ class PriorRun(Config):
 
 
 def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
-    """Train to the end of `config.training.images`, from the last checkpoint if there is one; returns the evaluation."""
+    """Train to the end of `config.training.images`, from the last checkpoint if there is one; then evaluate."""
     accelerator = make_accelerator(config.training)
     device = accelerator.device
     cache = open_cache(find_tokens(config.tokens))
@@ -45,7 +45,10 @@ def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
     prior = build_prior(config.model, cache.info, cache.code_vectors_KD)
     trainee = Trainee(prior, config.training, accelerator)
     trainee.resume(run)
-    batches = token_batches(cache, config.training, trainee.images, accelerator.process_index, accelerator.num_processes)
+    batches = token_batches(
+        cache, config.training, trainee.images, accelerator.process_index, accelerator.num_processes
+    )
+    shown: dict[str, float] = {}
     log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="grid")
     means = Means()
     while trainee.images < config.training.images:
@@ -63,12 +66,15 @@ def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
         log.advance(trainee.step_images)
         if crossed(config.training.log_every, trainee.images, trainee.step_images):
             rate = trainee.optimizer.param_groups[0]["lr"]
-            log.write(trainee.images, {**means.take(), "gradient_norm": gradient_norm, "lr": rate})
+            average = means.take()
+            log.write(trainee.images, {**average, "gradient_norm": gradient_norm, "lr": rate})
+            log.show(shown := shown | average)
         # Evaluate, save
         if crossed(config.training.evaluate_every, trainee.images, trainee.step_images):
             with trainee.ema.applied():
                 report = evaluate(prior, cache, "validation")
             log.write(trainee.images, {f"validation/{name}": value for name, value in report.items()})
+            log.show(shown := shown | {"held out": report["bits_per_token"]})
         if crossed(config.training.save_every, trainee.images, trainee.step_images):
             trainee.save(run)
     log.close()
@@ -96,7 +102,9 @@ def find_tokens(tokens: str | None) -> Path:
 
 def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
     """Keep what says which tokenizer decodes this prior's tokens beside its weights."""
-    write_atomically(run.path / "tokens.json", lambda temporary: temporary.write_text(cache.info.model_dump_json(indent=2)))
+    write_atomically(
+        run.path / "tokens.json", lambda temporary: temporary.write_text(cache.info.model_dump_json(indent=2))
+    )
 
 
 def main() -> None:

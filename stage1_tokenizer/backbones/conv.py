@@ -10,8 +10,6 @@ Shapes: B batch, H and W height and width (of whatever grid a tensor stands on),
 
 from typing import Literal, Self
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from x_transformers import Encoder as TransformerEncoder
@@ -69,7 +67,7 @@ class ConvBlock(nn.Module):
 
 
 class GridTransformer(nn.Module):
-    """Transformer layers over the positions of a grid, any height and width; place is known through the convolutions."""
+    """Transformer layers over a grid's positions, any height and width; place is known through the convolutions."""
 
     def __init__(self, dim: int, depth: int, heads: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """The nearest code of each vector: exact in float32, in tiles that fit a CPU's cache.
 
-On the unit sphere the nearest code is the one of the largest inner product. What costs time on a CPU is not the products
-but the arg-max over 16,384 of them, so it is taken in two levels: `amax` over blocks of codes, which vectorises, then an
-exact look inside the one winning block. Never holds more than one tile of similarities.
+On the unit sphere the nearest code is the one of the largest inner product. What costs time on a CPU is not the
+products but the arg-max over 16,384 of them, so it is taken in two levels: `amax` over blocks of codes, which
+vectorises, then an exact look inside the one winning block. Never holds more than one tile of similarities.
 Shapes: N vectors, K codes, D dimensions.
 """
 
@@ -41,9 +41,7 @@ def pad_to_blocks(codes_KD: Tensor) -> Tensor:
 
 def _best_block(x_nD: Tensor, blocks: Tensor) -> Tensor:
     per_tile = CODE_TILE // BLOCK
-    best = [
-        (tile.flatten(0, 1) @ x_nD.T).view(len(tile), BLOCK, len(x_nD)).amax(1) for tile in blocks.split(per_tile)
-    ]
+    best = [(tile.flatten(0, 1) @ x_nD.T).view(len(tile), BLOCK, len(x_nD)).amax(1) for tile in blocks.split(per_tile)]
     return torch.cat(best).argmax(0)
 
 

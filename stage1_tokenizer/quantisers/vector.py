@@ -1,9 +1,8 @@
 """The vector quantiser: l2-normalised codes, straight-through gradients, a codebook that stays alive.
 
 van den Oord et al. 2017, "Neural Discrete Representation Learning", on the unit sphere as in Yu et al. 2022,
-"Vector-quantized Image Modeling with Improved VQGAN". Peers often swap the two weights of the loss, so both are named:
-
-    L_codebook = codebook_weight * ||sg[z_q] - z_e||^2  + ...  see `codebook_loss`.
+"Vector-quantized Image Modeling with Improved VQGAN". Half the field swaps the two weights of the loss, so both are
+named: see `codebook_loss`.
 
 Shapes: B batch, H and W the token grid, D dimensions of a code, K codes, N = B * H * W, R remembered vectors.
 """
@@ -29,7 +28,7 @@ class VectorConfig(Config):
     commitment_weight: float = Field(1.0, ge=0)  # of ||z_e - sg[z_q]||^2, which moves the encoder
     codebook_weight: float = Field(0.25, ge=0)  # of ||sg[z_e] - z_q||^2, which moves the codes
     warm_up: int = Field(4, ge=0)  # stay unquantised for warm_up x codes vectors, then take codes from encoder outputs
-    revival_window: int = Field(16, ge=0)  # a code that won none of the last window x codes vectors is dead; 0: no revival
+    revival_window: int = Field(16, ge=0)  # dead: won none of the last window x codes vectors; 0: no revival
 
 
 class Quantised(NamedTuple):
@@ -43,10 +42,15 @@ class Quantised(NamedTuple):
 class VectorQuantiser(nn.Module):
     """Replace each vector by the nearest of K unit vectors.
 
-    The codebook is a parameter trained by gradient. Its initial values are encoder outputs, taken once the encoder has
-    warmed up unquantised, because codes drawn at random lie where no encoder output is and nearly all die at once. Codes
-    that win no vector over a window are replaced by recent encoder outputs (`maintain`).
+    The codebook is a parameter trained by gradient. Its initial values are encoder outputs, taken after an unquantised
+    warm-up: codes drawn at random lie where no encoder output is, and nearly all die at once. Codes that win nothing
+    over a window are replaced by recent encoder outputs (`maintain`).
     """
+
+    counts_K: Tensor
+    previous_counts_K: Tensor
+    recent_RD: Tensor
+    seen: Tensor
 
     def __init__(self, config: VectorConfig) -> None:
         super().__init__()
@@ -73,7 +77,8 @@ class VectorQuantiser(nn.Module):
             if self.training:
                 self._remember(z_BHWD.detach().flatten(0, -2))
             if not self.initialised:
-                return Quantised(z_BHWD, None, z_BHWD.new_zeros(()))
+                # The codebook takes part, with a gradient of 0: processes that share gradients wait for every weight.
+                return Quantised(z_BHWD, None, 0.0 * self.codebook.float().sum())
             tokens_BHW = self.tokenize(z_BHWD)
             if self.training:
                 self.counts_K += torch.bincount(tokens_BHW.flatten(), minlength=self.config.codes)
@@ -119,7 +124,7 @@ class VectorQuantiser(nn.Module):
         return count
 
     def window_counts(self) -> Tensor:
-        """How often each code won over the sliding window (between a half and a whole one), (K,) int64, this rank's."""
+        """How often each code won over the sliding window (half to whole), (K,) int64; this rank's."""
         return self.counts_K + self.previous_counts_K
 
     def get_extra_state(self) -> Tensor:
@@ -137,7 +142,7 @@ class VectorQuantiser(nn.Module):
 
     @torch.no_grad()
     def _remember(self, z_ND: Tensor) -> None:
-        """Write a sample of the vectors over the oldest; at most an eighth of them a step, so that several steps mix."""
+        """Write a sample of the vectors over the oldest; at most an eighth of the memory a step, so that steps mix."""
         room = len(self.recent_RD)
         sample_MD = z_ND[:: max(1, len(z_ND) * 8 // room)]
         place = self.seen * len(sample_MD) // len(z_ND)

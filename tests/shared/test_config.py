@@ -1,0 +1,67 @@
+"""Configuration: what a user may get wrong is refused by name."""
+
+from pathlib import Path
+
+import pytest
+
+from shared.config import dump_config, load_config, parse_config
+from shared.errors import UserError
+from stage1_tokenizer.train import TokenizerRun
+from stage2_prior.train import PriorRun
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "configs/demo/tokenizer.yaml"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_every_shipped_config_is_valid_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
+    model = PriorRun if "prior" in str(path.relative_to(ROOT)) else TokenizerRun
+    config = load_config(model, path)
+    (tmp_path / "again.yaml").write_text(dump_config(config))
+    assert load_config(model, tmp_path / "again.yaml") == config
+
+
+def test_overrides_are_yaml_values_at_dotted_keys() -> None:
+    config = load_config(TokenizerRun, DEMO, ["training.images=7", "data.augment=null", "model.backbone.widths=[8, 8]"])
+    assert (config.training.images, config.data.augment, config.model.backbone.widths) == (7, None, (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.image=5", r"training\.image: there is no such key; did you mean 'images'"),
+        ("model.backbone.wdths=[8]", r"wdths: there is no such key; did you mean 'widths'"),
+        ("model.backbone.kind=convv", r"backbone.*'conv'.*'convv'"),
+        ("training.batch_size=0", r"training\.batch_size: .*greater than 0 \(got 0\)"),
+        ("training.learning_rate=fast", r"training\.learning_rate: .*\(got 'fast'\)"),
+        ("training.precision=fp8", r"training\.precision: .*'bf16' or 'fp32' \(got 'fp8'\)"),
+        ("model.backbone.widths=[8, 8, 8]", r"one entry per resolution"),
+        ("loss.perceptual.kind=lpisp", r"'lpisp' is not one of .*\(did you mean 'lpips'\?\)"),
+        ("name=../up", r"name: .*pattern"),
+        ("images", r"cannot read the override 'images'"),
+        ("name.deep=1", r"'name' is a value"),
+    ],
+)
+def test_mistakes_name_the_key_the_value_and_what_is_allowed(override: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load_config(TokenizerRun, DEMO, [override])
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "\x00", "training: 3"])
+def test_broken_files_are_one_clear_message(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="broken.yaml"):
+        load_config(TokenizerRun, path)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml"):
+        load_config(TokenizerRun, "nowhere.yaml")
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(UserError, match="name: this key is needed"):
+        parse_config(TokenizerRun, {"training": {"images": 1}}, where="here")

@@ -1,0 +1,78 @@
+"""The token cache: what goes in comes out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shared.errors import UserError
+from shared.token_cache import TokenInfo, open_cache, write_cache
+
+
+def info(codes: int = 16_384, class_names: list[str] | None = None) -> TokenInfo:
+    return TokenInfo(
+        grid=(2, 3), codes=codes, code_dim=4, tokenizer="runs/tokenizer/x", fingerprint="f", source="drawings",
+        preprocessing={}, views=1, class_names=class_names,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("codes", "dtype"), [(16_384, np.uint16), (65_536, np.uint16), (65_537, np.uint32)])
+def test_tokens_and_labels_round_trip(codes: int, dtype: type, tmp_path: Path) -> None:
+    train, validation = torch.randint(codes, (700, 2, 3)), torch.randint(codes, (5, 2, 3))
+    train[0, 0, 0] = codes - 1
+    labels, vectors = torch.arange(700) % 2, torch.randn(codes, 4)
+    rows = {
+        "train": [(train[:512], labels[:512]), (train[512:], labels[512:])],
+        "validation": [(validation, labels[:5])],
+    }
+    write_cache(tmp_path / "tokens", info(codes, ["a", "b"]), vectors, rows)
+    cache = open_cache(tmp_path / "tokens")
+    assert cache.tokens["train"].dtype == dtype
+    got, got_labels = cache.batch("train", torch.arange(700))
+    assert torch.equal(got, train.flatten(1))
+    assert torch.equal(got_labels, labels)
+    assert torch.equal(cache.batch("validation", torch.tensor([4, 0]))[0], validation[[4, 0]].flatten(1))
+    assert torch.equal(cache.code_vectors_KD, vectors)
+    assert cache.info == info(codes, ["a", "b"])
+
+
+def test_without_class_names_there_are_no_labels(tmp_path: Path) -> None:
+    rows = [(torch.zeros(4, 2, 3, dtype=torch.int64), None)]
+    write_cache(tmp_path / "tokens", info(), torch.zeros(16_384, 4), {"train": rows, "validation": rows})
+    assert open_cache(tmp_path / "tokens").batch("train", torch.tensor([1]))[1] is None
+
+
+def test_a_failed_write_keeps_the_cache_before_it(tmp_path: Path) -> None:
+    rows = [(torch.ones(4, 2, 3, dtype=torch.int64), None)]
+    write_cache(tmp_path / "tokens", info(), torch.zeros(16_384, 4), {"train": rows, "validation": rows})
+
+    def full() -> object:
+        yield rows[0]
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="could not be written"):
+        write_cache(tmp_path / "tokens", info(), torch.zeros(16_384, 4), {"train": full(), "validation": rows})
+    assert open_cache(tmp_path / "tokens").tokens["train"].shape == (4, 6)
+    assert [path.name for path in tmp_path.iterdir() if "token" in path.name] == ["tokens"]
+
+
+def test_what_is_no_cache_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no tokens.json"):
+        open_cache(tmp_path)
+
+
+def test_tokens_beyond_the_codebook_are_refused(tmp_path: Path) -> None:
+    rows = [(torch.full((4, 2, 3), 99), None)]
+    write_cache(tmp_path / "tokens", info(codes=50), torch.zeros(50, 4), {"train": rows, "validation": rows})
+    with pytest.raises(UserError, match="holds the token 99, but its tokenizer has 50 codes"):
+        open_cache(tmp_path / "tokens")
+
+
+def test_a_truncated_cache_is_refused_by_name(tmp_path: Path) -> None:
+    rows = [(torch.ones(4, 2, 3, dtype=torch.int64), None)]
+    write_cache(tmp_path / "tokens", info(), torch.zeros(16_384, 4), {"train": rows, "validation": rows})
+    file = next((tmp_path / "tokens/train").glob("*.arrow"))
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(UserError, match="cannot be read"):
+        open_cache(tmp_path / "tokens")

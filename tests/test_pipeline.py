@@ -1,0 +1,160 @@
+"""Images to tokens to a prior to images: the whole way, on a tiny budget, through the commands a user types."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sample
+from shared.checkpoint import fingerprint, read_yaml
+from shared.config import parse_config
+from shared.data import DataConfig
+from shared.errors import UserError
+from shared.token_cache import open_cache, read_info
+from stage1_tokenizer import train as stage1
+from stage1_tokenizer.cache import cache_tokens, open_views
+from stage1_tokenizer.tokenizer import load_tokenizer
+from stage2_prior import train as stage2
+from stage2_prior.evaluate import evaluate
+from stage2_prior.prior import load_prior
+from tests.tiny import prior_run, tokenizer_run
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def tokens(drawings: Path) -> Path:
+    run, _ = stage1.train(tokenizer_run(drawings))
+    return cache_tokens(run.path)
+
+
+def test_the_cache_holds_each_image_once_a_view(tokens: Path) -> None:
+    cache = open_cache(tokens)
+    tokenizer = load_tokenizer(tokens.parent)
+    assert cache.info.fingerprint == fingerprint(tokenizer)
+    assert cache.info.class_names == ["animals", "faces"]
+    assert len(cache.tokens["train"]) == 2 * (12 - len(cache.tokens["validation"]))
+    views, validation = stage1_views(tokens.parent)
+    for number in range(len(validation)):
+        pixels, label = validation[0, number]
+        expected = tokenizer.tokenize(pixels[None].float() / 127.5 - 1).flatten()
+        got, labels = cache.batch("validation", torch.tensor([number]))
+        assert torch.equal(got[0], expected)
+        assert labels.item() == label
+    # The second view is the mirror image.
+    for number in range(len(views[0])):
+        mirrored = views[0][0, number][0].flip(-1)
+        got, _ = cache.batch("train", torch.tensor([len(views[0]) + number]))
+        assert torch.equal(got[0], tokenizer.tokenize(mirrored[None].float() / 127.5 - 1).flatten())
+    assert (tokens.parent / "tokens.png").stat().st_size > 0
+
+
+def stage1_views(run: Path) -> tuple:
+    return open_views(parse_config(DataConfig, read_yaml(run / "config.yaml")["data"], where="test"), count=2)
+
+
+def test_a_whole_cache_is_left_as_it_is(tokens: Path) -> None:
+    before = (tokens / "tokens.json").stat().st_mtime_ns
+    assert cache_tokens(tokens.parent) == tokens
+    assert (tokens / "tokens.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("kind", ["mamba", "gpt", "hybrid"])
+def test_every_kind_of_prior_trains_saves_and_loads(tokens: Path, kind: str) -> None:
+    run, report = stage2.train(prior_run(kind))
+    prior, info = load_prior(run.path)
+    assert info == read_info(tokens)
+    assert evaluate(prior, open_cache(tokens), "validation") == report
+    assert report["bits_per_token"] < 8
+
+
+def test_stage_two_resumes_bit_for_bit(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = prior_run("hybrid", save_every=24)
+    straight, _ = stage2.train(config)
+    expected = straight.load(straight.newest())[0]
+    straight.path.rename("straight")
+    end_step, steps = stage2.Trainee.end_step, iter(range(5))
+
+    def end_step_or_die(self: stage2.Trainee) -> float:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return end_step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage2.Trainee, "end_step", end_step_or_die)
+        with pytest.raises(KeyboardInterrupt):
+            stage2.train(config)
+    resumed, _ = stage2.train(config)
+    weights = resumed.load(resumed.newest())[0]
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def run_sample(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["sample.py", *arguments])
+    sample.main()
+
+
+def test_sample_draws_the_same_pictures_at_every_batch_size(
+    tokens: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage2.train(prior_run())
+    run_sample(monkeypatch, "--num", "5", "--batch-size", "5", "--out", "five")
+    assert "images/s" in capsys.readouterr().out
+    run_sample(monkeypatch, "--num", "3", "--batch-size", "2", "--out", "three")
+    assert len(list(Path("five").glob("seed0-*.png"))) == 5
+    for number in range(3):
+        pictures = [np.asarray(Image.open(f"{out}/seed0-{number:04d}.png")) for out in ("five", "three")]
+        assert pictures[0].shape == (32, 32, 3)
+        assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1  # the decoder's last bits may round either way
+
+
+def test_sample_refuses_what_does_not_fit(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage2.train(prior_run())
+    for arguments, said in [
+        (["--temperature", "-1"], "temperature is -1"),
+        (["--top-p", "1.5"], "top_p is 1.5"),
+        (["--top-k", "0"], "top_k is 0"),
+        (["--num", "0"], "--num must be at least 1"),
+        (["--class-label", "dogs"], "--class-label dogs: there is no such class; known are 0 animals, 1 faces"),
+        (["--cfg-scale", "2"], "guidance needs a class label"),
+        (["--prior", "runs/prior/none"], "runs/prior/none"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            run_sample(monkeypatch, *arguments)
+    run_sample(monkeypatch, "--num", "2", "--class-label", "faces", "--cfg-scale", "2", "--temperature", "0")
+
+
+def test_a_class_label_for_an_unlabelled_prior_is_refused() -> None:
+    with pytest.raises(UserError, match="trained without classes"):
+        sample.class_labels("faces", None, 4)
+
+
+def test_a_prior_whose_cache_came_from_another_tokenizer_is_refused(
+    tokens: Path, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage2.train(prior_run())
+    other = tokenizer_run(drawings, images=16).model_copy(update={"name": "other"})
+    stage1.train(other)
+    with pytest.raises(UserError, match="fingerprint"):
+        run_sample(monkeypatch, "--num", "1", "--tokenizer", "runs/tokenizer/other")
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_the_commands_report_json_and_end_mistakes_in_one_message(tokens: Path) -> None:
+    report = command("-m", "stage1_tokenizer.evaluate", "--json")
+    assert report.returncode == 0, report.stderr
+    assert json.loads(report.stdout.splitlines()[-1])["images"] > 0
+    refused = command("-m", "stage1_tokenizer.train", str(ROOT / "configs/demo/tokenizer.yaml"), "training.imges=3")
+    assert refused.returncode == 1
+    assert "did you mean 'images'" in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,42 @@
+"""The smallest runs that go through every part: configurations for seconds of training on a few drawings."""
+
+from pathlib import Path
+from typing import Any
+
+from shared.config import parse_config
+from stage1_tokenizer.train import TokenizerRun
+from stage2_prior.train import PriorRun
+
+
+def tokenizer_run(source: Path, **training: Any) -> TokenizerRun:
+    """A tokenizer of 4 x 4 tokens out of 64 for drawings at 32 px, initialised after four steps of eight images."""
+    values = {
+        "name": "tiny",
+        "data": {"source": str(source), "image_size": 32, "validation_fraction": 0.2, "augment": {"flip": 0.5}},
+        "model": {
+            "backbone": {"stem": 4, "widths": [16, 32], "depths": [1, 1], "heads": 2},
+            "quantiser": {"codes": 64, "dim": 8, "warm_up": 8, "revival_window": 4},
+        },
+        "training": {"images": 96, "batch_size": 8, "warm_up": 16, "learning_rate": 1e-3, "log_every": 16, **training},
+    }
+    return parse_config(TokenizerRun, values, where="tiny")
+
+
+def prior_run(kind: str = "mamba", head: str = "codes", **training: Any) -> PriorRun:
+    """A prior of two narrow blocks."""
+    model = {
+        "kind": kind,
+        "depth": 2,
+        "width": 32,
+        "heads": 2,
+        "headdim": 16,
+        "d_state": 16,
+        "head": head,
+        "dropout": 0.1,
+    }
+    values = {
+        "name": "tiny",
+        "model": {**model, "head_rank": 16, "attention_every": 2},
+        "training": {"images": 64, "batch_size": 8, "learning_rate": 1e-3, "log_every": 16, **training},
+    }
+    return parse_config(PriorRun, values, where="tiny")
