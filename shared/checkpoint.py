@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,10 @@ class RunDirectory:
             torch.save(training, temporary / "training.pt")
             for file in temporary.iterdir():
                 _flush(file)
-            if place.exists():
-                shutil.rmtree(place)
             temporary.rename(place)
             for name in WEIGHTS:
-                write_atomically(self.path / name, lambda link, name=name: os.link(place / name, link))
-        except (OSError, SafetensorError) as error:
+                write_atomically(self.path / name, partial(_link, place / name))
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch.save's own writer raises RuntimeError
             shutil.rmtree(temporary, ignore_errors=True)
             raise UserError(
                 f"the checkpoint after {images} images could not be written to {self.state}: {error}. The one before "
@@ -178,6 +177,13 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = value
     return result
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
 
 
 def _flush(path: Path) -> None:
