@@ -50,13 +50,11 @@ class TrainingConfig(Config):
     save_every: PositiveInt = 20_000
 
 
-def make_accelerator(config: TrainingConfig) -> Accelerator:
-    """Device placement, mixed precision and processes, from what `accelerate launch` (or nothing) set up."""
-    precision = "bf16" if config.precision == "bf16" else "no"
+def make_accelerator() -> Accelerator:
+    """Device and processes, as `accelerate launch` (or nothing) set them up. Precision is `Trainee.autocast`'s."""
     # Codebook statistics are each rank's own until they are reduced on purpose.
-    return Accelerator(
-        mixed_precision=precision, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
-    )
+    own_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(mixed_precision="no", kwargs_handlers=[own_buffers])
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
@@ -146,6 +144,10 @@ class Trainee:
         seed_step(self.config.seed, self.images, self.accelerator.process_index)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.images, self.config)
+
+    def autocast(self) -> torch.autocast:
+        """The precision of forward passes in training."""
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def accumulate(self, batches: Iterator[T]) -> Iterator[T]:
         """The batches of one optimiser step; processes exchange gradients at the last one only."""

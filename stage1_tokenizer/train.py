@@ -54,7 +54,7 @@ class TokenizerRun(Config):
 
 def train(config: TokenizerRun) -> tuple[RunDirectory, Evaluation]:
     """Train to the end of `config.training.images`, from the last checkpoint if there is one."""
-    accelerator = make_accelerator(config.training)
+    accelerator = make_accelerator()
     device = accelerator.device
     run = RunDirectory(RUNS / "tokenizer" / config.name)
     run.begin(config, MAY_CHANGE_ON_RESUME)
@@ -82,7 +82,7 @@ def train(config: TokenizerRun) -> tuple[RunDirectory, Evaluation]:
         trainee.begin_step()
         for images, _ in trainee.accumulate(batches):
             x_BCHW = images.to(device, non_blocking=True)
-            with accelerator.autocast():
+            with trainee.autocast():
                 result = trainee.wrapped(x_BCHW)
                 pixels = reconstruction_loss(result.images_BCHW, x_BCHW, config.loss.reconstruction)
                 loss = pixels + result.codebook_loss

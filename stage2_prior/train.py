@@ -34,7 +34,7 @@ class PriorRun(Config):
 
 def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
     """Train to the end of `config.training.images`, from the last checkpoint if there is one; then evaluate."""
-    accelerator = make_accelerator(config.training)
+    accelerator = make_accelerator()
     device = accelerator.device
     cache = open_cache(find_tokens(config.tokens))
     config = config.model_copy(update={"tokens": str(cache.path)})
@@ -57,7 +57,7 @@ def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
         for tokens_BL, labels_B in trainee.accumulate(batches):
             tokens_BL = tokens_BL.to(device, non_blocking=True)
             inputs_BL = prior.inputs(tokens_BL, labels_B)
-            with accelerator.autocast():
+            with trainee.autocast():
                 loss = trainee.wrapped(inputs_BL, targets_BL=tokens_BL)
             trainee.backward(loss)
             means.add({"bits_per_token": loss / torch.log(torch.tensor(2.0))})

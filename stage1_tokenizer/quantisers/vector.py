@@ -19,6 +19,9 @@ from shared.config import Config
 from stage1_tokenizer.quantisers.lookup import nearest_codes
 
 
+MEMORY = 4  # encoder outputs remembered, in multiples of the number of codes: what new codes are chosen from
+
+
 class VectorConfig(Config):
     """Options of the vector quantiser; the defaults are the reference recipe's."""
 
@@ -50,6 +53,7 @@ class VectorQuantiser(nn.Module):
     counts_K: Tensor
     previous_counts_K: Tensor
     recent_RD: Tensor
+    written: Tensor
     seen: Tensor
 
     def __init__(self, config: VectorConfig) -> None:
@@ -62,8 +66,9 @@ class VectorQuantiser(nn.Module):
         # The window slides in halves: dead is what won nothing in either.
         self.register_buffer("counts_K", torch.zeros(config.codes, dtype=torch.int64))
         self.register_buffer("previous_counts_K", torch.zeros(config.codes, dtype=torch.int64))
-        self.register_buffer("recent_RD", torch.zeros(config.codes, config.dim))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # vectors, over all ranks
+        self.register_buffer("recent_RD", torch.zeros(MEMORY * config.codes, config.dim))
+        self.register_buffer("written", torch.zeros((), dtype=torch.int64))  # vectors ever remembered
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # vectors since codes were last replaced
 
     @property
     def codes_KD(self) -> Tensor:
@@ -104,24 +109,26 @@ class VectorQuantiser(nn.Module):
         Returns how many codes were replaced. Every rank replaces the same codes by the same vectors.
         """
         seen, codes = int(self.seen), self.config.codes
+        remembered = min(int(self.written), len(self.recent_RD))
         if not self.initialised:
-            if seen < self.config.warm_up * codes:
+            if seen < self.config.warm_up * codes or remembered < codes:
                 return 0
             self.initialised = True
-            replaced_K = torch.ones(codes, dtype=torch.bool, device=self.codebook.device)
+            dead_K = torch.ones(codes, dtype=torch.bool, device=self.codebook.device)
         elif self.config.revival_window and seen >= self.config.revival_window * codes // 2:
-            replaced_K = self._slide_window() == 0
+            dead_K = self._slide_window() == 0
         else:
             return 0
         self.seen.zero_()
-        count = int(replaced_K.sum())
-        self.codebook[replaced_K] = self._draw_recent(count)
+        replaced = dead_K.nonzero()[:remembered, 0]
+        new_MD = spread(self.recent_RD[:remembered], self.codes_KD[~dead_K], len(replaced))
+        self.codebook[replaced] = _from_first_rank(new_MD)
         for moment in optimizer.state.get(self.codebook, {}).values():
             if torch.is_tensor(moment) and moment.shape == self.codebook.shape:
-                moment[replaced_K] = 0  # stale momentum would drag the new vectors away
+                moment[replaced] = 0  # stale momentum would drag the new vectors away
         if averaged_codebook is not None:
-            averaged_codebook[replaced_K] = self.codebook[replaced_K]
-        return count
+            averaged_codebook[replaced] = self.codebook[replaced]
+        return len(replaced)
 
     def window_counts(self) -> Tensor:
         """How often each code won over the sliding window (half to whole), (K,) int64; this rank's."""
@@ -144,18 +151,42 @@ class VectorQuantiser(nn.Module):
     def _remember(self, z_ND: Tensor) -> None:
         """Write a sample of the vectors over the oldest; at most an eighth of the memory a step, so that steps mix."""
         room = len(self.recent_RD)
-        sample_MD = z_ND[:: max(1, len(z_ND) * 8 // room)]
-        place = self.seen * len(sample_MD) // len(z_ND)
-        places_M = (place + torch.arange(len(sample_MD), device=z_ND.device)) % room
+        sample_MD = z_ND[:: -(-len(z_ND) * 8 // room)]
+        places_M = (self.written + torch.arange(len(sample_MD), device=z_ND.device)) % room
         self.recent_RD[places_M] = sample_MD
+        self.written += len(sample_MD)
         self.seen += len(z_ND)
 
-    def _draw_recent(self, count: int) -> Tensor:
-        places = torch.randperm(len(self.recent_RD), device="cpu")[:count].to(self.recent_RD.device)
-        vectors_MD = self.recent_RD[places]
-        if _several_ranks():
-            dist.broadcast(vectors_MD, src=0)
-        return vectors_MD
+
+def spread(vectors_RD: Tensor, codes_KD: Tensor, count: int) -> Tensor:
+    """Choose `count` of the vectors as new codes beside `codes_KD`, far from one another: (count, D).
+
+    By D^2 sampling in rounds (k-means++, Arthur & Vassilvitskii 2007; rounds as in Bahmani et al. 2012): a vector's
+    chance is its squared distance from the nearest code so far. Chosen uniformly, half of all codes would be variants
+    of an image's blank background, and say nothing a prior could predict.
+    """
+    chosen = vectors_RD.new_empty(0, vectors_RD.shape[1])
+    remaining_RD = vectors_RD
+    while len(chosen) < count:
+        known_KD = torch.cat([codes_KD, chosen])
+        if len(known_KD):
+            nearest_RD = known_KD[nearest_codes(remaining_RD, known_KD)]
+            weight_R = (remaining_RD - nearest_RD).square().sum(1) + 1e-9
+        else:
+            weight_R = torch.ones(len(remaining_RD), device=vectors_RD.device)
+        # Each round at most doubles the codes, so that those of one round rarely crowd the same empty place.
+        size = min(count - len(chosen), max(len(known_KD), 64), len(remaining_RD))
+        # The largest of log(u) / weight: weighted sampling without replacement (Efraimidis & Spirakis 2006).
+        picked = (torch.rand(len(weight_R)).to(weight_R.device).log() / weight_R).topk(size).indices
+        chosen = torch.cat([chosen, remaining_RD[picked]])
+        remaining_RD = remaining_RD[_others(picked, len(remaining_RD))]
+    return chosen
+
+
+def _others(picked: Tensor, count: int) -> Tensor:
+    mask = torch.ones(count, dtype=torch.bool, device=picked.device)
+    mask[picked] = False
+    return mask
 
 
 def straight_through(z: Tensor, q: Tensor) -> Tensor:
@@ -185,6 +216,12 @@ def usage(counts_K: Tensor) -> Tensor:
 
 def _several_ranks() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _from_first_rank(vectors: Tensor) -> Tensor:
+    if _several_ranks():
+        dist.broadcast(vectors, src=0)
+    return vectors
 
 
 def _all_reduce(counts: Tensor) -> None:
