@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from shared.config import Config
 from stage1_tokenizer.quantisers.lookup import nearest_codes
 
-
 MEMORY = 4  # encoder outputs remembered, in multiples of the number of codes: what new codes are chosen from
 
 
