@@ -2,6 +2,7 @@
 # CONFIG=file.yaml picks another configuration; ARGS="key=value ..." changes keys of it.
 PYTHON ?= python3
 BIN := .venv/bin
+.NOTPARALLEL:
 .PHONY: help install demo tokenizer prior sample test check bench
 
 help:

@@ -19,6 +19,8 @@ from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage2_prior.prior import load_prior
 from stage2_prior.sampling import SamplingConfig, generate
 
+IN_GRID = 64  # images shown in grid.png
+
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
@@ -45,29 +47,36 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Draw, decode, write, say what was written."""
     args = parse_arguments()
-    if args.num < 1:
-        raise UserError(f"--num must be at least 1, not {args.num}")
+    for name, value in (("num", args.num), ("batch-size", args.batch_size)):
+        if value < 1:
+            raise UserError(f"--{name} must be at least 1, not {value}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sampling = SamplingConfig(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, min_p=args.min_p)
     run = args.prior or newest_run("prior", "ema.safetensors")
     prior, info = load_prior(run)
     tokenizer = matching_tokenizer(args.tokenizer or Path(info.tokenizer), info, run).to(device)
-    labels_B = class_labels(args.class_label, info.class_names, args.num)
-    start = time.perf_counter()
-    with tqdm(total=args.num * prior.length, unit="tok", desc="drawing", leave=False) as bar:
-        tokens_BHW = generate(
-            prior.to(device), range(args.num), args.seed, sampling, labels_B=labels_B, cfg_scale=args.cfg_scale,
-            batch_size=args.batch_size, progress=bar.update,
-        )  # fmt: skip
-    drawn = time.perf_counter()
-    images_BCHW = torch.cat([tokenizer.detokenize(part.to(device)).cpu() for part in tokens_BHW.split(args.batch_size)])
-    seconds = time.perf_counter() - start
+    label = class_label(args.class_label, info.class_names)
     out = args.out or run / "samples"
-    write(images_BCHW, out, args.seed)
+    prior, first, drawing, start = prior.to(device), [], 0.0, time.perf_counter()
+    with tqdm(total=args.num * prior.length, unit="tok", desc="drawing", leave=False) as bar:
+        for begin in range(0, args.num, args.batch_size):
+            numbers = range(begin, min(begin + args.batch_size, args.num))
+            labels_B = None if label is None else torch.full((len(numbers),), label)
+            began = time.perf_counter()
+            tokens_BHW = generate(
+                prior, numbers, args.seed, sampling, labels_B=labels_B, cfg_scale=args.cfg_scale,
+                batch_size=args.batch_size, progress=bar.update,
+            )  # fmt: skip
+            drawing += time.perf_counter() - began
+            images_BCHW = tokenizer.detokenize(tokens_BHW.to(device)).cpu()
+            write(images_BCHW, numbers, out, args.seed)
+            first += images_BCHW[: max(0, IN_GRID - begin)]
+    save_grid(torch.stack(first), out / "grid.png", columns=min(8, len(first)))
+    seconds = time.perf_counter() - start
     print(
         f"wrote {args.num} images and {out / 'grid.png'}: {args.num / seconds:.1f} images/s, "
-        f"{tokens_BHW.numel() / (drawn - start):.0f} tokens/s on {device}\n"
-        f"next: look at them; draw others with --seed {args.seed + 1}, tamer ones with --top-p 0.9"
+        f"{args.num * prior.length / drawing:.0f} tokens/s on {device}\n"
+        f"next: look at them; draw others with --seed {args.seed + 1}, tamer ones with --temperature 0.85"
     )
 
 
@@ -83,27 +92,26 @@ def matching_tokenizer(path: Path, info: TokenInfo, run: Path) -> Tokenizer:
     return tokenizer
 
 
-def class_labels(wanted: str | None, names: list[str] | None, count: int) -> Tensor | None:
-    """The label asked for by name or number, once for each image."""
+def class_label(wanted: str | None, names: list[str] | None) -> int | None:
+    """The number of the class asked for by name or number."""
     if wanted is None:
         return None
     if not names:
         raise UserError(f"--class-label {wanted}: this prior was trained without classes; leave it out")
     if wanted in names:
-        return torch.full((count,), names.index(wanted))
+        return names.index(wanted)
     if wanted.isdecimal() and int(wanted) < len(names):
-        return torch.full((count,), int(wanted))
+        return int(wanted)
     known = ", ".join(f"{number} {name}" for number, name in enumerate(names))
     raise UserError(f"--class-label {wanted}: there is no such class; known are {known}")
 
 
-def write(images_BCHW: Tensor, out: Path, seed: int) -> None:
-    """Each image as a PNG of its own, and all of them in grid.png."""
+def write(images_BCHW: Tensor, numbers: range, out: Path, seed: int) -> None:
+    """Each image as a PNG of its own."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for number, image_CHW in enumerate(images_BCHW):
+        for number, image_CHW in zip(numbers, images_BCHW, strict=True):
             save_picture(image_CHW, out / f"seed{seed}-{number:04d}.png")
-        save_grid(images_BCHW, out / "grid.png", columns=min(8, len(images_BCHW)))
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error}") from None
 

@@ -7,13 +7,14 @@ removed only afterwards. `model.safetensors` and `ema.safetensors` are links to 
 weights only.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import yaml
@@ -25,6 +26,7 @@ from shared.config import C, Config, parse_config, save_config
 from shared.errors import UserError
 
 RUNS = Path("runs")
+_LOCKS: dict[Path, TextIO] = {}  # held until the process ends
 WEIGHTS = ("model.safetensors", "ema.safetensors")
 
 
@@ -42,7 +44,12 @@ class RunDirectory:
 
         Keys in `may_change` (dotted) do not alter the run so far and may differ; UserError names each other that does.
         """
-        self.samples.mkdir(parents=True, exist_ok=True)
+        try:
+            self.samples.mkdir(parents=True, exist_ok=True)
+            self.state.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write a run to {self.path}: {error}; choose another name=...") from None
+        self._lock()
         saved = self.path / "config.yaml"
         if saved.exists():
             before, now = flat(read_yaml(saved)), flat(config.model_dump(mode="json"))
@@ -54,6 +61,17 @@ class RunDirectory:
                     "give this one a name of its own (name=...), or remove that directory"
                 )
         write_atomically(saved, lambda temporary: save_config(config, temporary))
+
+    def _lock(self) -> None:
+        """Keep other processes of this machine from training the same run; the lock ends with the process."""
+        if self.path.resolve() in _LOCKS:
+            return
+        lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is training {self.path}: wait for it, or give a name=...") from None
+        _LOCKS[self.path.resolve()] = lock
 
     def newest(self) -> Path | None:
         """The newest whole state, or None."""
@@ -78,8 +96,7 @@ class RunDirectory:
             for file in temporary.iterdir():
                 _flush(file)
             temporary.rename(place)
-            for name in WEIGHTS:
-                write_atomically(self.path / name, partial(_link, place / name))
+            self.publish(place)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch.save's own writer raises RuntimeError
             shutil.rmtree(temporary, ignore_errors=True)
             raise UserError(
@@ -89,6 +106,11 @@ class RunDirectory:
         for old in self.state.iterdir():
             if old != place:
                 shutil.rmtree(old, ignore_errors=True)
+
+    def publish(self, state: Path) -> None:
+        """Point the run's weights at a state's: also after a kill between the state's renaming and this."""
+        for name in WEIGHTS:
+            write_atomically(self.path / name, partial(_link, state / name))
 
     def load(self, state: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """(model, ema, training) of a state; nothing in it can execute code."""

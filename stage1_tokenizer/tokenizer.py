@@ -4,22 +4,26 @@ Shapes: B batch, C image channels (3), H and W pixels, h and w the token grid (H
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from shared.checkpoint import load_for_inference
 from shared.config import Config
 from shared.errors import UserError
 from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder, ConvEncoder
+from stage1_tokenizer.backbones.sequence import SequenceConfig, SequenceDecoder, SequenceEncoder
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
+
+BackboneConfig = Annotated[ConvConfig | SequenceConfig, Field(discriminator="kind")]
 
 
 class TokenizerConfig(Config):
     """A backbone and a quantiser."""
 
-    backbone: ConvConfig = ConvConfig()
+    backbone: BackboneConfig = Field(default_factory=ConvConfig)
     quantiser: VectorConfig = VectorConfig()
 
 
@@ -38,11 +42,10 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config = config
         width, dim = config.backbone.width, config.quantiser.dim
-        self.encoder = ConvEncoder(config.backbone)
+        self.encoder, self.decoder = build_backbone(config.backbone)
         self.to_codes = nn.Linear(width, dim)
         self.quantiser = VectorQuantiser(config.quantiser)
         self.from_codes = nn.Linear(dim, width)
-        self.decoder = ConvDecoder(config.backbone)
 
     @property
     def codes(self) -> int:
@@ -80,6 +83,13 @@ class Tokenizer(nn.Module):
 
     def _decode(self, z_BhwD: Tensor) -> Tensor:
         return self.decoder(self.from_codes(z_BhwD)).float()
+
+
+def build_backbone(config: BackboneConfig) -> tuple[nn.Module, nn.Module]:
+    """Encoder, images (B, 3, H, W) -> (B, h, w, width), and decoder, the way back."""
+    if isinstance(config, ConvConfig):
+        return ConvEncoder(config), ConvDecoder(config)
+    return SequenceEncoder(config), SequenceDecoder(config)
 
 
 def load_tokenizer(run: Path) -> Tokenizer:

@@ -5,6 +5,9 @@ Keys are those of the YAML files under configs/, for example data.source=~/pictu
 """
 
 import argparse
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,9 +16,10 @@ from pydantic import Field, PositiveInt
 from shared.checkpoint import RUNS, RunDirectory
 from shared.config import Config, load_config
 from shared.data import DataConfig, ImageDataset, open_datasets, to_float, training_loader
-from shared.errors import run_command
+from shared.errors import UserError, run_command
 from shared.pictures import save_grid
 from shared.training import MAY_CHANGE_ON_RESUME, Log, Means, Trainee, TrainingConfig, crossed, make_accelerator
+from stage1_tokenizer.describe import describe
 from stage1_tokenizer.evaluate import Evaluation, evaluate
 from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual
 from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
@@ -52,16 +56,24 @@ class TokenizerRun(Config):
     cache: CacheConfig = CacheConfig()
 
 
-def train(config: TokenizerRun) -> tuple[RunDirectory, Evaluation]:
-    """Train to the end of `config.training.images`, from the last checkpoint if there is one."""
+def train(
+    config: TokenizerRun, path: Path | None = None, ended: Callable[[int], bool] = lambda images: False
+) -> tuple[RunDirectory, Evaluation]:
+    """Train to the end of `config.training.images`, from the last checkpoint if there is one.
+
+    path: the run's directory, if not runs/tokenizer/<name>.
+    ended: called between steps with the images seen so far; training ends early where it returns True.
+    """
     accelerator = make_accelerator()
     device = accelerator.device
-    run = RunDirectory(RUNS / "tokenizer" / config.name)
-    run.begin(config, MAY_CHANGE_ON_RESUME)
+    run = RunDirectory(path or RUNS / "tokenizer" / config.name)
     train_set, validation_set = open_datasets(config.data, config.training.seed)
     torch.manual_seed(config.training.seed)
     tokenizer = Tokenizer(config.model)
-    tokenizer.grid(config.data.height_width)
+    check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
+    if accelerator.is_main_process:
+        run.begin(config, MAY_CHANGE_ON_RESUME)
+    accelerator.wait_for_everyone()
     perceptual = build_perceptual(config.loss.perceptual, device) if config.loss.perceptual else None
     trainee = Trainee(tokenizer, config.training, accelerator)
     trainee.resume(run)
@@ -77,7 +89,7 @@ def train(config: TokenizerRun) -> tuple[RunDirectory, Evaluation]:
     shown: dict[str, float] = {}
     log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="img")
     means = Means()
-    while trainee.images < config.training.images:
+    while not ended(trainee.images) and trainee.images < config.training.images:
         # Step
         trainee.begin_step()
         for images, _ in trainee.accumulate(batches):
@@ -122,6 +134,17 @@ def train(config: TokenizerRun) -> tuple[RunDirectory, Evaluation]:
     return run, report
 
 
+def check_warm_up(config: TokenizerRun, tokens: int) -> None:
+    """UserError where the run would end before the codebook is even initialised; `tokens` is of one image."""
+    quantiser, images = config.model.quantiser, config.training.images
+    needed = quantiser.warm_up * quantiser.codes / tokens
+    if needed >= images:
+        raise UserError(
+            f"training.images={images} is too short: the codebook is initialised after {needed:.0f} images "
+            "(warm_up x codes / tokens an image). Train longer, or lower model.quantiser.warm_up or codes"
+        )
+
+
 @torch.inference_mode()
 def draw_reconstructions(tokenizer: Tokenizer, dataset: ImageDataset, path: Path, columns: int = 16) -> None:
     """A picture of held-out images, spread evenly over the set, above their reconstructions."""
@@ -136,11 +159,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.train", description=__doc__.split("\n")[0])
     parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"a YAML file (default: {DEFAULT_CONFIG})")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of the file, e.g. name=mine")
+    parser.add_argument("--describe", action="store_true", help="say what the tokenizer is made of, and do not train")
+    parser.add_argument("--json", action="store_true", help="with --describe: one JSON object on the last line")
     parser.epilog = "Keys are those of the YAML files under configs/. Started again, a stopped run goes on."
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if "=" in args.config:
         args.config, args.overrides = DEFAULT_CONFIG, [args.config, *args.overrides]
-    run, report = train(load_config(TokenizerRun, args.config, args.overrides))
+    config = load_config(TokenizerRun, args.config, args.overrides)
+    if args.describe:
+        description = describe(config.model, config.data.height_width, config.training.precision)
+        print(f"{config.name}:\n{description}")
+        if args.json:
+            print(json.dumps({"name": config.name, **description.as_dict()}))
+        return
+    run, report = train(config)
     print(
         f"wrote {run.path}: held-out PSNR {report.psnr:.2f} dB over {report.images} images; "
         f"look at {run.samples / 'reconstructions.png'}\n"

@@ -442,6 +442,8 @@ def load_prior(run: Path) -> tuple[Prior, TokenInfo]:
 
     Raises UserError where the run cannot be used.
     """
+    if not (run / "tokens.json").is_file():
+        raise UserError(f"{run} is not a prior's run directory (it holds no tokens.json): `make prior` makes one")
     info = read_info(run)
 
     def build(config: PriorConfig) -> Prior:

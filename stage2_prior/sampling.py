@@ -50,7 +50,7 @@ class SamplingConfig(Config):
 
 def temperature(logits_BV: Tensor, value: float) -> Tensor:
     """Divide by `value`; 0 keeps the likeliest code only (the first of equals)."""
-    if value > 0:
+    if value > 1e-6:  # below that it is 0 to float32
         # Relative to the largest logit, a tiny temperature gives -inf for the others and never inf for the best.
         return (logits_BV - logits_BV.amax(-1, keepdim=True)) / value
     best_B1 = logits_BV.argmax(-1, keepdim=True)
@@ -253,8 +253,8 @@ def _check(
         raise UserError(f"{len(images)} images in batches of {batch_size}: both must be 1 or more")
     if seed < 0:
         raise UserError(f"seed is {seed}: it must be 0 or more")
-    if cfg_scale < 0 or not math.isfinite(cfg_scale):
-        raise UserError(f"cfg_scale is {cfg_scale}: it must be 0 or more (1: no guidance)")
+    if not 0 <= cfg_scale <= 1000:
+        raise UserError(f"cfg_scale is {cfg_scale}: it must be from 0 to 1000 (1: no guidance)")
     if labels_B is None and cfg_scale != 1:
         raise UserError(f"cfg_scale is {cfg_scale}, but guidance needs a class label: give one, or leave it at 1")
     if labels_B is not None:

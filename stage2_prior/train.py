@@ -14,8 +14,8 @@ from torch import Tensor
 from shared.checkpoint import RUNS, RunDirectory, newest_run, write_atomically
 from shared.config import Config, load_config
 from shared.data import ImageBatches
-from shared.errors import run_command
-from shared.token_cache import TokenCache, open_cache
+from shared.errors import UserError, run_command
+from shared.token_cache import TokenCache, open_cache, read_info
 from shared.training import MAY_CHANGE_ON_RESUME, Log, Means, Trainee, TrainingConfig, crossed, make_accelerator
 from stage2_prior.evaluate import evaluate
 from stage2_prior.prior import PriorConfig, build_prior
@@ -39,8 +39,10 @@ def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
     cache = open_cache(find_tokens(config.tokens))
     config = config.model_copy(update={"tokens": str(cache.path)})
     run = RunDirectory(RUNS / "prior" / config.name)
-    run.begin(config, MAY_CHANGE_ON_RESUME)
-    remember_tokens(run, cache)
+    if accelerator.is_main_process:
+        run.begin(config, MAY_CHANGE_ON_RESUME)
+        remember_tokens(run, cache)
+    accelerator.wait_for_everyone()
     torch.manual_seed(config.training.seed)
     prior = build_prior(config.model, cache.info, cache.code_vectors_KD)
     trainee = Trainee(prior, config.training, accelerator)
@@ -101,7 +103,16 @@ def find_tokens(tokens: str | None) -> Path:
 
 
 def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
-    """Keep what says which tokenizer decodes this prior's tokens beside its weights."""
+    """Keep beside the weights what says which tokenizer decodes this prior's tokens.
+
+    Raises UserError where the run was begun on other tokens than the cache holds now.
+    """
+    if run.newest() is not None and (before := read_info(run.path)) != cache.info:
+        raise UserError(
+            f"{run.path} was begun on the tokens of tokenizer {before.fingerprint} ({before.source}), but {cache.path} "
+            f"now holds those of {cache.info.fingerprint} ({cache.info.source}): give this prior a name of its own "
+            "(name=...), or remove that directory"
+        )
     write_atomically(
         run.path / "tokens.json", lambda temporary: temporary.write_text(cache.info.model_dump_json(indent=2))
     )

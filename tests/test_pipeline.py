@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -132,14 +133,14 @@ def test_sample_refuses_what_does_not_fit(tokens: Path, monkeypatch: pytest.Monk
 
 def test_a_class_label_for_an_unlabelled_prior_is_refused() -> None:
     with pytest.raises(UserError, match="trained without classes"):
-        sample.class_labels("faces", None, 4)
+        sample.class_label("faces", None)
 
 
 def test_a_prior_whose_cache_came_from_another_tokenizer_is_refused(
     tokens: Path, drawings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage2.train(prior_run())
-    other = tokenizer_run(drawings, images=16).model_copy(update={"name": "other"})
+    other = tokenizer_run(drawings, images=40).model_copy(update={"name": "other"})
     stage1.train(other)
     with pytest.raises(UserError, match="fingerprint"):
         run_sample(monkeypatch, "--num", "1", "--tokenizer", "runs/tokenizer/other")
@@ -158,3 +159,24 @@ def test_the_commands_report_json_and_end_mistakes_in_one_message(tokens: Path) 
     assert refused.returncode == 1
     assert "did you mean 'images'" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_prior_never_goes_on_with_other_tokens_than_it_began_with(tokens: Path, drawings: Path) -> None:
+    run, _ = stage2.train(prior_run())
+    before = (run.path / "tokens.json").read_text()
+    shutil.rmtree(tokens.parent)
+    stage1.train(tokenizer_run(drawings, seed=1))
+    cache_tokens(tokens.parent)
+    with pytest.raises(UserError, match=r"was begun on the tokens of tokenizer.*name of its own"):
+        stage2.train(prior_run())
+    assert (run.path / "tokens.json").read_text() == before
+
+
+@pytest.mark.parametrize("damage", ["tokens.json", "codebook.safetensors", "train"])
+def test_a_damaged_cache_is_made_anew_by_the_command_its_error_names(tokens: Path, damage: str) -> None:
+    path = tokens / damage
+    shutil.rmtree(path) if path.is_dir() else path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(UserError):
+        open_cache(tokens)
+    cache_tokens(tokens.parent)
+    assert len(open_cache(tokens).tokens["train"]) > 0

@@ -14,7 +14,7 @@ def tokenizer_run(source: Path, **training: Any) -> TokenizerRun:
         "name": "tiny",
         "data": {"source": str(source), "image_size": 32, "validation_fraction": 0.2, "augment": {"flip": 0.5}},
         "model": {
-            "backbone": {"stem": 4, "widths": [16, 32], "depths": [1, 1], "heads": 2},
+            "backbone": {"kind": "conv", "stem": 4, "widths": [16, 32], "depths": [1, 1], "heads": 2},
             "quantiser": {"codes": 64, "dim": 8, "warm_up": 8, "revival_window": 4},
         },
         "training": {"images": 96, "batch_size": 8, "warm_up": 16, "learning_rate": 1e-3, "log_every": 16, **training},

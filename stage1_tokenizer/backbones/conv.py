@@ -10,7 +10,7 @@ Shapes: B batch, H and W height and width (of whatever grid a tensor stands on),
 
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from x_transformers import Encoder as TransformerEncoder
 
@@ -24,7 +24,7 @@ class ConvConfig(Config):
     kind: Literal["conv"] = "conv"
     stem: PositiveInt = 1  # pixels on a side of the patch that one position of the finest resolution stands for
     widths: tuple[PositiveInt, ...] = Field((64, 128, 192, 320), min_length=1)
-    depths: tuple[int, ...] = (2, 2, 2, 2)
+    depths: tuple[NonNegativeInt, ...] = (2, 2, 2, 2)
     kernel_size: PositiveInt = 7
     mlp_ratio: float = Field(8 / 3, gt=0)
     transformer_layers: int = Field(1, ge=0)  # on each side of the quantiser

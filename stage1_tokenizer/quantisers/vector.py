@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from shared.config import Config
@@ -25,8 +25,8 @@ class VectorConfig(Config):
     """Options of the vector quantiser; the defaults are the reference recipe's."""
 
     kind: Literal["vector"] = "vector"
-    codes: PositiveInt = 16_384
-    dim: PositiveInt = 16
+    codes: int = Field(16_384, ge=2, le=2**24)
+    dim: int = Field(16, ge=1, le=4096)
     commitment_weight: float = Field(1.0, ge=0)  # of ||z_e - sg[z_q]||^2, which moves the encoder
     codebook_weight: float = Field(0.25, ge=0)  # of ||sg[z_e] - z_q||^2, which moves the codes
     warm_up: int = Field(4, ge=0)  # stay unquantised for warm_up x codes vectors, then take codes from encoder outputs

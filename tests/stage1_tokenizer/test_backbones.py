@@ -1,0 +1,160 @@
+"""Every backbone: shapes, sizes, gradients, directions, and that it can learn pictures by heart."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from shared import openmoji
+from shared.config import load_config
+from shared.data import to_float
+from shared.errors import UserError
+from stage1_tokenizer.backbones.sequence import (
+    BimambaBlock,
+    BimambaConfig,
+    GridPositions,
+    MambaVisionConfig,
+    MambaVisionMixer,
+    patch_kernel,
+)
+from stage1_tokenizer.evaluate import psnr_of
+from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from stage1_tokenizer.train import TokenizerRun
+
+ROOT = Path(__file__).parents[2]
+KINDS = ["conv", "attention", "mamba", "bimamba", "mambavision"]
+
+
+def small(kind: str, **options: Any) -> dict[str, Any]:
+    """A backbone of a few thousand weights with patch 4."""
+    if kind == "conv":
+        return {"kind": "conv", "stem": 2, "widths": (16, 32), "depths": (1, 1), "heads": 2, **options}
+    extra = {} if kind == "attention" else {"d_state": 8, "headdim": 16}
+    heads = {"heads": 2} if kind in ("attention", "mambavision") else {}
+    return {"kind": kind, "patch": 4, "width": 32, "depth": 2, "positions": 4, **extra, **heads, **options}
+
+
+def tokenizer(kind: str, warm_up: int = 0, **options: Any) -> Tokenizer:
+    quantiser = {"codes": 128, "dim": 8, "warm_up": warm_up}
+    return Tokenizer(TokenizerConfig(backbone=small(kind, **options), quantiser=quantiser))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(16, 16), (12, 28)])
+def test_images_to_tokens_and_back_at_any_size_the_patch_divides(kind: str, size: tuple[int, int]) -> None:
+    model = tokenizer(kind).eval()
+    images = torch.rand(2, 3, *size) * 2 - 1
+    tokens = model.tokenize(images)
+    assert tokens.shape == (2, size[0] // 4, size[1] // 4)
+    assert model.detokenize(tokens).shape == images.shape
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_sizes_are_refused_by_name(kind: str) -> None:
+    with pytest.raises(UserError, match=r"18 x 16 pixels.*patch is 4"):
+        tokenizer(kind).tokenize(torch.zeros(1, 3, 18, 16))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_reaches_every_weight(kind: str) -> None:
+    model = tokenizer(kind)
+    result = model(torch.rand(2, 3, 16, 16) * 2 - 1)
+    (result.images_BCHW.square().mean() + result.codebook_loss).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize(("kind", "millions"), [("conv", 16), ("attention", 36), ("mamba", 33), ("bimamba", 33)])
+def test_the_reference_configs_have_the_recipes_sizes_within_5_percent(kind: str, millions: float) -> None:
+    config = load_config(TokenizerRun, ROOT / f"configs/tokenizer/{kind}.yaml")
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in Tokenizer(config.model).parameters())
+    assert abs(count / (millions * 1e6) - 1) < 0.05
+    assert config.model.backbone.patch == 8
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("smoothing", [False, True])
+@pytest.mark.parametrize("kind", ["attention", "mamba"])
+def test_overlap_and_smoothing_keep_the_grid_and_change_what_they_say(
+    kind: str, overlap: bool, smoothing: bool
+) -> None:
+    model = tokenizer(kind, overlap=overlap, smoothing=smoothing)
+    assert model.tokenize(torch.zeros(1, 3, 16, 24)).shape == (1, 4, 6)
+    assert patch_kernel(model.config.backbone) == ((8, 2) if overlap else (4, 0))
+    assert any(name.startswith("decoder.smoothing") for name in model.state_dict()) == smoothing
+
+
+def test_bimamba_with_equal_directions_is_flip_equivariant() -> None:
+    block = BimambaBlock(BimambaConfig(width=32, d_state=8, headdim=16))
+    x_BLD = torch.randn(2, 11, 32)
+    assert not torch.allclose(block(x_BLD.flip(1)), block(x_BLD).flip(1), atol=1e-3)
+    block.back.load_state_dict(block.ahead.state_dict())
+    torch.testing.assert_close(block(x_BLD.flip(1)), block(x_BLD).flip(1), atol=1e-5, rtol=1e-5)
+
+
+def test_bimambas_second_direction_sees_what_comes_after_and_the_first_what_came_before() -> None:
+    block = BimambaBlock(BimambaConfig(width=32, d_state=8, headdim=16))
+    x_BLD = torch.randn(1, 9, 32)
+    changed = x_BLD.clone()
+    changed[:, 4] += 1
+    moved = lambda change: (change(changed) - change(x_BLD)).abs().amax((0, 2)) > 1e-6  # noqa: E731
+    assert moved(block.ahead.change).tolist() == [False] * 4 + [True] * 5
+    back = moved(lambda x: block.back.change(x.flip(1)).flip(1))
+    assert back.tolist() == [True] * 5 + [False] * 4
+
+
+def test_mambavisions_plain_half_never_enters_the_scan() -> None:
+    mixer = MambaVisionMixer(MambaVisionConfig(width=32, d_state=8, headdim=16, heads=2))
+    with torch.no_grad():
+        mixer.out_proj.weight.copy_(torch.eye(32))
+    x_BLD = torch.randn(1, 9, 32)
+    changed = x_BLD.clone()
+    changed[:, 4] += 1
+    moved_LD = (mixer(changed) - mixer(x_BLD)).abs()[0] > 1e-6
+    assert moved_LD[:, :16].any(1).tolist() == [False] * 3 + [True] * 6  # from the convolution's reach on, to the end
+    assert moved_LD[:, 16:].any(1).tolist() == [False] * 3 + [True] * 3 + [False] * 3
+
+
+def test_mambavision_has_attention_in_its_last_half() -> None:
+    blocks = list(tokenizer("mambavision", depth=4).encoder.blocks)
+    assert [type(block).__name__ for block in blocks] == ["MambaVisionBlock", "MambaVisionBlock", "Encoder"]
+    assert len(blocks[-1].layers) == 2 * 2  # attention and MLP, twice
+
+
+def test_positions_are_interpolated_for_other_grids() -> None:
+    positions = GridPositions(4, 3)
+    with torch.no_grad():
+        positions.weight_1Dss.copy_(torch.arange(4.0).view(1, 1, 1, 4).expand(1, 3, 4, 4))
+    got = positions(torch.zeros(1, 2, 8, 3))
+    expected = F.interpolate(torch.arange(4.0).view(1, 1, 4), 8, mode="linear")[0, 0]
+    torch.testing.assert_close(got[0, 0, :, 0], expected)
+    torch.testing.assert_close(positions(torch.zeros(1, 4, 4, 3))[0, 0, :, 1], torch.arange(4.0))
+
+
+@pytest.mark.parametrize("options", [{"heads": 3}, {"width": 0}])
+def test_inconsistent_sizes_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"multiple of heads|greater than 0"):
+        TokenizerConfig(backbone=small("attention", **options))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_backbone_overfits_eight_drawings_to_30_db(kind: str) -> None:
+    codes = ["1F600", "1F436", "1F34E", "1F1EB-1F1F7", "1F697", "1F3E0", "1F333", "2764"]
+    pixels = openmoji.draw(codes, "overfit", 32)
+    x_BCHW = to_float(torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2))
+    options = {"stem": 4, "widths": (64,), "depths": (1,)} if kind == "conv" else {"width": 64, "positions": 8}
+    quantiser = {"codes": 512, "dim": 16, "warm_up": 8}
+    model = Tokenizer(TokenizerConfig(backbone=small(kind, **options), quantiser=quantiser))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95))
+    for step in range(600):
+        optimizer.param_groups[0]["lr"] = 3e-3 * min(1, (step + 1) / 20, (600 - step) / 200)
+        result = model(x_BCHW)
+        (F.mse_loss(result.images_BCHW, x_BCHW) + result.codebook_loss).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        model.quantiser.maintain(optimizer)
+    decoded = model.eval().detokenize(model.tokenize(x_BCHW))
+    assert psnr_of(decoded, x_BCHW).mean() > 30

@@ -1,0 +1,250 @@
+"""Comparisons: measures against direct formulae, and tiny runs of two rows."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from shared.errors import UserError
+from stage1_tokenizer import compare as compare_module
+from stage1_tokenizer.compare import (
+    Pace,
+    compare,
+    load_comparison,
+    main,
+    patch_gradients,
+    patch_grid_index,
+    ssim,
+)
+from stage1_tokenizer.report import Panel, curve, moved_apart
+from stage1_tokenizer.tokenizer import load_tokenizer
+from stage1_tokenizer.train import Trainee, train
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_ssim_is_the_formula_window_by_window() -> None:
+    x_BCHW = torch.rand(2, 3, 14, 13) * 2 - 1
+    x_hat_BCHW = (x_BCHW + 0.3 * torch.randn_like(x_BCHW)).clamp(-1, 1)
+    place = torch.arange(11).double() - 5
+    window = torch.exp(-(place[:, None] ** 2 + place[None] ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    a, b = (((image.double() + 1) * 127.5).round() for image in (x_hat_BCHW, x_BCHW))
+    for image in range(2):
+        values = []
+        for channel in range(3):
+            for top in range(4):
+                for left in range(3):
+                    p, q = (i[image, channel, top : top + 11, left : left + 11] for i in (a, b))
+                    p_mean, q_mean = (window * p).sum(), (window * q).sum()
+                    p_var, q_var = (window * (p - p_mean) ** 2).sum(), (window * (q - q_mean) ** 2).sum()
+                    both = (window * (p - p_mean) * (q - q_mean)).sum()
+                    c1, c2 = 2.55**2, 7.65**2
+                    values.append(
+                        (2 * p_mean * q_mean + c1)
+                        * (2 * both + c2)
+                        / ((p_mean**2 + q_mean**2 + c1) * (p_var + q_var + c2))
+                    )
+        assert ssim(x_hat_BCHW, x_BCHW)[image].item() == pytest.approx(torch.stack(values).mean().item())
+
+
+def test_ssim_of_equal_images_is_one() -> None:
+    x_BCHW = torch.rand(2, 3, 16, 16) * 2 - 1
+    assert ssim(x_BCHW, x_BCHW).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_patch_gradients_are_sums_over_neighbours() -> None:
+    x_BCHW = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    sums, counts = [0.0, 0.0], [0, 0]
+    for y in range(8):
+        for x in range(12):
+            for dy, dx in ((1, 0), (0, 1)):
+                if y + dy < 8 and x + dx < 12:
+                    inside = int((y + dy) // 4 == y // 4 and (x + dx) // 4 == x // 4)
+                    sums[inside] += (x_BCHW[:, :, y + dy, x + dx] - x_BCHW[:, :, y, x]).abs().sum().item()
+                    counts[inside] += 6
+    got = patch_gradients(x_BCHW, 4)
+    assert got[:, 0].tolist() == pytest.approx(sums)
+    assert got[:, 1].tolist() == counts
+
+
+def test_the_patch_grid_index_is_one_without_a_grid_and_grows_with_one() -> None:
+    x_BCHW = torch.rand(4, 3, 32, 32)
+    patches = 0.5 * torch.randn(4, 3, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    index = {
+        name: patch_grid_index(torch.stack([patch_gradients(image, 8), patch_gradients(x_BCHW, 8)]))
+        for name, image in {"same": x_BCHW, "dimmed": 0.3 * x_BCHW, "grid": x_BCHW + patches}.items()
+    }
+    assert index["same"] == 1
+    assert index["dimmed"] == pytest.approx(1)
+    assert index["grid"] > 1.3
+    assert patch_grid_index(torch.stack([patch_gradients(x_BCHW, 32)] * 2)) is None
+
+
+def tiny_comparison(drawings: Path, tmp_path: Path, **changes: object) -> Path:
+    backbone = {"kind": "conv", "stem": 4, "widths": [16, 32], "depths": [1, 1], "heads": 2}
+    base = {
+        "data": {"source": str(drawings), "image_size": 32, "validation_fraction": 0.2},
+        "model": {"backbone": backbone, "quantiser": {"codes": 64, "dim": 8, "warm_up": 8}},
+        "training": {"images": 64, "batch_size": 8, "log_every": 16, "evaluate_every": 32, "save_every": 16},
+    }
+    attention = {"kind": "attention", "patch": 8, "positions": 4, "width": 32, "depth": 1, "heads": 2}
+    rows = [
+        {"name": "conv", "model": {"backbone": {"heads": 1}}},
+        {"name": "attention", "model": {"backbone": attention}},
+    ]
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"name": "tiny", "base": base, "rows": rows, "panel": 2, **changes}))
+    return path
+
+
+def run(path: Path, *overrides: str) -> dict:
+    return compare(*load_comparison(path, list(overrides)), command="the command <&>")
+
+
+def test_a_comparison_trains_measures_and_reports_every_row(
+    drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_comparison(drawings, tmp_path)
+    results = run(path)
+    folder = Path("runs/compare/tiny")
+    assert json.loads((folder / "results.json").read_text()) == results
+    assert [row["name"] for row in results["rows"]] == ["conv", "attention"]
+    for row in results["rows"]:
+        assert row["images_seen"] == 64
+        assert row["images_per_second"] > 0
+        assert -1 <= row["ssim"] <= 1
+        assert row["patch_grid"] > 0
+        assert load_tokenizer(folder / row["name"])
+    report = (folder / "report.html").read_text()
+    assert "the command &lt;&amp;&gt;" in report
+    assert report.count('src="data:image/png;base64,') == 4
+    assert not re.findall(r'(?:src|href)="(?!data:)', report)
+    assert all((folder / name).stat().st_size > 0 for name in ("curves.png", "measures.png"))
+    table = [line for line in (folder / "table.md").read_text().splitlines() if line.startswith("|")]
+    assert len(table) == 4
+    assert len({line.count("|") for line in table}) == 1
+    # A row is the run that `train` makes of the same configuration.
+    _, runs = load_comparison(path, [])
+    alone, evaluation = train(runs["conv"].model_copy(update={"name": "alone"}))
+    assert results["rows"][0]["psnr"] == evaluation.psnr
+    weights = [
+        directory.load(directory.newest())[0] for directory in (alone, compare_module.RunDirectory(folder / "conv"))
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    # Finished rows are kept.
+    monkeypatch.setattr(compare_module, "train", None)
+    assert run(path)["rows"] == results["rows"]
+
+
+def test_a_stopped_comparison_goes_on(drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_comparison(drawings, tmp_path)
+    expected = run(path, "name=straight")["rows"]
+    end_step, steps = Trainee.end_step, iter(range(12))
+
+    def end_step_or_die(self: Trainee) -> float:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return end_step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainee, "end_step", end_step_or_die)
+        with pytest.raises(KeyboardInterrupt):
+            run(path)
+    rows = run(path)["rows"]
+    same = ("name", "psnr", "ssim", "l2", "perceptual", "usage", "perplexity", "patch_grid", "images_seen", "flops")
+    assert [[row[key] for key in same] for row in rows] == [[row[key] for key in same] for row in expected]
+    pace = (Path("runs/compare/tiny/attention/pace.jsonl")).read_text().splitlines()
+    assert [json.loads(line)["images"] for line in pace] == list(range(8, 72, 8))
+
+
+def test_a_budget_of_minutes_ends_a_row_and_more_of_it_goes_on(drawings: Path, tmp_path: Path) -> None:
+    path, codes_at_once = tiny_comparison(drawings, tmp_path), "model.quantiser.warm_up=0"
+    assert [row["images_seen"] for row in run(path, "minutes=1e-6", codes_at_once)["rows"]] == [8, 8]
+    assert [row["images_seen"] for row in run(path, "minutes=10", codes_at_once)["rows"]] == [64, 64]
+
+
+def test_a_row_that_ends_before_it_has_a_codebook_is_refused(drawings: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="after 8 images, before it had a codebook"):
+        run(tiny_comparison(drawings, tmp_path), "minutes=1e-6")
+
+
+def test_pace_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "pace.jsonl"
+    lines = [{"images": images, "step": 8, "seconds": 15.0, "peak": 1.0} for images in (8, 16, 24)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pace = Pace(path, minutes=0.5)
+    assert pace(16)
+    assert pace.seconds == 30
+    assert pace.summary()["images_per_second"] == pytest.approx(8 / 15)
+
+
+def test_what_is_not_measured_is_named(drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*arguments: object) -> None:
+        raise UserError("not installed")
+
+    monkeypatch.setattr(compare_module, "build_perceptual", missing)
+    results = run(tiny_comparison(drawings, tmp_path), "training.images=40")
+    assert {row["perceptual"] for row in results["rows"]} == {None}
+    assert Path("runs/compare/tiny/table.md").read_text().count("not measured") == 2
+
+
+def test_a_logarithm_leaves_out_zeros() -> None:
+    lines = [{"images": 1, "codebook": 0.0}, {"images": 2, "codebook": 0.5}, {"images": 2, "validation/psnr": 9.0}]
+    assert curve(lines, Panel("codebook", "codebook", log=True)) == ([2], [0.5])
+
+
+def test_labels_move_apart_and_no_further_than_they_must() -> None:
+    assert moved_apart([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert moved_apart([0.1, 0.5, 0.5, 0.5], 0.1) == pytest.approx([0.1, 0.4, 0.5, 0.6])
+    assert moved_apart([0.4, 0.49, 0.5], 0.1) == pytest.approx([1.09 / 3 + step for step in (0.0, 0.1, 0.2)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rows": [{"name": "a", "model": {}}, {"name": "a", "model": {}}]}, "a name of its own"),
+        ({"rows": [{"name": "a", "model": {"backbone": {"headz": 2}}}]}, "did you mean 'heads'"),
+        ({"rows": [{"name": "a", "model": {"bakbone": {}}}]}, "did you mean 'backbone'"),
+        ({"rows": [{"name": "../a", "model": {}}]}, "rows.0.name"),
+        ({"rows": [{"name": "a", "model": "no/such.yaml"}]}, "no/such.yaml"),
+        ({"base": "no/such.yaml"}, "no/such.yaml"),
+        ({"minutes": 0}, "minutes"),
+    ],
+)
+def test_mistakes_are_named(drawings: Path, tmp_path: Path, changes: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load_comparison(tiny_comparison(drawings, tmp_path, **changes), [])
+
+
+def test_a_row_that_cannot_be_trained_is_found_before_the_first_is(drawings: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="patch"):
+        run(tiny_comparison(drawings, tmp_path), "data.image_size=36")
+    with pytest.raises(UserError, match="too short"):
+        run(tiny_comparison(drawings, tmp_path), "training.images=8")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", ["backbones", "backbones-demo", "smoothing", "smoothing-demo"])
+def test_the_configurations_that_ship_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    comparison, runs = load_comparison(f"configs/compare/{name}.yaml", ["training.images=64"])
+    assert comparison.name == name
+    assert {run.training.images for run in runs.values()} == {64}
+    kinds = {run.model.backbone.kind for run in runs.values()}
+    assert len(kinds) == (5 if name.startswith("backbones") else 1)
+    assert len({run.model.model_dump_json() for run in runs.values()}) == len(runs)
+
+
+def test_the_command_reports_json(
+    drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny_comparison(drawings, tmp_path)
+    monkeypatch.setattr("sys.argv", ["compare", str(path), "training.images=40", "--json"])
+    main()
+    results = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert results["budget"] == {"images": 40, "batch": 8, "minutes": None}
+    assert "training.images=40" in results["command"]
