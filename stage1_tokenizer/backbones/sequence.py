@@ -150,7 +150,7 @@ class GridPositions(nn.Module):
 
     def forward(self, z_BhwD: Tensor) -> Tensor:
         size = z_BhwD.shape[1:3]
-        weight_1Dhw = self.weight_1Dss
+        weight_1Dhw: Tensor = self.weight_1Dss
         if weight_1Dhw.shape[2:] != size:
             weight_1Dhw = F.interpolate(weight_1Dhw.float(), size, mode="bilinear", align_corners=False, antialias=True)
         return z_BhwD + weight_1Dhw.permute(0, 2, 3, 1)
