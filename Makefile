@@ -21,7 +21,8 @@ install: .venv/installed
 	@touch $@
 
 demo: install
-	$(MAKE) --no-print-directory tokenizer prior sample CONFIG= ARGS=
+	$(MAKE) --no-print-directory tokenizer prior CONFIG= ARGS=
+	$(MAKE) --no-print-directory sample ARGS="--num 32 --temperature 0.85"
 
 tokenizer: install
 	$(BIN)/python -m stage1_tokenizer.train $(CONFIG) $(ARGS)
