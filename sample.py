@@ -1,6 +1,7 @@
 """Draw images from a prior and its tokenizer: python sample.py [--prior RUN] [--num 16] [--seed 0] ...
 
-Image k of a seed is the same picture whatever --num, --batch-size or the device.
+Image k of a seed has random numbers of its own, whatever --num, --batch-size or the device. The last bits of matrix
+products do depend on the latter two, and may in rare cases turn one token into another.
 """
 
 import argparse

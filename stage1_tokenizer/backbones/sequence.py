@@ -162,11 +162,11 @@ def build_blocks(config: SequenceConfig) -> nn.Module:
         return transformer(config.width, config.depth, config.heads)
     if isinstance(config, MambaVisionConfig):
         mixers = config.depth - config.depth // 2
-        first = [MambaVisionBlock(config) for _ in range(mixers)]
+        first = [MambaBlock(config.width, MambaVisionMixer(config)) for _ in range(mixers)]
         return nn.Sequential(*first, transformer(config.width, config.depth - mixers, config.heads))
     if isinstance(config, BimambaConfig):
         return nn.Sequential(*[BimambaBlock(config) for _ in range(config.depth)])
-    return nn.Sequential(*[MambaBlock(config) for _ in range(config.depth)])
+    return nn.Sequential(*[MambaBlock(config.width, mamba2(config)) for _ in range(config.depth)])
 
 
 def transformer(dim: int, depth: int, heads: int) -> nn.Module:
@@ -183,12 +183,12 @@ def mamba2(config: MambaOptions) -> Mamba2:
 
 
 class MambaBlock(nn.Module):
-    """x + Mamba2(RMSNorm(x)); x + SwiGLU(RMSNorm(x))."""
+    """x + mixer(RMSNorm(x)); x + SwiGLU(RMSNorm(x))."""
 
-    def __init__(self, config: MambaOptions) -> None:
+    def __init__(self, width: int, mixer: nn.Module) -> None:
         super().__init__()
-        self.mixer_norm, self.mixer = RMSNorm(config.width), mamba2(config)
-        self.mlp_norm, self.mlp = RMSNorm(config.width), SwiGLU(config.width)
+        self.mixer_norm, self.mixer = RMSNorm(width), mixer
+        self.mlp_norm, self.mlp = RMSNorm(width), SwiGLU(width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         return x_BLD + self.change(x_BLD)
@@ -207,23 +207,11 @@ class BimambaBlock(nn.Module):
 
     def __init__(self, config: BimambaConfig) -> None:
         super().__init__()
-        self.ahead, self.back = MambaBlock(config), MambaBlock(config)
+        self.ahead = MambaBlock(config.width, mamba2(config))
+        self.back = MambaBlock(config.width, mamba2(config))
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         return x_BLD + self.ahead.change(x_BLD) + self.back.change(x_BLD.flip(1)).flip(1)
-
-
-class MambaVisionBlock(nn.Module):
-    """x + mixer(RMSNorm(x)); x + SwiGLU(RMSNorm(x))."""
-
-    def __init__(self, config: MambaVisionConfig) -> None:
-        super().__init__()
-        self.mixer_norm, self.mixer = RMSNorm(config.width), MambaVisionMixer(config)
-        self.mlp_norm, self.mlp = RMSNorm(config.width), SwiGLU(config.width)
-
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        x_BLD = x_BLD + self.mixer(self.mixer_norm(x_BLD))
-        return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
 
 class MambaVisionMixer(nn.Module):

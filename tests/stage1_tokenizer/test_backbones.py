@@ -119,7 +119,8 @@ def test_mambavisions_plain_half_never_enters_the_scan() -> None:
 
 def test_mambavision_has_attention_in_its_last_half() -> None:
     blocks = list(tokenizer("mambavision", depth=4).encoder.blocks)
-    assert [type(block).__name__ for block in blocks] == ["MambaVisionBlock", "MambaVisionBlock", "Encoder"]
+    assert [type(block).__name__ for block in blocks] == ["MambaBlock", "MambaBlock", "Encoder"]
+    assert all(isinstance(block.mixer, MambaVisionMixer) for block in blocks[:2])
     assert len(blocks[-1].layers) == 2 * 2  # attention and MLP, twice
 
 
