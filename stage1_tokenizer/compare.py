@@ -17,28 +17,26 @@ import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, PositiveInt, field_validator
-from torch import Tensor
 
 from shared.checkpoint import RUNS, RunDirectory, read_yaml, write_atomically
 from shared.config import Config, load_config, parse_config
-from shared.data import ImageDataset, open_datasets, to_float, to_uint8, validation_loader
+from shared.data import ImageDataset, open_datasets, to_float
 from shared.errors import UserError, run_command
 from shared.pictures import save_grid
 from shared.training import forget_after
 from stage1_tokenizer.describe import describe
 from stage1_tokenizer.losses.perceptual import PerceptualLoss, StlpipsConfig, build_perceptual
+from stage1_tokenizer.measures import WINDOW, Measures, measure
 from stage1_tokenizer.report import read_metrics, write_report
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage1_tokenizer.train import TokenizerRun, check_warm_up, train
 
 DEFAULT_CONFIG = "configs/compare/backbones-demo.yaml"
 NAME = r"^[\w][\w.-]*$"
-WINDOW = 11  # pixels on a side of SSIM's window
 PANEL_COLUMNS = 8
 
 
@@ -74,16 +72,6 @@ class Comparison(Config):
         if len(set(names)) < len(names):
             raise ValueError(f"each row needs a name of its own, not {names}")
         return rows
-
-
-class Measures(NamedTuple):
-    """Of held-out reconstructions: `ssim` 1 at best; `perceptual` distance 0 at best (None: not
-    measured); `patch_grid` about 1 where no grid of patches shows, more where it does (None: nothing to compare).
-    """
-
-    ssim: float
-    perceptual: float | None
-    patch_grid: float | None
 
 
 def compare(comparison: Comparison, runs: dict[str, TokenizerRun], command: str) -> dict[str, Any]:
@@ -218,82 +206,12 @@ def measure_run(config: TokenizerRun, run: RunDirectory, panel: int) -> Measures
     return measure(trained, validation_set, installed_perceptual(device))
 
 
-@torch.inference_mode()
-def measure(tokenizer: Tokenizer, dataset: ImageDataset, perceptual: PerceptualLoss | None) -> Measures:
-    """Reconstruct every image of `dataset` once, in float32, and measure what `evaluate` does not."""
-    device = tokenizer.eval().to_codes.weight.device
-    patch = tokenizer.config.backbone.patch
-    ssims, distances, gradients = [], [], []
-    for images, _ in validation_loader(dataset, batch_size=32):
-        x_BCHW = images.to(device)
-        x_hat_BCHW = tokenizer(x_BCHW).images_BCHW.clamp(-1, 1)
-        ssims.append(ssim(x_hat_BCHW, x_BCHW))
-        gradients.append(torch.stack([patch_gradients(x_hat_BCHW, patch), patch_gradients(x_BCHW, patch)]))
-        if perceptual is not None:
-            distances.append(perceptual(x_hat_BCHW, x_BCHW))
-    distance = torch.cat(distances).mean().item() if distances else None
-    return Measures(torch.cat(ssims).mean().item(), distance, patch_grid_index(torch.stack(gradients).sum(0)))
-
-
 def installed_perceptual(device: torch.device | str) -> PerceptualLoss | None:
     """Shift-tolerant LPIPS (AlexNet) if its weights are installed."""
     try:
         return build_perceptual(StlpipsConfig(net="alex"), device)
     except UserError:
         return None
-
-
-def ssim(x_hat_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
-    """Structural similarity (B,) of images in [-1, 1] of at least 11 x 11 pixels, rounded to 8 bits: 1 when equal.
-
-    Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", eq. 13: an 11 x 11
-    Gaussian window of deviation 1.5, K1 = 0.01, K2 = 0.03, the mean over all whole windows and the three channels.
-    """
-    a_BCHW, b_BCHW = to_uint8(x_hat_BCHW).double(), to_uint8(x_BCHW).double()
-    mean_a, mean_b = blur(a_BCHW), blur(b_BCHW)
-    variance_a = blur(a_BCHW.square()) - mean_a.square()
-    variance_b = blur(b_BCHW.square()) - mean_b.square()
-    covariance = blur(a_BCHW * b_BCHW) - mean_a * mean_b
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
-    structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
-    return (luminance * structure).mean(dim=(1, 2, 3))
-
-
-def blur(x_BCHW: Tensor) -> Tensor:
-    """Weighted means over each whole window: (B, C, H - 10, W - 10)."""
-    offsets = torch.arange(WINDOW, dtype=x_BCHW.dtype, device=x_BCHW.device) - WINDOW // 2
-    weights = torch.exp(-offsets.square() / (2 * 1.5**2))
-    weights = weights / weights.sum()
-    channels_NHW = x_BCHW.flatten(0, 1).unsqueeze(1)
-    blurred = F.conv2d(F.conv2d(channels_NHW, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
-    return blurred.view(*x_BCHW.shape[:2], *blurred.shape[-2:])
-
-
-def patch_gradients(x_BCHW: Tensor, patch: int) -> Tensor:
-    """Sum and count of |difference between neighbouring pixels| across the borders of patches and inside them.
-
-    (2, 2) float64: borders or inside, then sum or count. Both directions.
-    """
-    totals = x_BCHW.new_zeros(2, 2, dtype=torch.float64)
-    for dim in (-2, -1):
-        steps = x_BCHW.diff(dim=dim).abs().double().movedim(dim, 0).flatten(1)
-        at_border = torch.arange(1, len(steps) + 1, device=x_BCHW.device) % patch == 0
-        for row, chosen in enumerate((at_border, ~at_border)):
-            totals[row] += torch.stack([steps[chosen].sum(), chosen.sum() * steps.shape[1]])
-    return totals
-
-
-def patch_grid_index(gradients: Tensor) -> float | None:
-    """How much steeper than inside patches reconstructions are across their borders, relative to the originals.
-
-    gradients: `patch_gradients` of the reconstructions, then of the originals, (2, 2, 2). About 1: no grid. None
-    where there is nothing to compare: images of one patch or of one colour, or patches of one pixel.
-    """
-    mean = gradients[..., 0] / gradients[..., 1]
-    steepness = mean[:, 0] / mean[:, 1]
-    index = (steepness[0] / steepness[1]).item()
-    return index if math.isfinite(index) else None
 
 
 @torch.inference_mode()
