@@ -4,14 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stage1_tokenizer.quantisers.vector import (
-    VectorConfig,
-    VectorQuantiser,
-    codebook_loss,
-    perplexity,
-    straight_through,
-    usage,
-)
+from stage1_tokenizer.quantisers.gradients import straight_through
+from stage1_tokenizer.quantisers.quantiser import perplexity, usage
+from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser, codebook_loss
 
 
 def ready(**options: float) -> VectorQuantiser:
