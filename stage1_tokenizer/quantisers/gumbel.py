@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from shared.config import Config
 from stage1_tokenizer.quantisers.lookup import nearest_codes
-from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser
+from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser, require_finite
 
 TILE = 2**21  # probabilities held at once; a tile's are computed again in the backward pass
 
@@ -88,7 +88,7 @@ class GumbelQuantiser(Quantiser):
     def tokenize(self, z_BHWD: Tensor) -> Tensor:
         """Indices (B, H, W) int64 of the likeliest codes. Raises UserError for vectors that are not finite."""
         z_BHWD = z_BHWD.float()
-        self._note_finite(z_BHWD)
+        require_finite(z_BHWD)
         # A logit is the inner product of (z, 1) and (weight, bias).
         z1_ND = F.pad(z_BHWD, (0, 1), value=1.0).flatten(0, -2)
         rows_KD = torch.cat([self.to_logits.weight, self.to_logits.bias[:, None]], 1)

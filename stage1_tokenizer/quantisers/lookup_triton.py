@@ -37,7 +37,9 @@ def _nearest_kernel(
                 other=0.0,
             )
             similarity_nk = tl.dot(x_nd, codes_dk, similarity_nk, input_precision="ieee")
-        similarity_nk = tl.where(code_k[None, :] < K, similarity_nk, float("-inf"))
+        # NaN is not equal to itself. Like a code beyond the last it must never win: indices stay in range.
+        valid_nk = (code_k[None, :] < K) & (similarity_nk == similarity_nk)
+        similarity_nk = tl.where(valid_nk, similarity_nk, float("-inf"))
         tile_best_n, tile_token_n = tl.max(similarity_nk, 1, return_indices=True, return_indices_tie_break_left=True)
         better_n = tile_best_n > best_n
         token_n = tl.where(better_n, first_code + tile_token_n, token_n)

@@ -73,14 +73,15 @@ class Quantiser(nn.Module):
         return self.counts_K + self.previous_counts_K
 
     def _note_finite(self, z: Tensor) -> None:
-        """In training, remember whether vectors were not finite; else raise UserError at once."""
+        """In training, note for `check_finite` whether vectors are not finite; in eval mode raise UserError at once."""
         if self.training:
             self.not_finite |= ~z.isfinite().all()
-        elif not z.isfinite().all():
-            raise UserError("the encoder's output is not finite, so it has no tokens: these weights have diverged")
+        else:
+            require_finite(z)
 
     def _count(self, tokens: Tensor) -> None:
-        self.step_counts_K += torch.bincount(tokens.flatten(), minlength=len(self.step_counts_K))
+        # Not bincount, which on CUDA waits for the device, and which torch.compile cannot trace.
+        self.step_counts_K.index_add_(0, tokens.flatten(), torch.ones_like(tokens.flatten()))
 
     def _gather_counts(self) -> Tensor:
         """Add this step's counts, of all ranks, to the window, and return them."""
@@ -93,6 +94,12 @@ class Quantiser(nn.Module):
         self.previous_counts_K.copy_(self.counts_K)
         self.counts_K.zero_()
         self.seen.zero_()
+
+
+def require_finite(z: Tensor) -> None:
+    """UserError where a vector is NaN or infinite."""
+    if not z.isfinite().all():
+        raise UserError("the encoder's output is not finite, so it has no tokens: these weights have diverged")
 
 
 def perplexity(counts_K: Tensor) -> Tensor:

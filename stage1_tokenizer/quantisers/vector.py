@@ -20,7 +20,7 @@ from stage1_tokenizer.quantisers.entropy import entropy_loss
 from stage1_tokenizer.quantisers.gradients import rotate, straight_through
 from stage1_tokenizer.quantisers.lookup import nearest_codes
 from stage1_tokenizer.quantisers.moving_sums import MovingSums
-from stage1_tokenizer.quantisers.quantiser import WINDOW, Quantised, Quantiser, from_first_rank
+from stage1_tokenizer.quantisers.quantiser import WINDOW, Quantised, Quantiser, from_first_rank, require_finite
 from stage1_tokenizer.quantisers.spread import spread
 
 MEMORY = 4  # encoder outputs remembered, in multiples of the number of codes: what new codes are chosen from
@@ -98,7 +98,7 @@ class VectorQuantiser(Quantiser):
     @torch.no_grad()
     def tokenize(self, z_BHWD: Tensor) -> Tensor:
         """Indices (B, H, W) int64 of the nearest codes. Raises UserError for vectors that are not finite."""
-        self._note_finite(z_BHWD)
+        require_finite(z_BHWD)
         return self._nearest(z_BHWD)
 
     def lookup(self, tokens_BHW: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """The lookup against brute force in float64."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 
-from stage1_tokenizer.quantisers.lookup import BLOCK, CODE_TILE, ROW_TILE, nearest_codes
+from stage1_tokenizer.quantisers.lookup import BLOCK, CODE_TILE, ROW_TILE, full_float32, nearest_codes
 
 
 def unit(*shape: int) -> torch.Tensor:
@@ -35,6 +38,38 @@ def test_autocast_does_not_change_a_single_token() -> None:
     expected = nearest_codes(x_ND, codes_KD)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(nearest_codes(x_ND, codes_KD), expected)
+
+
+def test_matrix_products_are_full_float32_and_settings_are_left_as_they_were() -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "tf32"
+        with full_float32():
+            assert matmul.fp32_precision == "ieee"
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
+
+
+def test_a_lower_precision_of_products_does_not_change_a_single_token() -> None:
+    x_ND, codes_KD = unit(4096, 16), unit(16_384, 16)
+    expected = nearest_codes(x_ND, codes_KD)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")  # bfloat16 products, where the processor has them
+        assert torch.equal(nearest_codes(x_ND, codes_KD), expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_never_holds_more_than_a_few_tiles() -> None:
+    x_ND, codes_KD = unit(2048, 16), unit(16_384, 16)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        nearest_codes(x_ND, codes_KD)
+    changes = [event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    peak = max(accumulate(changes))
+    assert CODE_TILE * ROW_TILE * 4 <= peak < 2.5 * CODE_TILE * ROW_TILE * 4 < 2048 * 16_384 * 4
 
 
 def test_zero_vectors_get_the_first_code() -> None:
