@@ -23,7 +23,7 @@ from stage1_tokenizer.describe import describe
 from stage1_tokenizer.evaluate import Evaluation, evaluate
 from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual
 from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
-from stage1_tokenizer.quantisers.vector import usage
+from stage1_tokenizer.quantisers.vector import perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
 DEFAULT_CONFIG = "configs/demo/tokenizer.yaml"
@@ -105,15 +105,16 @@ def train(
             trainee.backward(loss)
             means.add({"loss": loss, **terms, "codebook": result.codebook_loss})
         gradient_norm = trainee.end_step()
-        replaced = tokenizer.quantiser.maintain(trainee.optimizer, trainee.ema.average["quantiser.codebook"])
+        replaced = tokenizer.quantiser.maintain(trainee.optimizer, trainee.ema.average.get("quantiser.codebook"))
         # Log
         log.advance(trainee.step_images)
         if replaced:
             log.write(trainee.images, {"codes_replaced": replaced})
         if crossed(config.training.log_every, trainee.images, trainee.step_images):
-            in_use = usage(tokenizer.quantiser.window_counts()).item()
+            counts_K = tokenizer.quantiser.window_counts()
+            health = {"usage": usage(counts_K).item(), "perplexity": perplexity(counts_K).item()}
             rate = trainee.optimizer.param_groups[0]["lr"]
-            average = {**means.take(), "usage": in_use}
+            average = {**means.take(), **health}
             log.write(trainee.images, {**average, "gradient_norm": gradient_norm, "lr": rate})
             log.show(shown := shown | average)
         # Evaluate, draw, save
@@ -137,7 +138,7 @@ def train(
 def check_warm_up(config: TokenizerRun, tokens: int) -> None:
     """UserError where the run would end before the codebook is even initialised; `tokens` is of one image."""
     quantiser, images = config.model.quantiser, config.training.images
-    needed = quantiser.warm_up * quantiser.codes / tokens
+    needed = quantiser.warm_up_vectors / tokens
     if needed >= images:
         raise UserError(
             f"training.images={images} is too short: the codebook is initialised after {needed:.0f} images "

@@ -7,7 +7,7 @@ named: see `codebook_loss`.
 Shapes: B batch, H and W the token grid, D dimensions of a code, K codes, N = B * H * W, R remembered vectors.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from shared.config import Config
 from stage1_tokenizer.quantisers.lookup import nearest_codes
+from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser, QuantiserOptions
 
 MEMORY = 4  # encoder outputs remembered, in multiples of the number of codes: what new codes are chosen from
 
 
-class VectorConfig(Config):
+class VectorConfig(QuantiserOptions):
     """Options of the vector quantiser; the defaults are the reference recipe's."""
 
     kind: Literal["vector"] = "vector"
@@ -32,16 +32,12 @@ class VectorConfig(Config):
     warm_up: int = Field(4, ge=0)  # stay unquantised for warm_up x codes vectors, then take codes from encoder outputs
     revival_window: int = Field(16, ge=0)  # dead: won none of the last window x codes vectors; 0: no revival
 
-
-class Quantised(NamedTuple):
-    """`z_BHWD` codes (straight-through), `tokens_BHW` int64 (None while unquantised), `loss` scalar float32."""
-
-    z_BHWD: Tensor
-    tokens_BHW: Tensor | None
-    loss: Tensor
+    @property
+    def warm_up_vectors(self) -> int:
+        return self.warm_up * self.codes
 
 
-class VectorQuantiser(nn.Module):
+class VectorQuantiser(Quantiser):
     """Replace each vector by the nearest of K unit vectors.
 
     The codebook is a parameter trained by gradient. Its initial values are encoder outputs, taken after an unquantised
