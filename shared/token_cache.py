@@ -6,7 +6,8 @@ integers in raster order, uint16, or uint32 above 65,536 codes) and, where there
     tokens.json            grid, codes, the tokenizer's fingerprint and place, image source, preprocessing, class names
     codebook.safetensors   `codebook`, the code vectors (codes, dim) float32
 
-Shapes: N grids, h and w rows and columns of tokens, L = h * w, K codes, D dimensions of a code.
+Shapes: N grids, h and w rows and columns of tokens, L = h * w, K codes, D dimensions of a code (where a patch has
+several tokens: of what a code means for each of them, side by side).
 """
 
 import shutil
@@ -38,6 +39,7 @@ class TokenInfo(Config):
     grid: tuple[int, int]  # rows, columns
     codes: int
     code_dim: int
+    tokens_per_place: int = 1  # tokens of one patch, side by side in a row; each has vectors of its own for its codes
     tokenizer: str  # run directory of the tokenizer
     fingerprint: str  # hash of its weights
     source: str

@@ -18,7 +18,7 @@ from shared.data import AugmentConfig, DataConfig, ImageDataset, open_datasets, 
 from shared.errors import UserError, run_command
 from shared.pictures import save_grid
 from shared.token_cache import TokenInfo, open_cache, write_cache
-from stage1_tokenizer.quantisers.quantiser import usage
+from stage1_tokenizer.quantisers.counts import count_codes, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage1_tokenizer.train import TokenizerRun
 
@@ -37,7 +37,8 @@ def cache_tokens(run: Path, batch_size: int = 64) -> Path:
     info = TokenInfo(
         grid=tokenizer.grid(config.data.height_width),
         codes=tokenizer.codes,
-        code_dim=tokenizer.config.quantiser.dim,
+        code_dim=tokenizer.quantiser.codes_KD.shape[1],
+        tokens_per_place=tokenizer.tokens_per_place,
         tokenizer=str(run),
         fingerprint=fingerprint(tokenizer),
         source=plain.source.description,
@@ -113,10 +114,10 @@ def main() -> None:
     path = cache_tokens(run, args.batch_size)
     cache = open_cache(path)
     used = torch.cat([torch.from_numpy(cache.tokens[split].astype("int64")).flatten() for split in cache.tokens])
-    in_use = usage(torch.bincount(used, minlength=cache.info.codes)).item()
+    counts_K = count_codes(used, cache.info.codes, cache.info.tokens_per_place)
     print(
         f"wrote {path}: {len(cache.tokens['train'])} + {len(cache.tokens['validation'])} grids of "
-        f"{cache.info.grid[0]} x {cache.info.grid[1]} tokens, {in_use:.1%} of {cache.info.codes} codes in use; "
+        f"{cache.info.grid[0]} x {cache.info.grid[1]} tokens, {usage(counts_K):.1%} of {len(counts_K)} codes in use; "
         f"decoded again in {run / 'tokens.png'}\n"
         "next: make prior"
     )

@@ -12,13 +12,14 @@ from shared.checkpoint import newest_run, read_yaml
 from shared.config import parse_config
 from shared.data import DataConfig, ImageDataset, open_datasets, to_uint8, validation_loader
 from shared.errors import UserError, run_command
-from stage1_tokenizer.quantisers.quantiser import perplexity, usage
+from stage1_tokenizer.quantisers.counts import count_codes, perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 
 class Evaluation(NamedTuple):
     """`psnr` in dB on rounded 8-bit images, per image and then averaged; `l2` mean squared error in [-1, 1];
-    `usage` the fraction of all codes that occur; `perplexity` of the codes; over `images` images."""
+    `usage` the fraction of all codes that occur; `perplexity` of the codes (where each place has several tokens, those
+    of each have codes of their own, and all are counted); over `images` images."""
 
     psnr: float
     l2: float
@@ -32,7 +33,7 @@ def evaluate(tokenizer: Tokenizer, datasets: list[ImageDataset], batch_size: int
     """Reconstruct every image of `datasets` once, in float32; leaves the tokenizer in eval mode."""
     device = tokenizer.eval().to_codes.weight.device
     psnr, l2 = [], []
-    counts_K = torch.zeros(tokenizer.codes, dtype=torch.int64, device=device)
+    counts_K = torch.zeros(tokenizer.tokens_per_place * tokenizer.codes, dtype=torch.int64, device=device)
     for dataset in datasets:
         for images, _ in validation_loader(dataset, batch_size):
             x_BCHW = images.to(device)
@@ -41,7 +42,7 @@ def evaluate(tokenizer: Tokenizer, datasets: list[ImageDataset], batch_size: int
             psnr.append(psnr_of(x_hat_BCHW, x_BCHW))
             l2.append((x_hat_BCHW - x_BCHW).square().mean(dim=(1, 2, 3)))
             if result.tokens_Bhw is not None:
-                counts_K += torch.bincount(result.tokens_Bhw.flatten(), minlength=tokenizer.codes)
+                counts_K += count_codes(result.tokens_Bhw, tokenizer.codes, tokenizer.tokens_per_place)
     psnr_N, l2_N = torch.cat(psnr), torch.cat(l2)
     return Evaluation(
         psnr_N.mean().item(), l2_N.mean().item(), usage(counts_K).item(), perplexity(counts_K).item(), len(psnr_N)
@@ -71,7 +72,8 @@ def main() -> None:
     report = evaluate(tokenizer, datasets_of(run, args.split), args.batch_size)
     print(
         f"{run}, {args.split} split, {report.images} images: PSNR {report.psnr:.2f} dB, l2 {report.l2:.5f}, "
-        f"{report.usage:.1%} of {tokenizer.codes} codes in use, perplexity {report.perplexity:.0f}"
+        f"{report.usage:.1%} of {tokenizer.tokens_per_place * tokenizer.codes} codes in use, "
+        f"perplexity {report.perplexity:.0f}"
     )
     if args.json:
         print(json.dumps({"tokenizer": str(run), "split": args.split, **report._asdict()}))

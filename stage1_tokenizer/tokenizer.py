@@ -1,13 +1,14 @@
 """The tokenizer: images to grids of codes, and back.
 
-Shapes: B batch, C image channels (3), H and W pixels, h and w the token grid (H / patch, W / patch), D code dimensions.
+Shapes: B batch, C image channels (3), H and W pixels, h and w the token grid (H / patch, W / patch; a quantiser with
+several tokens of one place makes it as many times as wide), D code dimensions.
 """
 
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from shared.checkpoint import load_for_inference
@@ -15,16 +16,30 @@ from shared.config import Config
 from shared.errors import UserError
 from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder, ConvEncoder
 from stage1_tokenizer.backbones.sequence import SequenceConfig, SequenceDecoder, SequenceEncoder
+from stage1_tokenizer.quantisers.fsq import FiniteScalarQuantiser, FSQConfig
+from stage1_tokenizer.quantisers.gumbel import GumbelConfig, GumbelQuantiser
+from stage1_tokenizer.quantisers.lfq import LFQConfig, LookupFreeQuantiser
+from stage1_tokenizer.quantisers.quantiser import Quantiser
+from stage1_tokenizer.quantisers.residual import ResidualConfig, ResidualQuantiser
+from stage1_tokenizer.quantisers.simvq import SimVQConfig, SimVQuantiser
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
 
 BackboneConfig = Annotated[ConvConfig | SequenceConfig, Field(discriminator="kind")]
+QuantiserConfig = Annotated[
+    VectorConfig | GumbelConfig | FSQConfig | LFQConfig | SimVQConfig | ResidualConfig, Field(discriminator="kind")
+]
 
 
 class TokenizerConfig(Config):
     """A backbone and a quantiser."""
 
     backbone: BackboneConfig = Field(default_factory=ConvConfig)
-    quantiser: VectorConfig = VectorConfig()
+    quantiser: QuantiserConfig = VectorConfig()
+
+    @field_validator("quantiser", mode="before")
+    @classmethod
+    def _vector_unless_said(cls, options: Any) -> Any:
+        return {"kind": "vector", **options} if isinstance(options, dict) else options
 
 
 class Reconstruction(NamedTuple):
@@ -44,13 +59,18 @@ class Tokenizer(nn.Module):
         width, dim = config.backbone.width, config.quantiser.dim
         self.encoder, self.decoder = build_backbone(config.backbone)
         self.to_codes = nn.Linear(width, dim)
-        self.quantiser = VectorQuantiser(config.quantiser)
+        self.quantiser = build_quantiser(config.quantiser)
         self.from_codes = nn.Linear(dim, width)
 
     @property
     def codes(self) -> int:
-        """Size of the vocabulary."""
+        """Size of the vocabulary: tokens are 0 .. codes - 1."""
         return self.config.quantiser.codes
+
+    @property
+    def tokens_per_place(self) -> int:
+        """How many tokens, side by side in the grid, stand for one patch of the image; each has codes of its own."""
+        return self.config.quantiser.tokens_per_place
 
     def forward(self, images_BCHW: Tensor) -> Reconstruction:
         """Reconstruct images (B, 3, H, W) in [-1, 1]; raises UserError where the patch does not divide H and W."""
@@ -75,7 +95,7 @@ class Tokenizer(nn.Module):
                 f"images of {image_size[0]} x {image_size[1]} pixels cannot be tokenized: this backbone's patch is "
                 f"{patch}, and both sides must be multiples of it (set data.image_size)"
             )
-        return image_size[0] // patch, image_size[1] // patch
+        return image_size[0] // patch, image_size[1] // patch * self.tokens_per_place
 
     def _encode(self, images_BCHW: Tensor) -> Tensor:
         self.grid((images_BCHW.shape[-2], images_BCHW.shape[-1]))
@@ -90,6 +110,23 @@ def build_backbone(config: BackboneConfig) -> tuple[nn.Module, nn.Module]:
     if isinstance(config, ConvConfig):
         return ConvEncoder(config), ConvDecoder(config)
     return SequenceEncoder(config), SequenceDecoder(config)
+
+
+def build_quantiser(config: QuantiserConfig) -> Quantiser:
+    """The quantiser of `config`; UserError where it needs a package that is not installed."""
+    match config:
+        case VectorConfig():
+            return VectorQuantiser(config)
+        case GumbelConfig():
+            return GumbelQuantiser(config)
+        case FSQConfig():
+            return FiniteScalarQuantiser(config)
+        case LFQConfig():
+            return LookupFreeQuantiser(config)
+        case SimVQConfig():
+            return SimVQuantiser(config)
+        case ResidualConfig():
+            return ResidualQuantiser(config)
 
 
 def load_tokenizer(run: Path) -> Tokenizer:

@@ -23,7 +23,7 @@ from stage1_tokenizer.describe import describe
 from stage1_tokenizer.evaluate import Evaluation, evaluate
 from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual
 from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
-from stage1_tokenizer.quantisers.quantiser import perplexity, usage
+from stage1_tokenizer.quantisers.counts import perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
 DEFAULT_CONFIG = "configs/demo/tokenizer.yaml"
@@ -105,9 +105,8 @@ def train(
                     loss = loss + config.loss.perceptual.weight * terms["perceptual"]
             trainee.backward(loss)
             means.add({"loss": loss, **terms, "codebook": result.codebook_loss})
-        tokenizer.quantiser.check_finite(trainee.images)
         gradient_norm = trainee.end_step()
-        replaced = tokenizer.quantiser.maintain(trainee.optimizer, trainee.ema.average["quantiser.codebook"])
+        replaced = tokenizer.quantiser.maintain(trainee.optimizer, trainee.ema.average.get("quantiser.codebook"))
         # Log
         log.advance(trainee.step_images)
         if replaced:
@@ -141,7 +140,7 @@ def train(
 def check_warm_up(config: TokenizerRun, tokens: int) -> None:
     """UserError where the run would end before the codebook is even initialised; `tokens` is of one image."""
     quantiser, images = config.model.quantiser, config.training.images
-    needed = quantiser.warm_up * quantiser.codes / tokens
+    needed = quantiser.warm_up_vectors / tokens
     if needed >= images:
         raise UserError(
             f"training.images={images} is too short: the codebook is initialised after {needed:.0f} images "

@@ -20,11 +20,13 @@ from shared.errors import UserError
 from shared.token_cache import open_cache, read_info
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens, open_views
+from stage1_tokenizer.evaluate import datasets_of
+from stage1_tokenizer.evaluate import evaluate as evaluate_tokenizer
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import train as stage2
 from stage2_prior.evaluate import evaluate
 from stage2_prior.prior import load_prior
-from tests.tiny import prior_run, tokenizer_run
+from tests.tiny import QUANTISERS, prior_run, tokenizer_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -129,6 +131,28 @@ def test_sample_refuses_what_does_not_fit(tokens: Path, monkeypatch: pytest.Monk
         with pytest.raises(UserError, match=said):
             run_sample(monkeypatch, *arguments)
     run_sample(monkeypatch, "--num", "2", "--class-label", "faces", "--cfg-scale", "2", "--temperature", "0")
+
+
+@pytest.mark.parametrize("quantiser", QUANTISERS)
+def test_every_quantiser_caches_primes_a_prior_and_samples(
+    drawings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quantiser: str
+) -> None:
+    run, report = stage1.train(tokenizer_run(drawings, quantiser))
+    last = [line for line in map(json.loads, run.metrics.read_text().splitlines()) if "usage" in line][-1]
+    assert 0.02 < last["usage"] <= 1 < last["perplexity"] <= 64
+    tokenizer = load_tokenizer(run.path)
+    assert evaluate_tokenizer(tokenizer, datasets_of(run.path, "validation")) == report
+    cache = open_cache(cache_tokens(run.path))
+    _, validation = stage1_views(run.path)
+    pixels_BCHW = torch.stack([validation[0, number][0] for number in range(len(validation))]).float() / 127.5 - 1
+    tokens_BL, _ = cache.batch("validation", torch.arange(len(validation)))
+    assert torch.equal(tokens_BL, tokenizer.tokenize(pixels_BCHW).flatten(1))
+    assert cache.info.grid == (4, 8 if quantiser == "residual" else 4)
+    assert cache.code_vectors_KD.shape == (cache.info.codes, cache.info.code_dim)
+    prior, report = stage2.train(prior_run(head="codes"))
+    assert evaluate(load_prior(prior.path)[0], cache, "validation") == report
+    run_sample(monkeypatch, "--num", "2")
+    assert "images/s" in capsys.readouterr().out
 
 
 def test_a_class_label_for_an_unlabelled_prior_is_refused() -> None:

@@ -7,15 +7,24 @@ from shared.config import parse_config
 from stage1_tokenizer.train import TokenizerRun
 from stage2_prior.train import PriorRun
 
+# Every quantiser with about 64 codes.
+QUANTISERS: dict[str, dict[str, Any]] = {
+    "vector": {"kind": "vector", "codes": 64, "dim": 8, "warm_up": 8, "revival_window": 4},
+    "fsq": {"kind": "fsq", "levels": [5, 4, 3]},
+    "lfq": {"kind": "lfq", "codes": 64},
+    "simvq": {"kind": "simvq", "codes": 64, "dim": 8},
+    "residual": {"kind": "residual", "codes": 32, "quantisers": 2, "dim": 8},
+}
 
-def tokenizer_run(source: Path, **training: Any) -> TokenizerRun:
+
+def tokenizer_run(source: Path, quantiser: str = "vector", **training: Any) -> TokenizerRun:
     """A tokenizer of 4 x 4 tokens out of 64 for drawings at 32 px, initialised after four steps of eight images."""
     values = {
         "name": "tiny",
         "data": {"source": str(source), "image_size": 32, "validation_fraction": 0.2, "augment": {"flip": 0.5}},
         "model": {
             "backbone": {"kind": "conv", "stem": 4, "widths": [16, 32], "depths": [1, 1], "heads": 2},
-            "quantiser": {"codes": 64, "dim": 8, "warm_up": 8, "revival_window": 4},
+            "quantiser": QUANTISERS[quantiser],
         },
         "training": {"images": 96, "batch_size": 8, "warm_up": 16, "learning_rate": 1e-3, "log_every": 16, **training},
     }

@@ -15,14 +15,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from shared.config import Config
 from stage1_tokenizer.quantisers.lookup import nearest_codes
-from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser, require_finite
+from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser, QuantiserOptions, require_finite
 
 TILE = 2**21  # probabilities held at once; a tile's are computed again in the backward pass
 
 
-class GumbelConfig(Config):
+class GumbelConfig(QuantiserOptions):
     """Options of the Gumbel-softmax quantiser."""
 
     kind: Literal["gumbel"] = "gumbel"
@@ -40,7 +39,6 @@ class GumbelQuantiser(Quantiser):
     Any sample can win, so no code dies: nothing is warmed up or revived.
     """
 
-    initialised = True
     temperature: Tensor
 
     def __init__(self, config: GumbelConfig) -> None:
@@ -66,15 +64,14 @@ class GumbelQuantiser(Quantiser):
     def forward(self, z_BHWD: Tensor) -> Quantised:
         """Quantise encoder outputs; in training mode by a sample, whose gradient is that of the soft sample.
 
-        In eval mode by the likeliest code, with a loss of 0. Raises UserError for vectors that are not finite: at once
-        in eval mode, in training from `check_finite`. Logits are held for one tile of vectors at a time.
+        In eval mode by the likeliest code, with a loss of 0; vectors that are not finite are then a UserError. Logits
+        are held for one tile of vectors at a time.
         """
         with torch.autocast(z_BHWD.device.type, enabled=False):
             if not self.training:
                 tokens_BHW = self.tokenize(z_BHWD)
                 return Quantised(self.lookup(tokens_BHW), tokens_BHW, self.codebook.new_zeros(()))
             z_ND = z_BHWD.float().flatten(0, -2)
-            self._note_finite(z_ND)
             tiles = z_ND.split(max(1, TILE // self.config.codes))
             sampled = [checkpoint(self._sample, z_nD, use_reentrant=False) for z_nD in tiles]
             q_nD, tokens_n, divergence = zip(*sampled, strict=True)

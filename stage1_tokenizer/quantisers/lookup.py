@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 64  # codes in a block; the second level looks at one block a vector
@@ -34,6 +35,16 @@ def nearest_codes(x_ND: Tensor, codes_KD: Tensor) -> Tensor:
 
             return nearest_codes_triton(x_ND, codes_KD)
         return nearest_codes_blocked(x_ND, codes_KD)
+
+
+def nearest_by_distance(x_ND: Tensor, codes_KD: Tensor) -> Tensor:
+    """Index (N,) int64 of the code at the smallest Euclidean distance, for vectors of any length.
+
+    |x - c|^2 is smallest where x . c - |c|^2 / 2 is largest: an inner product with one more dimension.
+    """
+    x_ND, codes_KD = x_ND.float(), codes_KD.float()
+    half_KD = -0.5 * codes_KD.square().sum(1, keepdim=True)
+    return nearest_codes(F.pad(x_ND, (0, 1), value=1.0), torch.cat([codes_KD, half_KD], dim=1))
 
 
 def nearest_codes_blocked(x_ND: Tensor, codes_KD: Tensor) -> Tensor:

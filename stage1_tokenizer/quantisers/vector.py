@@ -8,30 +8,37 @@ Shapes: B batch, H and W the token grid, D dimensions of a code, K codes, N = B 
 M replaced codes.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from shared.config import Config
+from stage1_tokenizer.quantisers.counts import WINDOW
 from stage1_tokenizer.quantisers.entropy import entropy_loss
 from stage1_tokenizer.quantisers.gradients import rotate, straight_through
-from stage1_tokenizer.quantisers.lookup import nearest_codes
+from stage1_tokenizer.quantisers.lookup import nearest_by_distance, nearest_codes
 from stage1_tokenizer.quantisers.moving_sums import MovingSums
-from stage1_tokenizer.quantisers.quantiser import WINDOW, Quantised, Quantiser, from_first_rank, require_finite
+from stage1_tokenizer.quantisers.quantiser import (
+    Quantised,
+    Quantiser,
+    QuantiserOptions,
+    from_first_rank,
+    require_finite,
+)
 from stage1_tokenizer.quantisers.spread import spread
 
 MEMORY = 4  # encoder outputs remembered, in multiples of the number of codes: what new codes are chosen from
 
 
-class VectorConfig(Config):
+class VectorConfig(QuantiserOptions):
     """Options of the vector quantiser; the defaults are the reference recipe's."""
 
     kind: Literal["vector"] = "vector"
     codes: int = Field(16_384, ge=2, le=2**24)
     dim: int = Field(16, ge=1, le=4096)
+    unit: bool = True  # on the unit sphere; false: vectors and codes as they are, nearest by Euclidean distance
     codebook: Literal["gradient", "ema"] = "gradient"  # trained by the loss, or the moving average of what codes won
     ema_decay: float = Field(0.99, ge=0, lt=1)  # of codebook: ema, a step
     gradient: Literal["straight_through", "rotation"] = "straight_through"  # how it passes from code to encoder
@@ -41,6 +48,16 @@ class VectorConfig(Config):
     entropy_temperature: float = Field(0.01, gt=0)
     warm_up: int = Field(4, ge=0)  # stay unquantised for warm_up x codes vectors, then take codes from encoder outputs
     revival_window: int = Field(16, ge=0)  # dead: won none of the last window x codes vectors; 0: no revival
+
+    @model_validator(mode="after")
+    def _rotation_on_the_sphere(self) -> Self:
+        if self.gradient == "rotation" and not self.unit:
+            raise ValueError("gradient: rotation turns unit vectors: it needs unit: true")
+        return self
+
+    @property
+    def warm_up_vectors(self) -> int:
+        return self.warm_up * self.codes
 
 
 class VectorQuantiser(Quantiser):
@@ -58,7 +75,7 @@ class VectorQuantiser(Quantiser):
     written: Tensor
 
     def __init__(self, config: VectorConfig) -> None:
-        super().__init__(config.codes, config.revival_window or WINDOW)
+        super().__init__(config.codes, window=config.revival_window or WINDOW)
         self.config = config
         codes_KD = F.normalize(torch.randn(config.codes, config.dim), dim=1)
         self.codebook = nn.Parameter(codes_KD, requires_grad=config.codebook == "gradient")
@@ -70,19 +87,21 @@ class VectorQuantiser(Quantiser):
 
     @property
     def codes_KD(self) -> Tensor:
-        """The codes as they are used: unit vectors (K, D), float32."""
-        return F.normalize(self.codebook.float(), dim=1)
+        """The codes as they are used: (K, D) float32, unit vectors if `unit`."""
+        return self._on_sphere(self.codebook)
 
     def forward(self, z_BHWD: Tensor) -> Quantised:
         """Quantise encoder outputs of any length; in training mode also counts and remembers them.
 
-        Raises UserError for vectors that are not finite: at once in eval mode, in training from `check_finite`.
+        Vectors that are not finite are a UserError in eval mode. In training they make the loss not finite, and the
+        training loop then undoes the step, what is remembered here included.
         """
         with torch.autocast(z_BHWD.device.type, enabled=False):
-            z_BHWD = F.normalize(z_BHWD.float(), dim=-1)
-            self._note_finite(z_BHWD)
+            z_BHWD = self._on_sphere(z_BHWD)
             if self.training:
                 self._remember(z_BHWD.detach().flatten(0, -2))
+            else:
+                require_finite(z_BHWD)
             if not self.initialised:
                 # The codebook takes part, with a gradient of 0: processes that share gradients wait for every weight.
                 return Quantised(z_BHWD, None, 0.0 * self.codebook.float().sum())
@@ -91,7 +110,7 @@ class VectorQuantiser(Quantiser):
                 self._count(tokens_BHW)
                 if self.moving_sums is not None:
                     self.moving_sums.add(tokens_BHW.flatten(), z_BHWD.detach().flatten(0, -2))
-            q_BHWD = F.normalize(F.embedding(tokens_BHW, self.codebook.float()), dim=-1)
+            q_BHWD = self._on_sphere(F.embedding(tokens_BHW, self.codebook))
             pass_gradient = straight_through if self.config.gradient == "straight_through" else rotate
             return Quantised(pass_gradient(z_BHWD, q_BHWD), tokens_BHW, self._loss(z_BHWD, q_BHWD))
 
@@ -133,8 +152,14 @@ class VectorQuantiser(Quantiser):
         self.initialised = bool(state)
 
     def _nearest(self, z_BHWD: Tensor) -> Tensor:
-        unit_ND = F.normalize(z_BHWD.float(), dim=-1).flatten(0, -2)
-        return nearest_codes(unit_ND, self.codes_KD).view(z_BHWD.shape[:-1])
+        z_ND, codes_KD = self._on_sphere(z_BHWD).flatten(0, -2), self.codes_KD
+        # On the sphere the nearest code is the one of the largest inner product.
+        tokens_N = nearest_codes(z_ND, codes_KD) if self.config.unit else nearest_by_distance(z_ND, codes_KD)
+        return tokens_N.view(z_BHWD.shape[:-1])
+
+    def _on_sphere(self, vectors: Tensor) -> Tensor:
+        """The vectors in float32, and of length 1 if `unit`."""
+        return F.normalize(vectors.float(), dim=-1) if self.config.unit else vectors.float()
 
     def _loss(self, z_BHWD: Tensor, q_BHWD: Tensor) -> Tensor:
         config = self.config

@@ -15,7 +15,7 @@ from shared.errors import UserError
 from stage1_tokenizer import train as training
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
-from tests.tiny import tokenizer_run
+from tests.tiny import QUANTISERS, tokenizer_run
 
 
 def test_a_run_writes_what_the_design_says(drawings: Path) -> None:
@@ -36,11 +36,11 @@ class Killed(Exception):
     """Stands for a kill between two steps."""
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "quantiser"), [("fp32", "vector"), *(("bf16", kind) for kind in QUANTISERS)])
 def test_k_kill_resume_k_equals_2k_bit_for_bit(
-    drawings: Path, own_directory: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    drawings: Path, own_directory: Path, monkeypatch: pytest.MonkeyPatch, precision: str, quantiser: str
 ) -> None:
-    config = tokenizer_run(drawings, save_every=32, precision=precision)
+    config = tokenizer_run(drawings, quantiser, save_every=32, precision=precision)
     straight, _ = train(config)
     shutil.move(straight.path, own_directory / "straight")
 
@@ -84,9 +84,11 @@ def assert_equal(one: object, other: object) -> None:
         assert one == other
 
 
-def test_accumulation_takes_the_same_images_into_one_step(drawings: Path) -> None:
-    run, _ = train(tokenizer_run(drawings, images=64, batch_size=4, accumulation=2))
+@pytest.mark.parametrize("quantiser", QUANTISERS)
+def test_accumulation_takes_the_same_images_into_one_step(drawings: Path, quantiser: str) -> None:
+    run, report = train(tokenizer_run(drawings, quantiser, images=64, batch_size=4, accumulation=2))
     assert run.newest().name == "000000000064"
+    assert report.psnr > 5
 
 
 def test_a_finished_run_is_left_as_it_is(drawings: Path) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from shared.errors import UserError
 from stage1_tokenizer.quantisers import gumbel
+from stage1_tokenizer.quantisers.counts import usage
 from stage1_tokenizer.quantisers.gumbel import GumbelConfig, GumbelQuantiser
-from stage1_tokenizer.quantisers.quantiser import usage
 
 
 def quantiser(**options: float) -> GumbelQuantiser:
@@ -93,8 +93,6 @@ def test_training_learns_a_code_for_each_of_eight_inputs() -> None:
 def test_vectors_that_are_not_finite_are_an_error() -> None:
     model, z_BHWD = quantiser(), torch.randn(1, 2, 2, 8)
     z_BHWD[0, 0, 1, 5] = float("nan")
-    model(z_BHWD)
-    with pytest.raises(UserError, match="in the step after 32 images"):
-        model.check_finite(images=32)
+    assert not model(z_BHWD).loss.isfinite()  # by which the training loop skips the step
     with pytest.raises(UserError, match="no tokens"):
         model.tokenize(z_BHWD)

@@ -1,0 +1,58 @@
+"""Finite scalar quantisation: each dimension is rounded to one of a few levels; there is no codebook to learn.
+
+Mentzer et al. 2023, "Finite Scalar Quantization: VQ-VAE Made Simple".
+"""
+
+import math
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from stage1_tokenizer.quantisers.adapter import Adapter, installed_library
+from stage1_tokenizer.quantisers.quantiser import QuantiserOptions
+
+
+class FSQConfig(QuantiserOptions):
+    """`levels` of each dimension; their product is the number of codes. The default is the paper's for about 2^14."""
+
+    kind: Literal["fsq"] = "fsq"
+    levels: tuple[Annotated[int, Field(ge=3, le=4096)], ...] = Field((8, 8, 8, 6, 5), min_length=1)
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Self:
+        if self.codes > 2**24:
+            raise ValueError(f"levels {list(self.levels)} make {self.codes} codes: at most {2**24} can be told apart")
+        return self
+
+    @property
+    def codes(self) -> int:
+        return math.prod(self.levels)
+
+    @property
+    def dim(self) -> int:
+        return len(self.levels)
+
+
+class FiniteScalarQuantiser(Adapter):
+    """`FSQ` of the package. It has no loss: the gradient of the reconstruction passes straight through the rounding."""
+
+    def __init__(self, config: FSQConfig) -> None:
+        super().__init__(config.codes)
+        self.fsq = installed_library().FSQ(list(config.levels))
+
+    @property
+    def codes_KD(self) -> Tensor:
+        """The levels of each token, about [-1, 1]."""
+        return self.fsq.implicit_codebook
+
+    @torch.compiler.disable
+    def _train(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q_1ND, tokens_1N = self.fsq(z_ND[None])
+        # A vector that is not finite has no level. It gets some token here; the gradient's norm will name the step.
+        tokens_N = tokens_1N[0].long().clamp(0, len(self.codes_KD) - 1)
+        return q_1ND[0], tokens_N, z_ND.new_zeros(())
+
+    def _tokens(self, z_nD: Tensor) -> Tensor:
+        return self._train(z_nD)[1]

@@ -1,0 +1,62 @@
+"""Lookup-free quantisation: a token's bits are the signs of the vector.
+
+Yu et al. 2023, "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation" (MAGVIT-v2), eq. 3 to 5.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from stage1_tokenizer.quantisers.adapter import Adapter, installed_library
+from stage1_tokenizer.quantisers.quantiser import QuantiserOptions
+
+
+class LFQConfig(QuantiserOptions):
+    """Options of lookup-free quantisation; vectors have log2(codes) dimensions."""
+
+    kind: Literal["lfq"] = "lfq"
+    codes: int = Field(16_384, ge=2, le=2**24)
+    # Of H(code | vector) - diversity_weight x H(code over the batch): decided vectors, that use all codes alike.
+    entropy_weight: float = Field(0.1, ge=0)
+    diversity_weight: float = Field(1.0, ge=0)
+    commitment_weight: float = Field(0.25, ge=0)  # of ||z_e - sg[z_q]||^2
+
+    @field_validator("codes")
+    @classmethod
+    def _whole_bits(cls, codes: int) -> int:
+        if codes & (codes - 1):
+            bits = codes.bit_length()
+            raise ValueError(f"codes must be a power of two, for example {2 ** (bits - 1)} or {2**bits}")
+        return codes
+
+    @property
+    def dim(self) -> int:
+        return self.codes.bit_length() - 1
+
+
+class LookupFreeQuantiser(Adapter):
+    """`LFQ` of the package."""
+
+    def __init__(self, config: LFQConfig) -> None:
+        super().__init__(config.codes)
+        self.lfq = installed_library().LFQ(
+            codebook_size=config.codes,
+            entropy_loss_weight=config.entropy_weight,
+            diversity_gamma=config.diversity_weight,
+            commitment_loss_weight=config.commitment_weight,
+        )
+
+    @property
+    def codes_KD(self) -> Tensor:
+        """The bits of each token as -1 and 1, the most significant first."""
+        return self.lfq.codebook
+
+    @torch.compiler.disable
+    def _train(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q_1ND, tokens_1N, loss = self.lfq(z_ND[None])
+        return q_1ND[0], tokens_1N[0].long(), loss
+
+    def _tokens(self, z_nD: Tensor) -> Tensor:
+        return ((z_nD > 0) * self.lfq.mask).sum(-1)  # the package's own way computes entropies besides

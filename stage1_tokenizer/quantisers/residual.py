@@ -1,0 +1,88 @@
+"""Residual quantisation: a first code for the vector, a second for what the first left over, and so on.
+
+Zeghidour et al. 2021, "SoundStream", algorithm 1; on images Lee et al. 2022, "Autoregressive Image Generation using
+Residual Quantization". The tokens of a place stand side by side, the coarsest first, so stage two sees a grid that is
+`quantisers` times as wide, of ids that mean another vector on each level.
+
+Shapes: N vectors, D dimensions, Q levels, K codes of each; n vectors of one tile.
+"""
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import Field
+from torch import Tensor
+
+from stage1_tokenizer.quantisers.adapter import Adapter, installed_library
+from stage1_tokenizer.quantisers.quantiser import QuantiserOptions
+
+
+class ResidualConfig(QuantiserOptions):
+    """Options of residual quantisation; codebooks are moving averages of the vectors that chose their codes."""
+
+    kind: Literal["residual"] = "residual"
+    quantisers: int = Field(2, ge=1, le=64)  # levels: tokens of each place
+    codes: int = Field(1024, ge=2, le=2**24)  # of each level
+    dim: int = Field(16, ge=1, le=4096)
+    commitment_weight: float = Field(1.0, ge=0)  # of ||z_e - sg[z_q]||^2, summed over the levels
+    decay: float = Field(0.99, gt=0, lt=1)  # of the moving averages, a forward pass
+    revival_share: float = Field(0.1, gt=0, lt=1)  # dead: used less than this share of the mean use
+    rotation: bool = True  # gradients by the rotation trick (Fifty et al. 2024), or straight through
+
+    @property
+    def tokens_per_place(self) -> int:
+        return self.quantisers
+
+
+class ResidualQuantiser(Adapter):
+    """`ResidualVQ` of the package; codes are compared by Euclidean distance.
+
+    Codebooks move in every forward pass of training, by all processes' vectors. A dead code becomes a random vector of
+    the batch; all are dead before the first one, so the first codes are encoder outputs.
+    """
+
+    def __init__(self, config: ResidualConfig) -> None:
+        super().__init__(config.codes, config.tokens_per_place)
+        self.quantisers, self.share = config.quantisers, config.revival_share
+        self.ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        self.rvq = installed_library().ResidualVQ(
+            dim=config.dim,
+            num_quantizers=config.quantisers,
+            codebook_size=config.codes,
+            decay=config.decay,
+            commitment_weight=config.commitment_weight,
+            rotation_trick=config.rotation,
+            threshold_ema_dead_code=config.revival_share,
+            sync_codebook=self.ranks > 1,
+        )
+        for level in self.rvq.layers:
+            level._codebook.cluster_size.zero_()
+
+    @property
+    def codes_KD(self) -> Tensor:
+        """(K, Q * D): side by side the vectors that a token stands for on each level."""
+        return self.rvq.codebooks.transpose(0, 1).flatten(1)
+
+    def lookup(self, tokens_BHW: Tensor) -> Tensor:
+        return self.rvq.get_output_from_indices(tokens_BHW.unflatten(-1, (-1, self.quantisers)))
+
+    @torch.compiler.disable
+    def _train(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        self._measure_use_by(len(z_ND))
+        q_1ND, tokens_1NQ, loss_Q = self.rvq(z_ND[None])
+        return q_1ND[0], tokens_1NQ[0], loss_Q.sum()
+
+    def _measure_use_by(self, vectors: int) -> None:
+        """The package counts a code's use in vectors a forward pass: set what is dead, and what a new code begins with.
+
+        As a share of the mean it holds for any batch; a fixed number replaces every code at every step where there are
+        more codes than vectors.
+        """
+        for level in self.rvq.layers:
+            mean_use = self.ranks * vectors / level.codebook_size
+            level._codebook.threshold_ema_dead_code = self.share * mean_use
+            level._codebook.reset_cluster_size = mean_use
+
+    def _tokens(self, z_nD: Tensor) -> Tensor:
+        return self.rvq(z_nD[None], freeze_codebook=True)[1][0]

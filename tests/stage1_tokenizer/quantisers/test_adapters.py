@@ -1,0 +1,294 @@
+"""Adapters against vector-quantize-pytorch called directly: the same tokens, codes, losses and gradients."""
+
+import copy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import vector_quantize_pytorch as library
+from torch import Tensor, nn
+
+from shared.config import parse_config
+from shared.errors import UserError
+from stage1_tokenizer.compare import load_comparison
+from stage1_tokenizer.describe import describe
+from stage1_tokenizer.quantisers.quantiser import Quantiser
+from stage1_tokenizer.quantisers.residual import ResidualConfig, ResidualQuantiser
+from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig, build_quantiser
+
+KINDS: dict[str, dict[str, Any]] = {
+    "fsq": {"kind": "fsq", "levels": [5, 4, 3]},
+    "lfq": {"kind": "lfq", "codes": 64},
+    "simvq": {"kind": "simvq", "codes": 60, "dim": 8},
+    "residual": {"kind": "residual", "codes": 20, "quantisers": 3, "dim": 8},
+}
+DIM = {"fsq": 3, "lfq": 6, "simvq": 8, "residual": 8}
+CODES = {"fsq": 60, "lfq": 64, "simvq": 60, "residual": 20}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def config_of(quantiser: dict[str, Any]) -> TokenizerConfig:
+    backbone = {"kind": "conv", "stem": 4, "widths": [16, 32], "depths": [1, 1], "heads": 2}
+    return parse_config(TokenizerConfig, {"backbone": backbone, "quantiser": quantiser}, where="test")
+
+
+def quantiser_of(kind: str, **options: Any) -> Quantiser:
+    return build_quantiser(config_of({**KINDS[kind], **options}).quantiser)
+
+
+def vectors(kind: str, *shape: int) -> Tensor:
+    return 2 * torch.randn(*shape, DIM[kind])
+
+
+# The package's modules by the arguments that a reader of its own pages would choose.
+DIRECT: dict[str, Callable[[], nn.Module]] = {
+    "fsq": lambda: library.FSQ([5, 4, 3]),
+    "lfq": lambda: library.LFQ(codebook_size=64, entropy_loss_weight=0.1, commitment_loss_weight=0.25),
+    "simvq": lambda: library.SimVQ(8, 60),
+    "residual": lambda: library.ResidualVQ(
+        dim=8, num_quantizers=3, codebook_size=20, decay=0.99, threshold_ema_dead_code=0.1 * 40 / 20
+    ),
+}
+INNER = {"fsq": "fsq", "lfq": "lfq", "simvq": "simvq", "residual": "rvq"}
+
+
+@each_kind
+def test_a_training_step_is_the_packages(kind: str) -> None:
+    ours, theirs = quantiser_of(kind), DIRECT[kind]()
+    theirs.load_state_dict(getattr(ours, INNER[kind]).state_dict())
+    for codebook in (
+        module for module in theirs.modules() if isinstance(module, library.vector_quantize_pytorch.Codebook)
+    ):
+        codebook.reset_cluster_size = 40 / 20
+    for step in range(3):
+        z_BHWD, target = vectors(kind, 2, 4, 5), vectors(kind, 2, 4, 5)
+        results = []
+        for call in (lambda z: ours(z), lambda z: theirs(z.flatten(0, 2)[None])):
+            z = z_BHWD.clone().requires_grad_()
+            torch.manual_seed(step)
+            quantised, tokens, loss = call(z) if kind != "fsq" or call(z)[0].ndim == 4 else (*call(z), torch.zeros(()))
+            ((quantised.view_as(target) * target).sum() + loss.sum()).backward()
+            results.append((quantised.flatten(), tokens.flatten().long(), loss.sum(), z.grad))
+        for got, expected in zip(*results, strict=True):
+            assert torch.equal(got, expected)
+    for name, expected in theirs.state_dict().items():
+        assert torch.equal(getattr(ours, INNER[kind]).state_dict()[name], expected)
+
+
+@each_kind
+def test_tokens_and_codes_are_the_packages(kind: str) -> None:
+    ours = quantiser_of(kind)
+    for _ in range(3):
+        ours(vectors(kind, 4, 8, 8))
+    ours.eval()
+    theirs = copy.deepcopy(getattr(ours, INNER[kind])).eval()
+    z_BHWD = vectors(kind, 2, 70, 71)  # more than one tile
+    quantised, tokens, *_ = theirs(z_BHWD.flatten(0, 2)[None])
+    assert torch.equal(ours.tokenize(z_BHWD).flatten(), tokens.flatten().long())
+    torch.testing.assert_close(ours(z_BHWD).z_BHWD.flatten(0, 2), quantised[0], rtol=0, atol=1e-6)
+
+
+@each_kind
+def test_the_two_directions_agree(kind: str) -> None:
+    quantiser = quantiser_of(kind)
+    for _ in range(3):
+        quantiser(vectors(kind, 4, 8, 8))
+    quantiser.eval()
+    z_BHWD = vectors(kind, 2, 4, 5).requires_grad_()
+    result = quantiser(z_BHWD)
+    tokens_BHW = quantiser.tokenize(z_BHWD)
+    assert tokens_BHW.dtype == torch.int64
+    assert tokens_BHW.shape == (2, 4, 15 if kind == "residual" else 5)
+    assert 0 <= tokens_BHW.min() <= tokens_BHW.max() < CODES[kind]
+    assert torch.equal(result.tokens_BHW, tokens_BHW)
+    assert torch.equal(result.z_BHWD, quantiser.lookup(tokens_BHW))
+    result.z_BHWD.sum().backward()
+    assert torch.equal(z_BHWD.grad, torch.ones_like(z_BHWD))
+    # Every code is its own nearest.
+    if kind != "residual":
+        codes_KD = quantiser.codes_KD.detach()
+        codes = torch.arange(len(codes_KD))
+        assert torch.equal(quantiser.lookup(codes[None, None])[0, 0], codes_KD)
+        # FSQ's rounding happens after tanh, so a level's own value need not be rounded to it.
+        if kind != "fsq":
+            assert torch.equal(quantiser.tokenize(codes_KD[None, None]).flatten(), codes)
+
+
+def test_fsq_rounds_each_dimension_to_its_levels() -> None:
+    quantiser = quantiser_of("fsq", levels=[5, 4, 3])
+    assert quantiser.codes_KD.shape == (60, 3)
+    for dimension, levels in enumerate([[-1, -0.5, 0, 0.5, 1], [-1, -0.5, 0, 0.5], [-1, 0, 1]]):
+        assert quantiser.codes_KD[:, dimension].unique().tolist() == levels
+    # Far out each vector has the outermost levels; near zero those nearest to it.
+    assert quantiser.lookup(quantiser.tokenize(torch.full((1, 1, 1, 3), 9.0))).flatten().tolist() == [1, 0.5, 1]
+    assert quantiser.lookup(quantiser.tokenize(torch.full((1, 1, 1, 3), -9.0))).flatten().tolist() == [-1, -1, -1]
+
+
+def test_lfq_takes_the_signs_as_bits() -> None:
+    quantiser = quantiser_of("lfq", codes=8)
+    z_BHWD = torch.tensor([[0.1, -3.0, 2.0], [-1.0, -1.0, 0.5], [4.0, 4.0, 4.0]]).view(1, 1, 3, 3)
+    assert quantiser.tokenize(z_BHWD).flatten().tolist() == [0b101, 0b001, 0b111]
+
+
+def test_residual_tokens_are_nearest_codes_of_what_is_left_side_by_side() -> None:
+    quantiser = quantiser_of("residual")
+    for _ in range(3):
+        quantiser(vectors("residual", 4, 8, 8))
+    z_BHWD = vectors("residual", 2, 3, 4)
+    left_ND, levels = z_BHWD.flatten(0, 2).double(), []
+    codes_KQD = quantiser.codes_KD.unflatten(1, (3, 8)).double()
+    for level in range(3):
+        tokens_N = torch.cdist(left_ND, codes_KQD[:, level]).argmin(1)
+        left_ND = left_ND - codes_KQD[tokens_N, level]
+        levels.append(tokens_N.view(2, 3, 4))
+    tokens_BHW = quantiser.tokenize(z_BHWD)
+    for level in range(3):
+        assert torch.equal(tokens_BHW[:, :, level::3], levels[level])
+    torch.testing.assert_close(quantiser.lookup(tokens_BHW).flatten(0, 2).double(), z_BHWD.flatten(0, 2) - left_ND)
+
+
+@each_kind
+def test_tokenizing_changes_nothing_and_is_the_same_in_training_mode(kind: str) -> None:
+    quantiser, z_BHWD = quantiser_of(kind), vectors(kind, 2, 4, 5)
+    quantiser(vectors(kind, 4, 8, 8))
+    before, numbers = copy.deepcopy(quantiser.state_dict()), torch.get_rng_state()
+    in_training = quantiser.tokenize(z_BHWD)
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert all(torch.equal(value, before[name]) for name, value in quantiser.state_dict().items())
+    quantiser.eval()
+    assert torch.equal(quantiser(z_BHWD).tokens_BHW, in_training)
+    assert all(torch.equal(value, before[name]) for name, value in quantiser.state_dict().items())
+
+
+@each_kind
+@pytest.mark.parametrize("training", [True, False])
+def test_autocast_changes_nothing(kind: str, training: bool) -> None:
+    quantiser, z_BHWD = quantiser_of(kind).train(training), vectors(kind, 2, 8, 8)
+    twin = copy.deepcopy(quantiser)
+    torch.manual_seed(0)
+    plain = quantiser(z_BHWD)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = twin(z_BHWD)
+        assert torch.equal(twin.tokenize(z_BHWD), quantiser.tokenize(z_BHWD))
+        assert torch.equal(twin.lookup(cast.tokens_BHW), quantiser.lookup(cast.tokens_BHW))
+    for one, other in zip(cast, plain, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+@each_kind
+def test_saved_state_is_finite_and_makes_the_same_quantiser(kind: str) -> None:
+    quantiser, other = quantiser_of(kind), quantiser_of(kind)
+    for value in quantiser.state_dict().values():
+        assert torch.isfinite(value.float()).all()
+    quantiser(vectors(kind, 4, 8, 8))
+    other.load_state_dict(quantiser.state_dict())
+    z_BHWD = vectors(kind, 2, 4, 5)
+    results = []
+    for each in (quantiser, other):
+        torch.manual_seed(1)
+        results.append(each(z_BHWD))
+    for one, same in zip(*results, strict=True):
+        assert torch.equal(one, same)
+    assert torch.equal(quantiser.window_counts(), other.window_counts())
+    assert torch.equal(quantiser.codes_KD, other.codes_KD)
+
+
+@each_kind
+def test_training_counts_every_token(kind: str) -> None:
+    quantiser = quantiser_of(kind)
+    tokens_BHW = quantiser(vectors(kind, 4, 8, 8)).tokens_BHW
+    quantiser.maintain(torch.optim.SGD([torch.zeros(1)]))
+    counts = quantiser.window_counts()
+    assert counts.sum() == tokens_BHW.numel()
+    levels = 3 if kind == "residual" else 1
+    assert len(counts) == CODES[kind] * levels
+    for level in range(levels):
+        own = counts.view(levels, -1)[level]
+        assert torch.equal(own, torch.bincount(tokens_BHW[:, :, level::levels].flatten(), minlength=CODES[kind]))
+    assert quantiser.maintain(torch.optim.AdamW([nn.Parameter(torch.zeros(1))])) == 0
+
+
+@pytest.mark.parametrize("codes", [16, 512])
+def test_residual_codes_stay_in_use_with_more_codes_than_vectors_and_fewer(codes: int) -> None:
+    """Vectors about 16 centres that move away: every centre keeps codes, and codes are not replaced without end."""
+    quantiser = ResidualQuantiser(ResidualConfig(codes=codes, quantisers=1, dim=8, decay=0.9))
+    centres = torch.randn(16, 8)
+
+    def batch() -> Tensor:
+        return (centres[torch.arange(128) % 16] + 0.05 * torch.randn(128, 8)).view(2, 8, 8, 8)
+
+    for _ in range(30):
+        quantiser(batch())
+    before = quantiser.codes_KD
+    centres += 5
+    for _ in range(60):
+        quantiser(batch())
+    z_BHWD = batch()
+    error = (quantiser.eval()(z_BHWD).z_BHWD - z_BHWD).square().mean()
+    assert error < 0.2
+    assert not torch.equal(before, quantiser.codes_KD)
+    settled = quantiser.codes_KD.clone()
+    quantiser.train()(batch())
+    moved = (quantiser.codes_KD - settled).square().sum(1) > 1
+    assert moved.float().mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kind": "fsq", "levels": []}, "levels"),
+        ({"kind": "fsq", "levels": [8, 2]}, "levels.1.*greater than or equal to 3"),
+        ({"kind": "fsq", "levels": [64, 64, 64, 65]}, "make 17039360 codes"),
+        ({"kind": "fsq", "codes": 64}, "no such key"),
+        ({"kind": "lfq", "codes": 1000}, "power of two, for example 512 or 1024"),
+        ({"kind": "simvq", "codebook_weight": 0}, "greater than 0"),
+        ({"kind": "residual", "quantisers": 0}, "quantisers"),
+        ({"kind": "resdual"}, "did you mean 'residual'"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        config_of(options)
+
+
+def test_a_quantiser_of_no_kind_is_the_vector_quantiser() -> None:
+    assert config_of({"codes": 64}).quantiser == config_of({"kind": "vector", "codes": 64}).quantiser
+
+
+@each_kind
+def test_without_the_package_its_kinds_say_how_to_get_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
+    with pytest.raises(UserError, match=r"pip install 'tessera\[quantisers\]'"):
+        quantiser_of(kind)
+    build_quantiser(config_of({"kind": "vector", "codes": 64}).quantiser)
+
+
+@each_kind
+def test_a_description_counts_all_tokens_of_a_place(kind: str) -> None:
+    tokens_per_place = 3 if kind == "residual" else 1
+    config = config_of(KINDS[kind])
+    description = describe(config, (32, 48))
+    assert description.grid == (4, 6 * tokens_per_place)
+    assert description.codes == CODES[kind]
+    tokenizer = Tokenizer(config).eval()
+    tokens_Bhw = tokenizer.tokenize(torch.rand(2, 3, 32, 48) * 2 - 1)
+    assert tokens_Bhw.shape[1:] == description.grid
+    assert tokenizer.detokenize(tokens_Bhw).shape == (2, 3, 32, 48)
+
+
+def test_the_demo_compares_quantisers_with_about_as_many_bits_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    _, runs = load_comparison("configs/compare/quantisers-demo.yaml", [])
+    _, backbones = load_comparison("configs/compare/backbones-demo.yaml", [])
+    bits = {name: describe(run.model, (64, 64)).as_dict() for name, run in runs.items()}
+    assert {"vector", "fsq", "lfq", "simvq", "residual"} <= set(bits)
+    for run in runs.values():
+        assert (run.data, run.loss, run.training) == (
+            backbones["conv"].data, backbones["conv"].loss, backbones["conv"].training
+        )  # fmt: skip
+        assert run.model.backbone == backbones["conv"].model.backbone
