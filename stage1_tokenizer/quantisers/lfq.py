@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from stage1_tokenizer.quantisers.adapter import Adapter, installed_library
+from stage1_tokenizer.quantisers.adapter import Adapter, installed_library, processes
 from stage1_tokenizer.quantisers.quantiser import QuantiserOptions
 
 
@@ -44,7 +44,9 @@ class LookupFreeQuantiser(Adapter):
         self.lfq = installed_library().LFQ(
             codebook_size=config.codes,
             entropy_loss_weight=config.entropy_weight,
-            diversity_gamma=config.diversity_weight,
+            # With several processes the package divides the mean probabilities by their number and does not add them up
+            # (1.32), and with them the gradient of this term; multiplied, it is that of each process's own batch.
+            diversity_gamma=config.diversity_weight * processes(),
             commitment_loss_weight=config.commitment_weight,
         )
 

@@ -10,11 +10,10 @@ Shapes: N vectors, D dimensions, Q levels, K codes of each; n vectors of one til
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor
 
-from stage1_tokenizer.quantisers.adapter import Adapter, installed_library
+from stage1_tokenizer.quantisers.adapter import Adapter, installed_library, processes
 from stage1_tokenizer.quantisers.quantiser import QuantiserOptions
 
 
@@ -45,7 +44,6 @@ class ResidualQuantiser(Adapter):
     def __init__(self, config: ResidualConfig) -> None:
         super().__init__(config.codes, config.tokens_per_place)
         self.quantisers, self.share = config.quantisers, config.revival_share
-        self.ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         self.rvq = installed_library().ResidualVQ(
             dim=config.dim,
             num_quantizers=config.quantisers,
@@ -54,7 +52,7 @@ class ResidualQuantiser(Adapter):
             commitment_weight=config.commitment_weight,
             rotation_trick=config.rotation,
             threshold_ema_dead_code=config.revival_share,
-            sync_codebook=self.ranks > 1,
+            sync_codebook=processes() > 1,
         )
         for level in self.rvq.layers:
             level._codebook.cluster_size.zero_()
@@ -80,7 +78,7 @@ class ResidualQuantiser(Adapter):
         more codes than vectors.
         """
         for level in self.rvq.layers:
-            mean_use = self.ranks * vectors / level.codebook_size
+            mean_use = processes() * vectors / level.codebook_size
             level._codebook.threshold_ema_dead_code = self.share * mean_use
             level._codebook.reset_cluster_size = mean_use
 

@@ -1,6 +1,11 @@
 """Adapters against vector-quantize-pytorch called directly: the same tokens, codes, losses and gradients."""
 
 import copy
+import json
+import math
+import os
+import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +23,9 @@ from stage1_tokenizer.describe import describe
 from stage1_tokenizer.quantisers.quantiser import Quantiser
 from stage1_tokenizer.quantisers.residual import ResidualConfig, ResidualQuantiser
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig, build_quantiser
+from tests.tiny import tokenizer_run
+
+ROOT = Path(__file__).parents[3]
 
 KINDS: dict[str, dict[str, Any]] = {
     "fsq": {"kind": "fsq", "levels": [5, 4, 3]},
@@ -43,39 +51,43 @@ def vectors(kind: str, *shape: int) -> Tensor:
     return 2 * torch.randn(*shape, DIM[kind])
 
 
-# The package's modules by the arguments that a reader of its own pages would choose.
+# The package's modules, with the arguments that its own pages would have one write.
 DIRECT: dict[str, Callable[[], nn.Module]] = {
     "fsq": lambda: library.FSQ([5, 4, 3]),
     "lfq": lambda: library.LFQ(codebook_size=64, entropy_loss_weight=0.1, commitment_loss_weight=0.25),
     "simvq": lambda: library.SimVQ(8, 60),
     "residual": lambda: library.ResidualVQ(
-        dim=8, num_quantizers=3, codebook_size=20, decay=0.99, threshold_ema_dead_code=0.1 * 40 / 20
+        dim=8, num_quantizers=3, codebook_size=20, decay=0.99, threshold_ema_dead_code=0.1 * MEAN_USE
     ),
 }
+MEAN_USE = 40 / 20  # 2 x 4 x 5 vectors a step, 20 codes
 INNER = {"fsq": "fsq", "lfq": "lfq", "simvq": "simvq", "residual": "rvq"}
 
 
+def step(call: Callable[[Tensor], tuple], z_BHWD: Tensor, target_BHWD: Tensor) -> list[Tensor]:
+    """Outputs of a training step, and the gradient that reaches the vectors."""
+    torch.manual_seed(0)
+    z_BHWD = z_BHWD.clone().requires_grad_()
+    q, tokens, *losses = call(z_BHWD)
+    loss = sum((loss.sum() for loss in losses), torch.zeros(()))
+    ((q.view_as(target_BHWD) * target_BHWD).sum() + loss).backward()
+    return [q.flatten(), tokens.flatten().long(), loss, z_BHWD.grad]
+
+
 @each_kind
-def test_a_training_step_is_the_packages(kind: str) -> None:
+def test_training_is_the_packages(kind: str) -> None:
     ours, theirs = quantiser_of(kind), DIRECT[kind]()
-    theirs.load_state_dict(getattr(ours, INNER[kind]).state_dict())
-    for codebook in (
-        module for module in theirs.modules() if isinstance(module, library.vector_quantize_pytorch.Codebook)
-    ):
-        codebook.reset_cluster_size = 40 / 20
-    for step in range(3):
-        z_BHWD, target = vectors(kind, 2, 4, 5), vectors(kind, 2, 4, 5)
-        results = []
-        for call in (lambda z: ours(z), lambda z: theirs(z.flatten(0, 2)[None])):
-            z = z_BHWD.clone().requires_grad_()
-            torch.manual_seed(step)
-            quantised, tokens, loss = call(z) if kind != "fsq" or call(z)[0].ndim == 4 else (*call(z), torch.zeros(()))
-            ((quantised.view_as(target) * target).sum() + loss.sum()).backward()
-            results.append((quantised.flatten(), tokens.flatten().long(), loss.sum(), z.grad))
-        for got, expected in zip(*results, strict=True):
-            assert torch.equal(got, expected)
-    for name, expected in theirs.state_dict().items():
-        assert torch.equal(getattr(ours, INNER[kind]).state_dict()[name], expected)
+    inner = getattr(ours, INNER[kind])
+    theirs.load_state_dict(inner.state_dict())
+    for level in getattr(theirs, "layers", []):
+        level._codebook.reset_cluster_size = MEAN_USE
+    for _ in range(3):
+        z_BHWD, target_BHWD = vectors(kind, 2, 4, 5), vectors(kind, 2, 4, 5)
+        expected = step(lambda z_BHWD: theirs(z_BHWD.flatten(0, 2)[None]), z_BHWD, target_BHWD)
+        for one, other in zip(step(ours, z_BHWD, target_BHWD), expected, strict=True):
+            assert torch.equal(one, other)
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(inner.state_dict()[name], value)
 
 
 @each_kind
@@ -282,13 +294,63 @@ def test_a_description_counts_all_tokens_of_a_place(kind: str) -> None:
 
 
 def test_the_demo_compares_quantisers_with_about_as_many_bits_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[3])
+    monkeypatch.chdir(ROOT)
     _, runs = load_comparison("configs/compare/quantisers-demo.yaml", [])
     _, backbones = load_comparison("configs/compare/backbones-demo.yaml", [])
-    bits = {name: describe(run.model, (64, 64)).as_dict() for name, run in runs.items()}
-    assert {"vector", "fsq", "lfq", "simvq", "residual"} <= set(bits)
+    assert {"vector", "fsq", "lfq", "simvq", "residual"} <= set(runs)
+    conv = backbones["conv"]
     for run in runs.values():
-        assert (run.data, run.loss, run.training) == (
-            backbones["conv"].data, backbones["conv"].loss, backbones["conv"].training
-        )  # fmt: skip
-        assert run.model.backbone == backbones["conv"].model.backbone
+        assert (run.data, run.loss, run.training) == (conv.data, conv.loss, conv.training)
+        assert run.model.backbone == conv.model.backbone
+        quantiser = run.model.quantiser
+        assert quantiser.tokens_per_place * math.log2(quantiser.codes) == pytest.approx(12, abs=0.1)
+
+
+TWO_PROCESSES = """
+import json, sys
+import torch
+from shared.config import parse_config
+from stage1_tokenizer import train as stage1
+from stage1_tokenizer.quantisers.lfq import LFQConfig, LookupFreeQuantiser
+
+def save(trainee, run):
+    rank = trainee.accelerator.process_index
+    torch.save(trainee.model.state_dict(), f"{run.path.name}-{rank}.pt")
+
+stage1.Trainee.save = save
+for values in json.loads(sys.argv[1]):
+    stage1.train(parse_config(stage1.TokenizerRun, values, where="test"))
+z_BHWD = torch.load("vectors.pt").requires_grad_()
+LookupFreeQuantiser(LFQConfig(codes=64))(z_BHWD).loss.backward()
+torch.save(z_BHWD.grad, "gradient.pt")
+"""
+
+
+def test_two_processes_stay_the_same_and_each_has_its_own_entropy(drawings: Path, tmp_path: Path) -> None:
+    kinds = ("lfq", "residual")
+    runs = [{**tokenizer_run(drawings, kind, images=64).model_dump(mode="json"), "name": kind} for kind in kinds]
+    z_BHWD = 0.002 * vectors("lfq", 2, 4, 4)
+    torch.save(z_BHWD, tmp_path / "vectors.pt")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", TWO_PROCESSES, json.dumps(runs)],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, error = process.communicate()
+        assert process.returncode == 0, error
+    for kind in kinds:
+        one, other = (torch.load(f"{kind}-{rank}.pt") for rank in range(2))
+        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+        assert one["quantiser.counts_K"].sum() == 64 * 16 * (2 if kind == "residual" else 1)  # both processes' tokens
+    quantiser_of("lfq")(z_BHWD.requires_grad_()).loss.backward()
+    torch.testing.assert_close(torch.load("gradient.pt"), z_BHWD.grad)
