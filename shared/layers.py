@@ -1,4 +1,4 @@
-"""Layers both stages use: RMSNorm, SwiGLU and two ways to tell positions apart.
+"""Layers both stages use: RMSNorm, SwiGLU, LayerScale and two ways to tell positions apart.
 
 Shapes: B batch, H heads, L length, D width, A axes (1 for a sequence, 2 for a grid), F rotary frequencies.
 """
@@ -36,6 +36,25 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.in_proj(x).chunk(2, dim=-1)
         return self.out_proj(self.dropout(F.silu(gate) * value))
+
+
+class LayerScale(nn.Module):
+    """x * weight, a learned factor for each channel that starts at `initial` (Touvron et al. 2021, CaiT, eq. 4).
+
+    At the end of a residual branch, a small factor lets the block begin close to the identity.
+    """
+
+    def __init__(self, dim: int, initial: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+def layer_scale(dim: int, initial: float | None) -> nn.Module:
+    """A LayerScale, or nothing at all where `initial` is None."""
+    return nn.Identity() if initial is None else LayerScale(dim, initial)
 
 
 class LearnedPositions(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from x_transformers import Encoder as TransformerEncoder
 
 from shared.config import Config
-from shared.layers import RMSNorm, SwiGLU
+from shared.layers import RMSNorm, SwiGLU, layer_scale
 
 
 class ConvConfig(Config):
@@ -29,6 +29,7 @@ class ConvConfig(Config):
     mlp_ratio: float = Field(8 / 3, gt=0)
     transformer_layers: int = Field(1, ge=0)  # on each side of the quantiser
     heads: PositiveInt = 4
+    layer_scale: float | None = Field(None, gt=0)  # learned factors at the end of each branch begin here; null: none
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -52,28 +53,33 @@ class ConvConfig(Config):
 
 
 class ConvBlock(nn.Module):
-    """x + DepthwiseConv(RMSNorm(x)); x + SwiGLU(RMSNorm(x)), on x_BHWC."""
+    """x + DepthwiseConv(RMSNorm(x)); x + SwiGLU(RMSNorm(x)), on x_BHWC; each branch scaled, if the options say so."""
 
-    def __init__(self, dim: int, kernel_size: int, mlp_ratio: float) -> None:
+    def __init__(self, dim: int, config: ConvConfig) -> None:
         super().__init__()
+        kernel_size = config.kernel_size
         self.conv_norm = RMSNorm(dim)
         self.conv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+        self.conv_scale = layer_scale(dim, config.layer_scale)
         self.mlp_norm = RMSNorm(dim)
-        self.mlp = SwiGLU(dim, hidden=round(mlp_ratio * dim))
+        self.mlp = SwiGLU(dim, hidden=round(config.mlp_ratio * dim))
+        self.mlp_scale = layer_scale(dim, config.layer_scale)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        x_BHWC = x_BHWC + channels_last_conv(self.conv, self.conv_norm(x_BHWC))
-        return x_BHWC + self.mlp(self.mlp_norm(x_BHWC))
+        x_BHWC = x_BHWC + self.conv_scale(channels_last_conv(self.conv, self.conv_norm(x_BHWC)))
+        return x_BHWC + self.mlp_scale(self.mlp(self.mlp_norm(x_BHWC)))
 
 
 class GridTransformer(nn.Module):
     """Transformer layers over a grid's positions, any height and width; place is known through the convolutions."""
 
-    def __init__(self, dim: int, depth: int, heads: int) -> None:
+    def __init__(self, config: ConvConfig) -> None:
         super().__init__()
         self.layers = TransformerEncoder(
-            dim=dim, depth=depth, heads=heads, attn_dim_head=dim // heads, use_rmsnorm=True, ff_glu=True, ff_swish=True,
-            ff_mult=2, ff_no_bias=True, attn_flash=True,
+            dim=config.width, depth=config.transformer_layers, heads=config.heads,
+            attn_dim_head=config.width // config.heads, attn_flash=True, use_rmsnorm=True, ff_glu=True, ff_swish=True,
+            ff_mult=2, ff_no_bias=True, use_layerscale=config.layer_scale is not None,
+            layerscale_init_value=config.layer_scale or 0.0,
         )  # fmt: skip
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
@@ -91,9 +97,9 @@ class ConvEncoder(nn.Module):
         for level, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
             if level:
                 layers.append(Downsample(config.widths[level - 1], width))
-            layers += [ConvBlock(width, config.kernel_size, config.mlp_ratio) for _ in range(depth)]
+            layers += [ConvBlock(width, config) for _ in range(depth)]
         if config.transformer_layers:
-            layers.append(GridTransformer(config.width, config.transformer_layers, config.heads))
+            layers.append(GridTransformer(config))
         self.layers = nn.Sequential(*layers)
         self.norm = RMSNorm(config.width)
 
@@ -110,10 +116,10 @@ class ConvDecoder(nn.Module):
         self.stem = config.stem
         layers: list[nn.Module] = []
         if config.transformer_layers:
-            layers.append(GridTransformer(config.width, config.transformer_layers, config.heads))
+            layers.append(GridTransformer(config))
         for level in reversed(range(len(config.widths))):
             width, depth = config.widths[level], config.depths[level]
-            layers += [ConvBlock(width, config.kernel_size, config.mlp_ratio) for _ in range(depth)]
+            layers += [ConvBlock(width, config) for _ in range(depth)]
             if level:
                 layers.append(Upsample(width, config.widths[level - 1]))
         self.layers = nn.Sequential(*layers)

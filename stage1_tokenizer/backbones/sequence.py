@@ -12,12 +12,12 @@ from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from x_transformers import Encoder as TransformerEncoder
 
 from shared.config import Config
-from shared.layers import RMSNorm, SwiGLU
+from shared.layers import RMSNorm, SwiGLU, layer_scale
 from shared.mamba2 import Mamba2, ssd
 
 
@@ -30,6 +30,7 @@ class PatchConfig(Config):
     positions: PositiveInt = 32  # side of the learned position grid; other sizes are interpolated
     overlap: bool = True  # patches reach half a patch into their neighbours
     smoothing: bool = True  # one 3 x 3 convolution after unpatchify
+    layer_scale: float | None = Field(None, gt=0)  # learned factors at the end of each branch begin here; null: none
 
 
 class AttentionConfig(PatchConfig):
@@ -159,21 +160,22 @@ class GridPositions(nn.Module):
 def build_blocks(config: SequenceConfig) -> nn.Module:
     """The blocks of one side, (B, L, D) -> (B, L, D)."""
     if isinstance(config, AttentionConfig):
-        return transformer(config.width, config.depth, config.heads)
+        return transformer(config, config.depth)
     if isinstance(config, MambaVisionConfig):
         mixers = config.depth - config.depth // 2
-        first = [MambaBlock(config.width, MambaVisionMixer(config)) for _ in range(mixers)]
-        return nn.Sequential(*first, transformer(config.width, config.depth - mixers, config.heads))
+        first = [MambaBlock(config, MambaVisionMixer(config)) for _ in range(mixers)]
+        return nn.Sequential(*first, transformer(config, config.depth - mixers))
     if isinstance(config, BimambaConfig):
         return nn.Sequential(*[BimambaBlock(config) for _ in range(config.depth)])
-    return nn.Sequential(*[MambaBlock(config.width, mamba2(config)) for _ in range(config.depth)])
+    return nn.Sequential(*[MambaBlock(config, mamba2(config)) for _ in range(config.depth)])
 
 
-def transformer(dim: int, depth: int, heads: int) -> nn.Module:
+def transformer(config: AttentionConfig | MambaVisionConfig, depth: int) -> nn.Module:
     """x-transformers' encoder with RMSNorm and SwiGLU, 8/3 wide."""
     return TransformerEncoder(
-        dim=dim, depth=depth, heads=heads, attn_dim_head=dim // heads, attn_flash=True, use_rmsnorm=True,
-        ff_glu=True, ff_swish=True, ff_mult=8 / 3, ff_no_bias=True, pre_norm_has_final_norm=False,
+        dim=config.width, depth=depth, heads=config.heads, attn_dim_head=config.width // config.heads, attn_flash=True,
+        use_rmsnorm=True, ff_glu=True, ff_swish=True, ff_mult=8 / 3, ff_no_bias=True, pre_norm_has_final_norm=False,
+        use_layerscale=config.layer_scale is not None, layerscale_init_value=config.layer_scale or 0.0,
     )  # fmt: skip
 
 
@@ -183,20 +185,21 @@ def mamba2(config: MambaOptions) -> Mamba2:
 
 
 class MambaBlock(nn.Module):
-    """x + mixer(RMSNorm(x)); x + SwiGLU(RMSNorm(x))."""
+    """x + mixer(RMSNorm(x)); x + SwiGLU(RMSNorm(x)); each branch scaled, where the configuration says so."""
 
-    def __init__(self, width: int, mixer: nn.Module) -> None:
+    def __init__(self, config: PatchConfig, mixer: nn.Module) -> None:
         super().__init__()
-        self.mixer_norm, self.mixer = RMSNorm(width), mixer
-        self.mlp_norm, self.mlp = RMSNorm(width), SwiGLU(width)
+        width, initial = config.width, config.layer_scale
+        self.mixer_norm, self.mixer, self.mixer_scale = RMSNorm(width), mixer, layer_scale(width, initial)
+        self.mlp_norm, self.mlp, self.mlp_scale = RMSNorm(width), SwiGLU(width), layer_scale(width, initial)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         return x_BLD + self.change(x_BLD)
 
     def change(self, x_BLD: Tensor) -> Tensor:
         """What the block adds to its input."""
-        mixed_BLD = self.mixer(self.mixer_norm(x_BLD))
-        return mixed_BLD + self.mlp(self.mlp_norm(x_BLD + mixed_BLD))
+        mixed_BLD = self.mixer_scale(self.mixer(self.mixer_norm(x_BLD)))
+        return mixed_BLD + self.mlp_scale(self.mlp(self.mlp_norm(x_BLD + mixed_BLD)))
 
 
 class BimambaBlock(nn.Module):
@@ -207,8 +210,8 @@ class BimambaBlock(nn.Module):
 
     def __init__(self, config: BimambaConfig) -> None:
         super().__init__()
-        self.ahead = MambaBlock(config.width, mamba2(config))
-        self.back = MambaBlock(config.width, mamba2(config))
+        self.ahead = MambaBlock(config, mamba2(config))
+        self.back = MambaBlock(config, mamba2(config))
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         return x_BLD + self.ahead.change(x_BLD) + self.back.change(x_BLD.flip(1)).flip(1)
