@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 64  # codes in a block; the second level looks at one block a vector
-CODE_TILE = 4096
-ROW_TILE = 512  # a tile of 4,096 x 512 float32 similarities is 8 MiB: it stays in the last-level cache
+BLOCK = 32  # codes in a block; the second level looks at one block a vector
+CODE_TILE = 1024
+ROW_TILE = 512  # a tile of 1,024 x 512 float32 similarities is 2 MiB: it stays in a core's own cache, or nearly
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 

@@ -39,8 +39,8 @@ def main() -> None:
 
 
 def whole_step(module: nn.Module, z: Tensor) -> Step:
-    """Forward and backward of a whole quantiser in training; its first two outputs are codes and loss, or its loss the
-    third."""
+    """Forward and backward of a whole quantiser in training. Its outputs are the codes, then its loss and its tokens in
+    either order."""
 
     def step() -> None:
         module.zero_grad()
