@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -123,6 +123,18 @@ class EMA:
             parameter.data, self.average[name] = average, parameter.data
 
 
+class Stateful(Protocol):
+    """A module, an optimiser, or anything else whose state is tensors, numbers, texts, and containers of them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as it is now."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Take over a state; raises KeyError, ValueError or RuntimeError where it does not fit."""
+        ...
+
+
 class Trainee:
     """The model in training with its optimiser and average; steps, saves and resumes as one."""
 
@@ -134,6 +146,7 @@ class Trainee:
         self.ema = EMA(self.model, config.ema_decay)
         self.wrapped, self.optimizer = accelerator.prepare(self.model, make_optimizer(self.model, config))
         self.images = 0
+        self.parts: dict[str, Stateful] = {}
 
     @property
     def step_images(self) -> int:
@@ -175,25 +188,46 @@ class Trainee:
         self.images += self.step_images
         return norm
 
+    def also_save(self, **parts: Stateful) -> None:
+        """Checkpoint these with the model, each under its name, and bring them back in `resume`: call it before."""
+        self.parts |= parts
+
     def save(self, run: RunDirectory) -> None:
         """Write a checkpoint from which `resume` makes the same run."""
-        training = {"images": self.images, "ema_steps": self.ema.steps, "optimizer": self.optimizer.state_dict()}
+        training = {
+            "images": self.images,
+            "ema_steps": self.ema.steps,
+            "optimizer": self.optimizer.state_dict(),
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+        }
         if self.accelerator.is_main_process:
             run.save(self.images, self.model.state_dict(), self.ema.state_dict(), training)
         self.accelerator.wait_for_everyone()
 
     def resume(self, run: RunDirectory) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        state = run.newest()
-        if state is None:
+        """Go on from the newest whole checkpoint, if there is one. Raises UserError where it is of something else."""
+        found = run.load_newest()
+        if found is None:
             return
-        model, ema, training = run.load(state)
-        load_strictly(self.model, model, state)
-        self.ema.load(ema, training["ema_steps"])
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.images = training["images"]
+        place, (model, ema, training) = found
+        load_strictly(self.model, model, place)
+        try:
+            self.ema.load(ema, training["ema_steps"])
+            self.optimizer.load_state_dict(training["optimizer"])
+            self._resume_parts(training["parts"])
+            self.images = int(training["images"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{place} is not a checkpoint of this run ({error}): give a name of its own, name=..."
+            ) from None
         if self.accelerator.is_main_process:
-            run.publish(state)
+            run.publish(place)
+
+    def _resume_parts(self, saved: dict[str, Any]) -> None:
+        if saved.keys() != self.parts.keys():
+            raise ValueError(f"it holds {sorted(saved)} besides the model, and this run has {sorted(self.parts)}")
+        for name, part in self.parts.items():
+            part.load_state_dict(saved[name])
 
 
 def crossed(every: int, images: int, step_images: int) -> bool:
