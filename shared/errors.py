@@ -3,13 +3,19 @@
 import sys
 from collections.abc import Callable
 
+from shared import signals
+
 
 class UserError(Exception):
     """Something the user gave cannot be used. The message says what, which value, where, and what to do about it."""
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command's `main`; a `UserError` becomes one message on stderr and exit status 1."""
+    """Run a command's `main`; a `UserError` becomes one message on stderr and exit status 1.
+
+    A signal that asks to stop ends it with exit status `signals.RESUME` once it has saved; see shared/signals.py.
+    """
+    signals.catch()
     try:
         main()
     except UserError as error:
@@ -19,6 +25,8 @@ def run_command(main: Callable[[], None]) -> None:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
-        sys.exit(f"error: out of memory ({str(error).splitlines()[0]}). Try a smaller batch size, image size or width")
-    except KeyboardInterrupt:
-        sys.exit("stopped. What was saved is whole; a training goes on from its last checkpoint with the same command.")
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        sys.exit(f"error: out of memory ({reason}). Try a smaller batch size, image size or width")
+    except signals.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)

@@ -16,7 +16,7 @@ from shared.config import Config, load_config
 from shared.data import ImageBatches
 from shared.errors import UserError, run_command
 from shared.token_cache import TokenCache, open_cache, read_info
-from shared.training import MAY_CHANGE_ON_RESUME, Log, Means, Trainee, TrainingConfig, crossed, make_accelerator
+from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
 from stage2_prior.evaluate import evaluate
 from stage2_prior.prior import PriorConfig, build_prior
 
@@ -52,8 +52,8 @@ def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
     )
     shown: dict[str, float] = {}
     log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="grid")
-    means = Means()
-    while trainee.images < config.training.images:
+    means = trainee.means
+    while not trainee.stop_asked and trainee.images < config.training.images:
         # Step
         trainee.begin_step()
         for tokens_BL, labels_B in trainee.accumulate(batches):
@@ -80,8 +80,9 @@ def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
         if crossed(config.training.save_every, trainee.images, trainee.step_images):
             trainee.save(run)
     log.close()
-    if run.newest() != run.state_after(trainee.images):
+    if trainee.saved != trainee.images:
         trainee.save(run)
+    trainee.stop_if_asked(run)
     with trainee.ema.applied():
         return run, evaluate(prior, cache, "validation")
 

@@ -12,6 +12,7 @@ from shared.errors import UserError
 from shared.mamba2 import Mamba2
 from shared.training import (
     EMA,
+    Means,
     Trainee,
     TrainingConfig,
     crossed,
@@ -100,5 +101,21 @@ def test_parts_saved_beside_the_model_come_back_and_are_asked_for(tmp_path: Path
     assert again.images == 8
     assert torch.equal(fresh.weight, critic.weight)
     without, _ = begin()
-    with pytest.raises(UserError, match=r"holds \['critic'\] besides the model, and this run has \[\]"):
+    with pytest.raises(UserError, match=r"holds \['critic', 'means'\] besides the model, and this run has \['means'\]"):
         without.resume(run)
+
+
+def test_means_are_of_finite_values_and_go_on_after_a_stop() -> None:
+    straight, stopped = Means(), Means()
+    values = [1.0, float("nan"), 4.0, float("inf"), 1.0]
+    for value in values:
+        straight.add({"loss": torch.tensor(value), "l2": torch.tensor(1.0)})
+    assert straight.not_finite() == []
+    for value in values[:4]:
+        stopped.add({"loss": torch.tensor(value), "l2": torch.tensor(1.0)})
+    assert stopped.not_finite() == ["loss"]
+    resumed = Means()
+    resumed.load_state_dict(stopped.state_dict())
+    resumed.add({"loss": torch.tensor(values[4]), "l2": torch.tensor(1.0)})
+    assert resumed.take() == straight.take() == {"loss": 2.0, "l2": 1.0}
+    assert resumed.take() == {}
