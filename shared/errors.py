@@ -1,9 +1,12 @@
 """Mistakes a user can make and mend: one clear message instead of a traceback."""
 
+import errno
 import sys
 from collections.abc import Callable
 
 from shared import signals
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -21,7 +24,8 @@ def run_command(main: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {error.filename or 'a file'}: {error.strerror or error}")
+        hint = ". Make room and start the same command again: what was saved is whole" if error.errno in FULL else ""
+        sys.exit(f"error: {error.filename or 'a file'}: {error.strerror or error}{hint}")
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise

@@ -9,6 +9,7 @@ from shared.checkpoint import RunDirectory, fingerprint, load_strictly, newest_r
 from shared.config import Config
 from shared.errors import UserError
 from shared.manifest import Damaged, write_manifest
+from tests.full_disk import largest_file
 
 
 class Toy(Config):
@@ -59,6 +60,18 @@ def test_a_failed_write_leaves_the_state_before_whole(tmp_path: Path, monkeypatc
         run.save(16, weights(2), weights(2), {"images": 16})
     assert [path.name for path in run.state.iterdir()] == ["000000000008"]
     assert torch.equal(run.load(run.newest())[0]["weight"], weights(1)["weight"])
+
+
+@pytest.mark.parametrize("limit", [0, 50, 1_000, 20_000, 41_000, 50_000])
+def test_a_full_disk_leaves_the_state_before_whole(tmp_path: Path, limit: int) -> None:
+    run = RunDirectory(tmp_path / "run")
+    tensors = {"weight": torch.arange(10_000.0)}
+    run.save(8, tensors, tensors, {"images": 8})
+    with largest_file(limit), pytest.raises(UserError, match=r"after 16 images could not be written.*make room"):
+        run.save(16, tensors, tensors, {"images": 16, "optimizer": torch.zeros(20_000)})
+    assert run.load_newest()[0] == run.state_after(8)
+    assert [path.name for path in run.state.iterdir()] == ["000000000008"]
+    run.check_published("ema.safetensors")
 
 
 def test_a_run_goes_on_only_with_the_configuration_it_began_with(tmp_path: Path) -> None:
