@@ -1,6 +1,6 @@
 """A run directory: what training leaves on disk, saved so that a kill at any instant harms nothing.
 
-    config.yaml  metrics.jsonl  model.safetensors  ema.safetensors  samples/*.png
+    config.yaml  images.json  metrics.jsonl  model.safetensors  ema.safetensors  samples/*.png
     state/<images seen>/  model.safetensors  ema.safetensors  training.pt  manifest.json
 
 Each `state/<images seen>/` is whole: it is written under another name and appears by rename. The newest two are kept,
@@ -9,6 +9,7 @@ so that one that was damaged on the disk (its manifest tells) leaves one to go b
 """
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -74,6 +75,21 @@ class RunDirectory:
                     "give this one a name of its own (name=...), or remove that directory"
                 )
         write_atomically(saved, lambda temporary: save_config(config, temporary))
+
+    def check_images(self, count: int, contents: str) -> None:
+        """Remember what images this run is trained on, or check that they are those it was begun on.
+
+        contents: their hash (`ImageSource.contents`). Raises UserError where they changed since the last checkpoint.
+        """
+        file, now = self.path / "images.json", {"images": count, "contents": contents}
+        before = _read_json(file)
+        if before is not None and before != now and self.states():
+            raise UserError(
+                f"the images of {self.path} are not those it was begun on: it had {before.get('images')}, now it has "
+                f"{count}, or some have other names, classes or sizes. Gone on with, it would not be the same run: put "
+                f"them back, or begin another (name=...). To go on with them all the same, remove {file}"
+            )
+        write_atomically(file, lambda temporary: temporary.write_text(json.dumps(now) + "\n"))
 
     def _lock(self) -> None:
         hold(self.path / ".lock", f"another process is training {self.path}: wait for it, or give a name=...")
@@ -251,6 +267,14 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = value
     return result
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _link(source: Path, target: Path) -> None:

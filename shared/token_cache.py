@@ -45,6 +45,7 @@ class TokenInfo(Config):
     tokenizer: str  # run directory of the tokenizer
     fingerprint: str  # hash of its weights
     source: str
+    contents: str | None = None  # hash of the images' names, labels and sizes; None in caches older than this line
     preprocessing: dict[str, Any]
     views: int  # of each training image; the first is not augmented
     class_names: list[str] | None

@@ -73,6 +73,7 @@ def train(
     check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
     if accelerator.is_main_process:
         run.begin(config, MAY_CHANGE_ON_RESUME)
+        run.check_images(len(train_set.source), train_set.source.contents())
     accelerator.wait_for_everyone()
     perceptual = build_perceptual(config.loss.perceptual, device) if config.loss.perceptual else None
     trainee = Trainee(tokenizer, config.training, accelerator)

@@ -185,6 +185,25 @@ def test_a_second_process_on_one_run_is_refused(drawings: Path) -> None:
     assert "another process is training" in refused.stderr
 
 
+def test_a_folder_whose_pictures_changed_is_noticed(drawings: Path) -> None:
+    config = tokenizer_run(drawings, images=40)
+    picture = next((drawings / "faces").iterdir())
+    content = picture.read_bytes()
+    run, _ = train(config)
+    picture.write_bytes(content + b"more")
+    with pytest.raises(UserError, match=r"not those it was begun on.*put them back.*remove runs/tokenizer/tiny/images"):
+        train(config)
+    picture.rename(picture.with_name("z.png"))
+    with pytest.raises(UserError, match="not those it was begun on"):
+        train(config)
+    picture.write_bytes(content)
+    (picture.parent / "z.png").unlink()
+    train(config)  # put back, though younger
+    shutil.copy(picture, picture.with_name("z.png"))
+    (run.path / "images.json").unlink()
+    train(config)  # the way out that the message names
+
+
 @pytest.fixture
 def train_and_signal(drawings: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """Train as a command does that gets signals in the step after `at` images; returns its exit status."""
