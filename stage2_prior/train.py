@@ -15,8 +15,8 @@ from shared.checkpoint import RUNS, RunDirectory, newest_run, write_atomically
 from shared.config import Config, load_config
 from shared.data import ImageBatches
 from shared.errors import UserError, run_command
-from shared.token_cache import TokenCache, open_cache, read_info
-from shared.training import MAY_CHANGE_ON_RESUME, Log, Means, Trainee, TrainingConfig, crossed, make_accelerator
+from shared.token_cache import TokenCache, TokenInfo, open_cache, read_info
+from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
 from stage2_prior.evaluate import evaluate
 from stage2_prior.prior import PriorConfig, build_prior
 
@@ -52,8 +52,8 @@ def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
     )
     shown: dict[str, float] = {}
     log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="grid")
-    means = Means()
-    while trainee.images < config.training.images:
+    means = trainee.means
+    while not trainee.stop_asked and trainee.images < config.training.images:
         # Step
         trainee.begin_step()
         for tokens_BL, labels_B in trainee.accumulate(batches):
@@ -80,8 +80,9 @@ def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
         if crossed(config.training.save_every, trainee.images, trainee.step_images):
             trainee.save(run)
     log.close()
-    if run.newest() != run.state_after(trainee.images):
+    if trainee.saved != trainee.images:
         trainee.save(run)
+    trainee.stop_if_asked(run)
     with trainee.ema.applied():
         return run, evaluate(prior, cache, "validation")
 
@@ -110,12 +111,18 @@ def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
     if run.newest() is not None and (before := read_info(run.path)) != cache.info:
         raise UserError(
             f"{run.path} was begun on the tokens of tokenizer {before.fingerprint} ({before.source}), but {cache.path} "
-            f"now holds those of {cache.info.fingerprint} ({cache.info.source}): give this prior a name of its own "
-            "(name=...), or remove that directory"
+            f"now holds those of {cache.info.fingerprint} ({cache.info.source}; "
+            f"{', '.join(changes(before, cache.info))} changed): give this prior a name of its own (name=...), or "
+            "remove that directory"
         )
     write_atomically(
         run.path / "tokens.json", lambda temporary: temporary.write_text(cache.info.model_dump_json(indent=2))
     )
+
+
+def changes(before: TokenInfo, now: TokenInfo) -> list[str]:
+    """What two caches say of themselves differently, by its key in tokens.json."""
+    return [name for name, value in now if value != getattr(before, name)]
 
 
 def main() -> None:
