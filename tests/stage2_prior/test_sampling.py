@@ -26,7 +26,7 @@ from stage2_prior.sampling import (
     uniforms,
 )
 
-SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "attention_every": 2, "chunk_size": 4}
+SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "pattern": "ma", "chunk_size": 4}
 GREEDY = SamplingConfig(temperature=0)
 
 
