@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from shared.checkpoint import load_for_inference
+from shared.checkpoint import BEST, WEIGHTS, load_for_inference
 from shared.config import Config
 from shared.errors import UserError
 from shared.layers import LearnedPositions, RMSNorm, Rotary, SwiGLU
@@ -28,6 +28,7 @@ from shared.token_cache import TokenInfo, read_info
 from stage2_prior.cross_entropy import linear_cross_entropy
 
 INIT_STD = 0.02  # GPT-2's
+Weights = Literal["best", "last"]
 
 
 class PriorConfig(Config):
@@ -515,9 +516,10 @@ def build_prior(config: PriorConfig, info: TokenInfo, code_vectors_KD: Tensor) -
     return Prior(config, info.codes, info.grid, classes, code_vectors_KD)
 
 
-def load_prior(run: Path) -> tuple[Prior, TokenInfo]:
+def load_prior(run: Path, weights: Weights = "best") -> tuple[Prior, TokenInfo]:
     """The prior of a run directory, with averaged weights, in eval mode on the CPU, and what it says of its tokens.
 
+    `weights` are those that predicted held-out grids best (the last, where none were evaluated), or the last.
     Raises UserError where the run cannot be used.
     """
     if not (run / "tokens.json").is_file():
@@ -529,4 +531,5 @@ def load_prior(run: Path) -> tuple[Prior, TokenInfo]:
         dim = info.code_dim
         return build_prior(config, info, torch.zeros(info.codes, dim))
 
-    return load_for_inference(run, "model", PriorConfig, build), info
+    file = BEST if weights == "best" and (run / BEST).exists() else WEIGHTS[1]
+    return load_for_inference(run, "model", PriorConfig, build, file), info
