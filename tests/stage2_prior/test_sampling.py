@@ -198,23 +198,37 @@ def test_greedy_is_the_argmax_of_uncached_forwards(kind: str, cfg_scale: float, 
     labels_B, prefix_BK = torch.tensor([2, 0, 1]), torch.randint(40, (3, known))
     with torch.no_grad():
         expected = rollout(prior, labels_B, prefix_BK, cfg_scale)
-    tokens_BHW = generate(
-        prior, range(3), config=GREEDY, labels_B=labels_B, cfg_scale=cfg_scale, prefix_tokens_BK=prefix_BK, batch_size=2
-    )
+    tokens_BHW = generate(prior, range(3), config=GREEDY, labels_B=labels_B, cfg_scale=cfg_scale,
+                          prefix_tokens_BK=prefix_BK, batch_size=2, exact=True)  # fmt: skip
     assert torch.equal(tokens_BHW, expected)
 
 
 def test_guidance_of_scale_one_is_no_guidance_and_not_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
     prior = confident_prior()
-    batches: list[int] = []
-    init_state = prior.init_state
-    monkeypatch.setattr(prior, "init_state", lambda batch: batches.append(batch) or init_state(batch))
+    rows: list[int] = []
+    advance = Prior.advance
+    monkeypatch.setattr(Prior, "advance", lambda self, ids, state: rows.append(len(ids)) or advance(self, ids, state))
     labels_B = torch.tensor([2, 0])
     plain = generate(prior, range(2), labels_B=labels_B)
     assert torch.equal(generate(prior, range(2), labels_B=labels_B, cfg_scale=1.0), plain)
+    assert set(rows) == {2}
     guided = generate(prior, range(2), labels_B=labels_B, cfg_scale=4.0)
     assert not torch.equal(guided, plain)
-    assert batches == [2, 2, 4]
+    assert rows[-1] == 4
+
+
+def test_guidance_may_differ_at_each_position() -> None:
+    prior = confident_prior()
+    labels_B = torch.tensor([2, 0])
+    scale_L = torch.tensor([1.0] * 7 + [5.0] * 13)
+    scheduled = generate(prior, range(2), labels_B=labels_B, cfg_scale=scale_L).flatten(1)
+    plain = generate(prior, range(2), labels_B=labels_B).flatten(1)
+    assert torch.equal(scheduled[:, :7], plain[:, :7])
+    guided = generate(
+        prior, range(2), labels_B=labels_B, cfg_scale=5.0, prefix_tokens_BK=plain[:, :7], batch_size=1
+    ).flatten(1)
+    assert torch.equal(scheduled, guided)
+    assert not torch.equal(scheduled, plain)
 
 
 def test_guidance_of_scale_zero_is_the_unconditional_model() -> None:
