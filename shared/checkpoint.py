@@ -1,11 +1,12 @@
 """A run directory: what training leaves on disk, saved so that a kill at any instant harms nothing.
 
-    config.yaml  images.json  metrics.jsonl  model.safetensors  ema.safetensors  samples/*.png
+    config.yaml  images.json  metrics.jsonl  {model,ema,best}.safetensors  samples/*.png
     state/<images seen>/  model.safetensors  ema.safetensors  training.pt  manifest.json
 
 Each `state/<images seen>/` is whole: it is written under another name and appears by rename. The newest two are kept,
 so that one that was damaged on the disk (its manifest tells) leaves one to go back to. `model.safetensors` and
-`ema.safetensors` are links to the newest state's, for those who want weights only.
+`ema.safetensors` are links to the newest state's, for those who want weights only. `best.safetensors` are averaged
+weights of the moment that did best on held-out data (stage two only).
 """
 
 import hashlib
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 WEIGHTS = ("model.safetensors", "ema.safetensors")
+BEST = "best.safetensors"
 KEPT = 2  # states
 
 
@@ -142,6 +144,14 @@ class RunDirectory:
         for name in WEIGHTS:
             write_atomically(self.path / name, partial(_link, state / name))
 
+    def save_best(self, ema: dict[str, Tensor]) -> None:
+        """Keep weights for inference beside the checkpoints; a resume does not need them."""
+        weights = {name: tensor.contiguous() for name, tensor in ema.items()}
+        try:
+            write_atomically(self.path / BEST, partial(save_file, weights))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"the best weights could not be written to {self.path}: {error}. Make room") from None
+
     def load(self, state: Path) -> State:
         """Read a state; nothing in it can execute code. Raises Damaged where it is not what was saved."""
         check_manifest(state)
@@ -188,17 +198,20 @@ class RunDirectory:
             )
 
 
-def load_for_inference(run: Path, key: str, config: type[C], build: Callable[[C], nn.Module]) -> Any:
+def load_for_inference(
+    run: Path, key: str, config: type[C], build: Callable[[C], nn.Module], weights: str = WEIGHTS[1]
+) -> Any:
     """The model of a run with its averaged weights, in eval mode: `build(config)` of the part `key` of its config.yaml.
 
     Raises UserError where the run or a part of it is missing or does not fit.
     """
-    if not (run / "config.yaml").is_file() or not (run / WEIGHTS[1]).exists():
-        raise UserError(f"{run} holds no finished checkpoint (config.yaml and {WEIGHTS[1]} are needed)")
+    if not (run / "config.yaml").is_file() or not (run / weights).exists():
+        raise UserError(f"{run} holds no finished checkpoint (config.yaml and {weights} are needed)")
     saved = read_yaml(run / "config.yaml")
     model = build(parse_config(config, saved.get(key), where=f"{run / 'config.yaml'}, {key}"))
-    RunDirectory(run).check_published(WEIGHTS[1])
-    load_strictly(model, read_weights(run / WEIGHTS[1]), run / WEIGHTS[1])
+    if weights in WEIGHTS:
+        RunDirectory(run).check_published(weights)
+    load_strictly(model, read_weights(run / weights), run / weights)
     return model.eval()
 
 

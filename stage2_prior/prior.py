@@ -9,8 +9,10 @@ Shapes: B batch, L length (h * w), D width, H heads, K codes, V = K logits, R wi
 head or of a tokenizer code.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +21,16 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from shared.checkpoint import load_for_inference
+from shared.checkpoint import BEST, WEIGHTS, load_for_inference
 from shared.config import Config
 from shared.errors import UserError
 from shared.layers import LearnedPositions, RMSNorm, Rotary, SwiGLU
-from shared.mamba2 import Mamba2
+from shared.mamba2 import Mamba2, Mamba2State
 from shared.token_cache import TokenInfo, read_info
 from stage2_prior.cross_entropy import linear_cross_entropy
 
 INIT_STD = 0.02  # GPT-2's
+Weights = Literal["best", "last"]
 
 
 class PriorConfig(Config):
@@ -38,11 +41,12 @@ class PriorConfig(Config):
     width: int = Field(768, ge=1)
     positions: Literal["learned", "rotary"] = "learned"  # rotary: over rows and columns, in attention
     dropout: float = Field(0.0, ge=0, lt=1)
+    conditioning: Literal["token", "norm"] = "token"  # norm: the class modulates every norm too, beside its start token
     label_dropout: float = Field(0.1, ge=0, le=1)  # share of labels hidden in training, for classifier-free guidance
 
     heads: int = Field(12, ge=1)
     qk_norm: bool = True
-    attention_every: int = Field(4, ge=1)  # hybrid: the last of every so many blocks is attention
+    pattern: str = Field("mmma", pattern=r"^[ma]+$")  # hybrid: m Mamba-2, a attention; repeated over the depth
 
     d_state: int = Field(128, ge=1)
     headdim: int = Field(64, ge=1)
@@ -56,6 +60,9 @@ class PriorConfig(Config):
     @model_validator(mode="after")
     def _widths_fit(self) -> "PriorConfig":
         has_attention, has_mamba = self.kind != "mamba", self.kind != "gpt"
+        if self.kind == "hybrid" and len(set(self.pattern)) == 1:
+            name = {"m": "mamba", "a": "gpt"}[self.pattern[0]]
+            raise ValueError(f"pattern {self.pattern} has one kind of block: use kind={name}, or both m and a")
         if has_attention and self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         if has_attention and self.positions == "rotary" and self.width // self.heads % 4:
@@ -69,29 +76,68 @@ class PriorConfig(Config):
 
     def is_attention(self, layer: int) -> bool:
         """Whether block `layer` mixes by attention, rather than by Mamba-2."""
-        return self.kind == "gpt" or (self.kind == "hybrid" and (layer + 1) % self.attention_every == 0)
+        return self.kind == "gpt" or (self.kind == "hybrid" and self.pattern[layer % len(self.pattern)] == "a")
+
+
+class Place:
+    """Where decoding stands, the same for every layer: after `position` inputs.
+
+    A step captured in a CUDA graph is replayed at every position, so it writes where a tensor says and looks at a fixed
+    `window` of places, masking those still empty. Without a window it looks at exactly those written.
+    """
+
+    def __init__(self, length: int, device: torch.device | str) -> None:
+        self.position = 0
+        self.index_1 = torch.zeros(1, dtype=torch.long, device=device)  # `position`, on the device
+        self.window: int | None = None
+        self._places_L = torch.arange(length, device=device)
+
+    def advance(self, count: int = 1) -> None:
+        self.position += count
+        self.index_1.add_(count)
+
+    def reset(self) -> None:
+        self.position = 0
+        self.index_1.zero_()
+
+    def looks_at(self) -> int:
+        """How many places the next input sees, itself included."""
+        return self.position + 1 if self.window is None else self.window
+
+    def empty_W(self) -> Tensor | None:
+        """(window,) bool, true where the next input must not look."""
+        return None if self.window is None else self._places_L[: self.window] > self.index_1
 
 
 class KVCache:
     """Keys and values of one attention layer, allocated once: (batch, heads, time, headdim), written in place.
 
-    On a CPU, SDPA reads time-before-heads at half the speed, and a cache grown by `cat` becomes the main cost.
+    On a CPU, attention reads time-before-heads at half the speed, and a cache grown by `cat` becomes the main cost.
     """
 
-    def __init__(self, shape_BHLE: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device | str) -> None:
-        self.k_BHLE = torch.zeros(shape_BHLE, dtype=dtype, device=device)
-        self.v_BHLE = torch.zeros_like(self.k_BHLE)
-        self.length = 0
+    def __init__(self, k_BHLE: Tensor, v_BHLE: Tensor, place: Place) -> None:
+        self.k_BHLE, self.v_BHLE, self.place = k_BHLE, v_BHLE, place
 
-    def append(self, k_BHLE: Tensor, v_BHLE: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values behind the old; returns all so far, as views."""
-        start, self.length = self.length, self.length + k_BHLE.shape[2]
-        self.k_BHLE[:, :, start : self.length] = k_BHLE
-        self.v_BHLE[:, :, start : self.length] = v_BHLE
-        return self.k_BHLE[:, :, : self.length], self.v_BHLE[:, :, : self.length]
+    def fill(self, k_BHLE: Tensor, v_BHLE: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the first keys and values; returns them in the cache's dtype, as views."""
+        written = slice(0, k_BHLE.shape[2])
+        self.k_BHLE[:, :, written] = k_BHLE
+        self.v_BHLE[:, :, written] = v_BHLE
+        return self.k_BHLE[:, :, written], self.v_BHLE[:, :, written]
+
+    def append(self, k_BH1E: Tensor, v_BH1E: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the next key and value; returns all that the next query looks at, as views."""
+        self.k_BHLE.index_copy_(2, self.place.index_1, k_BH1E.to(self.k_BHLE.dtype))
+        self.v_BHLE.index_copy_(2, self.place.index_1, v_BH1E.to(self.v_BHLE.dtype))
+        window = slice(0, self.place.looks_at())
+        return self.k_BHLE[:, :, window], self.v_BHLE[:, :, window]
 
     def reset(self) -> None:
-        self.length = 0
+        """Nothing to do: what `place` has not reached is not looked at."""
+
+    def rows(self, count: int) -> "KVCache":
+        """The cache of the first `count` sequences, in the same memory."""
+        return KVCache(self.k_BHLE[:count], self.v_BHLE[:count], self.place)
 
 
 class Attention(nn.Module):
@@ -99,7 +145,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, length: int, qk_norm: bool, rotary: Rotary | None) -> None:
         super().__init__()
-        self.heads, self.length = heads, length
+        self.heads, self.headdim, self.length = heads, width // heads, length
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
         self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
@@ -109,21 +155,23 @@ class Attention(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         return self._attend(*self._qkv(x_BLD))
 
-    def init_state(self, batch: int, device: torch.device | str) -> KVCache:
-        weight = self.out_proj.weight
-        shape = (batch, self.heads, self.length, weight.shape[0] // self.heads)
-        return KVCache(shape, weight.dtype, device)
+    def init_state(self, batch: int, place: Place, dtype: torch.dtype) -> KVCache:
+        shape = (batch, self.heads, self.length, self.headdim)
+        k_BHLE = torch.zeros(shape, dtype=dtype, device=place.index_1.device)
+        return KVCache(k_BHLE, torch.zeros_like(k_BHLE), place)
 
     def prefill(self, x_BLD: Tensor, state: KVCache) -> Tensor:
         """`forward` from an empty cache, which it fills."""
         q_BHLE, k_BHLE, v_BHLE = self._qkv(x_BLD)
-        return self._attend(q_BHLE, *state.append(k_BHLE, v_BHLE))
+        return self._attend(q_BHLE, *state.fill(k_BHLE, v_BHLE))
 
     def step(self, x_BD: Tensor, state: KVCache) -> Tensor:
-        q_BHLE, k_BHLE, v_BHLE = self._qkv(x_BD[:, None], offset=state.length)
-        return self._attend(q_BHLE, *state.append(k_BHLE, v_BHLE))[:, 0]
+        q_BH1E, k_BH1E, v_BH1E = self._qkv(x_BD[:, None], offset=state.place.index_1)
+        keys_BHWE, values_BHWE = state.append(k_BH1E, v_BH1E)
+        y_BH1E = attend_once(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE, state.place.empty_W())
+        return self.out_proj(y_BH1E.flatten(1).to(x_BD.dtype))
 
-    def _qkv(self, x_BLD: Tensor, offset: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def _qkv(self, x_BLD: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         qkv = self.qkv_proj(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q_BHLE, k_BHLE, v_BHLE = qkv.unbind(0)
         q_BHLE, k_BHLE = self.q_norm(q_BHLE), self.k_norm(k_BHLE)
@@ -132,13 +180,28 @@ class Attention(nn.Module):
         return q_BHLE, k_BHLE, v_BHLE
 
     def _attend(self, q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor) -> Tensor:
-        causal = q_BHLE.shape[2] > 1  # a single query is the newest position and may see every key
-        y_BHLE = F.scaled_dot_product_attention(q_BHLE.to(k_BHLE.dtype), k_BHLE, v_BHLE, is_causal=causal)
+        y_BHLE = F.scaled_dot_product_attention(q_BHLE.to(k_BHLE.dtype), k_BHLE, v_BHLE, is_causal=True)
         return self.out_proj(y_BHLE.transpose(1, 2).flatten(2))
 
 
+def attend_once(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor, empty_W: Tensor | None) -> Tensor:
+    """Attention of one query a sequence to all places but the empty ones."""
+    if q_BH1E.is_cuda:
+        mask_W = None if empty_W is None else ~empty_W
+        return F.scaled_dot_product_attention(q_BH1E, k_BHWE, v_BHWE, attn_mask=mask_W)
+    # For a single query, SDPA's blocks take up to four times as long on a CPU as the two products.
+    scores_BH1W = (q_BH1E * q_BH1E.shape[-1] ** -0.5) @ k_BHWE.mT
+    if empty_W is not None:
+        scores_BH1W = scores_BH1W.masked_fill_(empty_W, -math.inf)
+    return scores_BH1W.softmax(-1) @ v_BHWE
+
+
 class Block(nn.Module):
-    """x + mixer(norm(x)), then, where there is an MLP, x + mlp(norm(x)). Dropout acts on what a branch adds."""
+    """x + mixer(norm(x)), then, where there is an MLP, x + mlp(norm(x)). Dropout acts on what a branch adds.
+
+    A `modulation` makes of each branch x + gate * branch(norm(x) * scale + shift). It holds the shift, scale and gate
+    of the mixer and then of the MLP, along its first axis.
+    """
 
     def __init__(self, width: int, mixer: Attention | Mamba2, mlp: SwiGLU | None, dropout: float) -> None:
         super().__init__()
@@ -146,22 +209,65 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = nn.Identity() if mlp is None else RMSNorm(width), mlp
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        x_BLD = x_BLD + self.dropout(self.mixer(self.mixer_norm(x_BLD)))
-        return x_BLD if self.mlp is None else x_BLD + self.dropout(self.mlp(self.mlp_norm(x_BLD)))
+    def forward(self, x_BLD: Tensor, modulation: Tensor | None = None) -> Tensor:
+        return self._run(x_BLD, self.mixer, modulation)
 
-    def prefill(self, x_BLD: Tensor, state: Any) -> Tensor:
-        return self._add_mlp(x_BLD + self.mixer.prefill(self.mixer_norm(x_BLD), state))
+    def prefill(self, x_BLD: Tensor, state: Any, modulation: Tensor | None = None) -> Tensor:
+        return self._run(x_BLD, lambda u_BLD: self.mixer.prefill(u_BLD, state), modulation)
 
-    def step(self, x_BD: Tensor, state: Any) -> Tensor:
-        return self._add_mlp(x_BD + self.mixer.step(self.mixer_norm(x_BD), state))
+    def step(self, x_BD: Tensor, state: Any, modulation: Tensor | None = None) -> Tensor:
+        return self._run(x_BD, lambda u_BD: self.mixer.step(u_BD, state), modulation)
 
-    def _add_mlp(self, x: Tensor) -> Tensor:
-        return x if self.mlp is None else x + self.mlp(self.mlp_norm(x))
+    def _run(self, x: Tensor, mixer: Callable[[Tensor], Tensor], modulation: Tensor | None) -> Tensor:
+        mixer_modulation, mlp_modulation = (None, None) if modulation is None else (modulation[:3], modulation[3:])
+        x = self._add(x, self.mixer_norm, mixer, mixer_modulation)
+        return x if self.mlp is None else self._add(x, self.mlp_norm, self.mlp, mlp_modulation)
+
+    def _add(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor], modulation: Tensor | None) -> Tensor:
+        if modulation is None:
+            return x + self.dropout(branch(norm(x)))
+        shift, scale, gate = modulation
+        return x + gate * self.dropout(branch(norm(x) * scale + shift))
+
+    def init_state(self, batch: int, place: Place, dtype: torch.dtype) -> KVCache | Mamba2State:
+        """Keys and values of `dtype` (a recurrent state is float32) for `batch` sequences."""
+        if isinstance(self.mixer, Attention):
+            return self.mixer.init_state(batch, place, dtype)
+        return self.mixer.init_state(batch, place.index_1.device)
 
     def branches(self) -> list[Attention | Mamba2 | SwiGLU]:
         """The modules whose `out_proj` writes into the residual stream."""
         return [self.mixer] if self.mlp is None else [self.mixer, self.mlp]
+
+
+class ClassModulation(nn.Module):
+    """Shift, scale and gate of every branch, and shift and scale of the last norm, by class: adaLN-Zero.
+
+    Peebles & Xie 2023, section 3.2. At first scales are 1 and all else is 0: each block is the identity.
+    """
+
+    def __init__(self, classes: int, width: int, branches: Sequence[int]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(classes + 1, width)  # the last row: no class
+        self.blocks = nn.ModuleList(_modulator(width, 3, count) for count in branches)
+        self.last = _modulator(width, 2, 1)
+        nn.init.normal_(self.embedding.weight, std=INIT_STD)
+
+    def forward(self, classes_B: Tensor) -> list[Tensor]:
+        """(B,) classes -> (3 per branch, B, D) for each block, then (2, B, D) for the last norm."""
+        c_BD = F.silu(self.embedding(classes_B))
+        width = c_BD.shape[1]
+        return [linear(c_BD).unflatten(1, (-1, width)).transpose(0, 1) for linear in (*self.blocks, self.last)]
+
+
+def _modulator(width: int, parts: int, branches: int) -> nn.Linear:
+    """To `parts` vectors a branch, the second of which (the scale) is 1 at first, and the others 0."""
+    linear = nn.Linear(width, branches * parts * width)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    with torch.no_grad():
+        linear.bias.view(branches, parts, width)[:, 1] = 1
+    return linear
 
 
 class FullVocabulary(nn.Module):
@@ -253,26 +359,36 @@ class CodeVocabulary(nn.Module):
 
     def query(self, h: Tensor) -> Tensor:
         # As in attention: without the scale the first logits grow with the rank, and the first loss beyond log(codes).
-        return self.down(h) * self.down.out_features**-0.5
+        return self.down(h) * self.free_KR.shape[1] ** -0.5
 
 
 @dataclass
 class PriorState:
-    """What decoding remembers: one state a block, the table of the codes, and how many tokens were taken in.
+    """What decoding remembers: one state a block, the table of the codes and the product with it that gives logits,
+    what the class does to the norms, and how many inputs were taken in.
 
-    Allocated once for a batch; `reset` makes it ready for the next. Stale as soon as the weights change.
+    Allocated once for a batch and then written in place; `reset` makes it ready for the next batch. Stale as soon as
+    the weights change.
     """
 
     batch: int
     blocks: list[Any]
     table_KR: Tensor
-    position: int = 0
+    score: Callable[[Tensor], Tensor]
+    modulations: Sequence[Tensor | None]
+    place: Place
 
     def reset(self) -> None:
         """Forget the sequence, keep the memory."""
-        self.position = 0
+        self.place.reset()
         for state in self.blocks:
             state.reset()
+
+    def rows(self, count: int) -> "PriorState":
+        """The state of the first `count` sequences, in the same memory."""
+        modulations = [None if modulation is None else modulation[:, :count] for modulation in self.modulations]
+        blocks = [state.rows(count) for state in self.blocks]
+        return replace(self, batch=count, blocks=blocks, modulations=modulations)
 
 
 class Prior(nn.Module):
@@ -300,6 +416,7 @@ class Prior(nn.Module):
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
         self.norm = RMSNorm(config.width)
         self._init_blocks()
+        self.modulation = self._class_modulation()
 
     def start_tokens(self, labels_B: Tensor | None, batch: int) -> Tensor:
         """(B,) ids of the first input: of each label's class (0 .. classes-1), or of no class where there are none."""
@@ -330,55 +447,104 @@ class Prior(nn.Module):
         table_KR = self.vocabulary.table()
         h_BLD = self.hidden(inputs_BL, table_KR)
         if targets_BL is None:
-            return self._logits(h_BLD, table_KR)
+            return F.linear(self.vocabulary.query(h_BLD), table_KR, self.vocabulary.bias_K).float()
         h_NR = self.vocabulary.query(h_BLD).flatten(0, 1)
         return linear_cross_entropy(h_NR, table_KR, self.vocabulary.bias_K, targets_BL.flatten())
 
     def hidden(self, inputs_BL: Tensor, table_KR: Tensor | None = None) -> Tensor:
         """(B, L) ids -> (B, L, D), the normalised output of the last block."""
         x_BLD = self.dropout(self._embed(inputs_BL, self.vocabulary.table() if table_KR is None else table_KR))
-        for block in self.blocks:
-            x_BLD = block(x_BLD)
-        return self.norm(x_BLD)
+        *modulations, last = _along_length(self._modulations(inputs_BL[:, 0]))
+        for block, modulation in zip(self.blocks, modulations, strict=True):
+            x_BLD = block(x_BLD, modulation)
+        return self._last_norm(x_BLD, last)
 
     def loss(self, tokens_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
         """Mean next-token cross-entropy in nats of (B, L) tokens."""
         return self(self.inputs(tokens_BL, labels_B), tokens_BL)
 
-    def init_state(self, batch: int, device: torch.device | str | None = None) -> PriorState:
-        """An empty decoding state for `batch` sequences, on the weights' device unless another is given."""
-        device = self.norm.weight.device if device is None else device
-        with torch.no_grad():
-            table_KR = self.vocabulary.table()
-        return PriorState(batch, [block.mixer.init_state(batch, device) for block in self.blocks], table_KR)
+    @torch.no_grad()
+    def init_state(
+        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> PriorState:
+        """An empty decoding state for `batch` sequences, on the weights' device unless another is given.
+
+        `dtype` is that of keys, values and modulations, unless given the weights'; recurrent states are float32.
+        """
+        weight = self.norm.weight
+        dtype = dtype or weight.dtype
+        place = Place(self.length, weight.device if device is None else device)
+        modulations = [m if m is None else m.to(dtype) for m in self._modulations(self.start_tokens(None, batch))]
+        table_KR = self.vocabulary.table()
+        score = partial(F.linear, weight=table_KR, bias=self.vocabulary.bias_K)
+        blocks = [block.init_state(batch, place, dtype) for block in self.blocks]
+        return PriorState(batch, blocks, table_KR, score, modulations, place)
+
+    def condition(self, start_B: Tensor, state: PriorState) -> None:
+        """Write into an empty state what the classes of these start tokens do to the norms.
+
+        `prefill` and the first `step` do it; only who calls `advance` must.
+        """
+        for written, modulation in zip(state.modulations, self._modulations(start_B), strict=True):
+            if written is not None and modulation is not None:
+                written.copy_(modulation)
 
     def prefill(self, inputs_BL: Tensor, state: PriorState) -> Tensor:
         """Take in the first inputs of each sequence at once; returns (B, codes) logits after the last of them.
 
         Raises ValueError where the state is not empty.
         """
-        if state.position:
-            raise ValueError(f"prefill needs an empty state, and {state.position} tokens are in this one: reset it")
+        if state.place.position:
+            given = state.place.position
+            raise ValueError(f"prefill needs an empty state, and {given} tokens are in this one: reset it")
+        self.condition(inputs_BL[:, 0], state)
         x_BLD = self._embed(inputs_BL, state.table_KR)
-        for block, block_state in zip(self.blocks, state.blocks, strict=True):
-            x_BLD = block.prefill(x_BLD, block_state)
-        state.position = inputs_BL.shape[1]
-        return self._logits(self.norm(x_BLD[:, -1]), state.table_KR)
+        modulations = _along_length(state.modulations[:-1])
+        for block, block_state, modulation in zip(self.blocks, state.blocks, modulations, strict=True):
+            x_BLD = block.prefill(x_BLD, block_state, modulation)
+        state.place.advance(inputs_BL.shape[1])
+        return self._score(self._last_norm(x_BLD[:, -1], state.modulations[-1]), state)
 
     def step(self, token_B: Tensor, state: PriorState) -> Tensor:
         """Take in one more id per sequence, updating `state` in place; returns (B, codes) logits of the next token."""
-        x_BD = self._embed(token_B[:, None], state.table_KR, offset=state.position)[:, 0]
-        for block, block_state in zip(self.blocks, state.blocks, strict=True):
-            x_BD = block.step(x_BD, block_state)
-        state.position += 1
-        return self._logits(self.norm(x_BD), state.table_KR)
+        if not state.place.position:
+            self.condition(token_B, state)
+        logits_BV = self.advance(token_B, state)
+        state.place.advance()
+        return logits_BV
 
-    def _embed(self, ids_BL: Tensor, table_KR: Tensor, offset: int = 0) -> Tensor:
+    def advance(self, token_B: Tensor, state: PriorState) -> Tensor:
+        """What `step` does on the device, where `state.place` says and without moving it; may be captured."""
+        x_BD = self._embed(token_B[:, None], state.table_KR, offset=state.place.index_1)[:, 0]
+        for block, block_state, modulation in zip(self.blocks, state.blocks, state.modulations[:-1], strict=True):
+            x_BD = block.step(x_BD, block_state, modulation)
+        return self._score(self._last_norm(x_BD, state.modulations[-1]), state)
+
+    def _modulations(self, start_B: Tensor) -> Sequence[Tensor | None]:
+        """What the classes of these start tokens do to each block, and then to the last norm."""
+        if self.modulation is None:
+            return [None] * (len(self.blocks) + 1)
+        return self.modulation(start_B - self.codes)
+
+    def _last_norm(self, x: Tensor, modulation: Tensor | None) -> Tensor:
+        if modulation is None:
+            return self.norm(x)
+        shift, scale = modulation
+        return self.norm(x) * scale + shift
+
+    def _embed(self, ids_BL: Tensor, table_KR: Tensor, offset: int | Tensor = 0) -> Tensor:
         x_BLD = self.vocabulary.embed(ids_BL, table_KR)
         return x_BLD if self.positions is None else self.positions(x_BLD, offset)
 
-    def _logits(self, h: Tensor, table_KR: Tensor) -> Tensor:
-        return F.linear(self.vocabulary.query(h), table_KR, self.vocabulary.bias_K).float()
+    def _score(self, h: Tensor, state: PriorState) -> Tensor:
+        return state.score(self.vocabulary.query(h)).float()
+
+    def _class_modulation(self) -> ClassModulation | None:
+        if self.config.conditioning == "token":
+            return None
+        if not self.classes:
+            raise UserError("conditioning: norm needs classes, and these tokens have none: use conditioning=token")
+        return ClassModulation(self.classes, self.config.width, [len(block.branches()) for block in self.blocks])
 
     @torch.no_grad()
     def _init_blocks(self) -> None:
@@ -392,6 +558,11 @@ class Prior(nn.Module):
                 for linear in (m for m in branch.modules() if isinstance(m, nn.Linear)):
                     nn.init.normal_(linear.weight, std=INIT_STD)
             branch.out_proj.weight.mul_(len(branches) ** -0.5)
+
+
+def _along_length(modulations: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The same for sequences: (..., B, D) -> (..., B, 1, D)."""
+    return [None if modulation is None else modulation.unsqueeze(-2) for modulation in modulations]
 
 
 def _vocabulary(
@@ -437,9 +608,10 @@ def build_prior(config: PriorConfig, info: TokenInfo, code_vectors_KD: Tensor) -
     return Prior(config, info.codes, info.grid, classes, code_vectors_KD)
 
 
-def load_prior(run: Path) -> tuple[Prior, TokenInfo]:
+def load_prior(run: Path, weights: Weights = "best") -> tuple[Prior, TokenInfo]:
     """The prior of a run directory, with averaged weights, in eval mode on the CPU, and what it says of its tokens.
 
+    `weights` are those that predicted held-out grids best (the last, where none were evaluated), or the last.
     Raises UserError where the run cannot be used.
     """
     if not (run / "tokens.json").is_file():
@@ -451,4 +623,5 @@ def load_prior(run: Path) -> tuple[Prior, TokenInfo]:
         dim = info.code_dim
         return build_prior(config, info, torch.zeros(info.codes, dim))
 
-    return load_for_inference(run, "model", PriorConfig, build), info
+    file = BEST if weights == "best" and (run / BEST).exists() else WEIGHTS[1]
+    return load_for_inference(run, "model", PriorConfig, build, file), info
