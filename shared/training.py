@@ -6,10 +6,11 @@ without moving a schedule. Randomness is a pure function of (seed, images seen, 
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -123,6 +124,18 @@ class EMA:
             parameter.data, self.average[name] = average, parameter.data
 
 
+class Stateful(Protocol):
+    """A module, an optimiser, or anything else whose state is tensors, numbers, texts, and containers of them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as it is now."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Take over a state; raises KeyError, ValueError or RuntimeError where it does not fit."""
+        ...
+
+
 class Trainee:
     """The model in training with its optimiser and average; steps, saves and resumes as one."""
 
@@ -134,6 +147,7 @@ class Trainee:
         self.ema = EMA(self.model, config.ema_decay)
         self.wrapped, self.optimizer = accelerator.prepare(self.model, make_optimizer(self.model, config))
         self.images = 0
+        self.parts: dict[str, Stateful] = {}
 
     @property
     def step_images(self) -> int:
@@ -175,9 +189,18 @@ class Trainee:
         self.images += self.step_images
         return norm
 
+    def also_save(self, **parts: Stateful) -> None:
+        """Checkpoint these with the model, each under its name, and bring them back in `resume`: call it before."""
+        self.parts |= parts
+
     def save(self, run: RunDirectory) -> None:
         """Write a checkpoint from which `resume` makes the same run."""
-        training = {"images": self.images, "ema_steps": self.ema.steps, "optimizer": self.optimizer.state_dict()}
+        training = {
+            "images": self.images,
+            "ema_steps": self.ema.steps,
+            "optimizer": self.optimizer.state_dict(),
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+        }
         if self.accelerator.is_main_process:
             run.save(self.images, self.model.state_dict(), self.ema.state_dict(), training)
         self.accelerator.wait_for_everyone()
@@ -191,6 +214,8 @@ class Trainee:
         load_strictly(self.model, model, state)
         self.ema.load(ema, training["ema_steps"])
         self.optimizer.load_state_dict(training["optimizer"])
+        for name, part in self.parts.items():
+            part.load_state_dict(training["parts"][name])
         self.images = training["images"]
         if self.accelerator.is_main_process:
             run.publish(state)
@@ -240,18 +265,18 @@ class Means:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.counts: Counter[str] = Counter()  # a metric may begin, or end, between two log lines
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """Add one forward pass's scalars."""
-        self.count += 1
+        self.counts.update(metrics.keys())
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach().float()
 
     def take(self) -> dict[str, float]:
         """The means since the last call."""
-        means = {name: float(total) / self.count for name, total in self.sums.items()}
-        self.sums, self.count = {}, 0
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, Counter()
         return means
 
 
