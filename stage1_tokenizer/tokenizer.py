@@ -18,6 +18,8 @@ from stage1_tokenizer.backbones.sequence import SequenceConfig, SequenceDecoder,
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
 
 BackboneConfig = Annotated[ConvConfig | SequenceConfig, Field(discriminator="kind")]
+Encoder = ConvEncoder | SequenceEncoder
+Decoder = ConvDecoder | SequenceDecoder
 
 
 class TokenizerConfig(Config):
@@ -85,7 +87,7 @@ class Tokenizer(nn.Module):
         return self.decoder(self.from_codes(z_BhwD)).float()
 
 
-def build_backbone(config: BackboneConfig) -> tuple[nn.Module, nn.Module]:
+def build_backbone(config: BackboneConfig) -> tuple[Encoder, Decoder]:
     """Encoder, images (B, 3, H, W) -> (B, h, w, width), and decoder, the way back."""
     if isinstance(config, ConvConfig):
         return ConvEncoder(config), ConvDecoder(config)

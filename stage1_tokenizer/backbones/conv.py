@@ -121,7 +121,7 @@ class ConvDecoder(nn.Module):
         self.stem_projection = nn.Linear(config.widths[0], 3 * config.stem**2)
 
     @property
-    def last_layer(self) -> nn.Module:
+    def last_layer(self) -> nn.Linear:
         """The last layer with weights."""
         return self.stem_projection
 

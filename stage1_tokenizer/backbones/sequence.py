@@ -124,7 +124,7 @@ class SequenceDecoder(nn.Module):
         self.smoothing = nn.Conv2d(3, 3, 3, padding=1) if config.smoothing else nn.Identity()
 
     @property
-    def last_layer(self) -> nn.Module:
+    def last_layer(self) -> nn.Conv2d | nn.ConvTranspose2d:
         """The last layer with weights."""
         return self.smoothing if isinstance(self.smoothing, nn.Conv2d) else self.unpatchify
 

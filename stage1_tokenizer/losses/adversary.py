@@ -30,13 +30,14 @@ from stage1_tokenizer.losses.adversarial import (
 )
 
 Terms = dict[str, Tensor]
+LastLayer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 
 class Adversary:
     """A discriminator in training against a tokenizer. It is saved and resumed with the tokenizer's `Trainee`."""
 
     def __init__(
-        self, config: AdversarialConfig, trainee: Trainee, image_size: tuple[int, int], last_layer: nn.Module
+        self, config: AdversarialConfig, trainee: Trainee, image_size: tuple[int, int], last_layer: LastLayer
     ) -> None:
         self.config, self.trainee, self.last_layer = config, trainee, last_layer
         if config.adaptive:

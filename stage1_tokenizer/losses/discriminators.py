@@ -24,7 +24,7 @@ CROWD = 4  # images that are compared with one another by `add_deviation`, at mo
 
 
 class PatchganConfig(Config):
-    """Judges overlapping patches, each by itself; 3 layers see 70 x 70 pixels."""
+    """Judges overlapping patches, of 70 x 70 pixels with 3 layers; group norm lets the rest of the image in."""
 
     kind: Literal["patchgan"] = "patchgan"
     norm: Literal["spectral", "group"] = "spectral"
@@ -196,7 +196,7 @@ def feature_head(channels: int, width: int) -> nn.Module:
     return nn.Sequential(spectral(first), nn.LeakyReLU(0.2), spectral(last))
 
 
-def spectral(layer: nn.Module) -> nn.Module:
+def spectral(layer: nn.Conv2d) -> nn.Module:
     """`layer` with its weight divided by the weight's largest singular value."""
     parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight))
     return layer
