@@ -106,15 +106,15 @@ def train(
             x_BCHW = images.to(device, non_blocking=True)
             with trainee.autocast():
                 result = trainee.wrapped(x_BCHW)
-                likeness = reconstruction_loss(result.images_BCHW, x_BCHW, config.loss.reconstruction)
+                reconstruction = reconstruction_loss(result.images_BCHW, x_BCHW, config.loss.reconstruction)
                 terms = {"l2": torch.nn.functional.mse_loss(result.images_BCHW, x_BCHW)}
                 if perceptual and config.loss.perceptual:
                     terms["perceptual"] = perceptual(result.images_BCHW, x_BCHW).mean()
-                    likeness = likeness + config.loss.perceptual.weight * terms["perceptual"]
-                loss = likeness + result.codebook_loss
+                    reconstruction = reconstruction + config.loss.perceptual.weight * terms["perceptual"]
+                loss = reconstruction + result.codebook_loss
                 if adversary:
-                    deceit, adversary_terms = adversary.mislead(result.images_BCHW, likeness)
-                    loss, terms = loss + deceit, terms | adversary_terms
+                    adversarial, adversary_terms = adversary.mislead(result.images_BCHW, reconstruction)
+                    loss, terms = loss + adversarial, terms | adversary_terms
             trainee.backward(loss)
             if adversary:
                 terms |= adversary.learn(x_BCHW, result.images_BCHW)

@@ -49,9 +49,11 @@ def learn_a_part(batch: str, folder: str) -> None:
     one.begin_step()
     for quarter in (2 * rank, 2 * rank + 1):
         one.learn(x_BCHW.chunk(4)[quarter], x_hat_BCHW.chunk(4)[quarter])
-    decoded = one.trainee.model(torch.randn(2, 4) + rank)
-    _, terms = one.mislead(decoded, decoded.square().mean())
-    has = {"gradients": gradients(one.critic), "lecam": one.critic.lecam.state_dict(), "terms": terms}
+    decoded = one.trainee.wrapped(torch.randn(2, 4) + rank)
+    loss, terms = one.mislead(decoded, decoded.square().mean())
+    one.trainee.backward(loss)
+    has = {"critic": gradients(one.critic), "decoder": gradients(one.trainee.model)}
+    has |= {"lecam": one.critic.lecam.state_dict(), "terms": terms}
     torch.save(has, f"{folder}/{rank}.pt")
 
 

@@ -210,6 +210,7 @@ def test_processes_share_gradients_means_and_weights(tmp_path: Path) -> None:
     assert first["lecam"]["updates"] == 2
     assert first["terms"]["adversarial"] != second["terms"]["adversarial"]
     assert first["terms"]["adaptive_weight"] == second["terms"]["adaptive_weight"]
+    assert all(torch.equal(one, other) for one, other in zip(first["decoder"], second["decoder"], strict=True))
     alone = adversary({**ALWAYS, "lecam": 0.1}, accumulation=2)
     alone.begin_step()
     # Each of its two batches is what both processes see in theirs, one after the other.
@@ -217,6 +218,6 @@ def test_processes_share_gradients_means_and_weights(tmp_path: Path) -> None:
     for real, fake in zip(x[order].chunk(2), x_hat[order].chunk(2), strict=True):
         alone.learn(real, fake)
     assert first["lecam"]["real_mean"].item() == pytest.approx(alone.critic.lecam.real_mean.item(), rel=1e-4)
-    for expected, *shared in zip(gradients(alone.critic), first["gradients"], second["gradients"], strict=True):
+    for expected, *shared in zip(gradients(alone.critic), first["critic"], second["critic"], strict=True):
         assert torch.equal(*shared)
         torch.testing.assert_close(shared[0], expected.cpu(), rtol=1e-4, atol=1e-6)
