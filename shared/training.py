@@ -186,6 +186,10 @@ class Trainee:
         self._losses.append(loss.detach())
         self.accelerator.backward(loss / self.config.accumulation)
 
+    def watch(self, loss: Tensor) -> None:
+        """Skip the step where this loss, of something trained beside the model, is not finite."""
+        self._losses.append(loss.detach())
+
     def end_step(self) -> float:
         """Clip, step, average; returns the norm of the gradient.
 

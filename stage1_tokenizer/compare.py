@@ -33,7 +33,7 @@ from stage1_tokenizer.losses.perceptual import PerceptualLoss, StlpipsConfig, bu
 from stage1_tokenizer.measures import WINDOW, Measures, measure
 from stage1_tokenizer.report import read_metrics, write_report
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
-from stage1_tokenizer.train import TokenizerRun, check_warm_up, train
+from stage1_tokenizer.train import TokenizerRun, check_losses, check_warm_up, train
 
 DEFAULT_CONFIG = "configs/compare/backbones-demo.yaml"
 NAME = r"^[\w][\w.-]*$"
@@ -99,6 +99,7 @@ def check(config: TokenizerRun) -> None:
     """Find what is wrong with a row before the first one is trained. Raises UserError."""
     description = describe(config.model, config.data.height_width)
     check_warm_up(config, math.prod(description.grid))
+    check_losses(config.loss, config.data.height_width)
     if min(config.data.height_width) < WINDOW:
         raise UserError(f"data.image_size is {config.data.image_size}: a comparison needs at least {WINDOW} pixels")
 

@@ -28,6 +28,8 @@ BackboneConfig = Annotated[ConvConfig | SequenceConfig, Field(discriminator="kin
 QuantiserConfig = Annotated[
     VectorConfig | GumbelConfig | FSQConfig | LFQConfig | SimVQConfig | ResidualConfig, Field(discriminator="kind")
 ]
+Encoder = ConvEncoder | SequenceEncoder
+Decoder = ConvDecoder | SequenceDecoder
 
 
 class TokenizerConfig(Config):
@@ -105,7 +107,7 @@ class Tokenizer(nn.Module):
         return self.decoder(self.from_codes(z_BhwD)).float()
 
 
-def build_backbone(config: BackboneConfig) -> tuple[nn.Module, nn.Module]:
+def build_backbone(config: BackboneConfig) -> tuple[Encoder, Decoder]:
     """Encoder, images (B, 3, H, W) -> (B, h, w, width), and decoder, the way back."""
     if isinstance(config, ConvConfig):
         return ConvEncoder(config), ConvDecoder(config)

@@ -21,7 +21,10 @@ from shared.pictures import save_grid
 from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
 from stage1_tokenizer.describe import describe
 from stage1_tokenizer.evaluate import Evaluation, evaluate
-from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual
+from stage1_tokenizer.losses.adversarial import AdversarialConfig
+from stage1_tokenizer.losses.adversary import Adversary
+from stage1_tokenizer.losses.discriminators import check_discriminator_size
+from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual, check_perceptual_size
 from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
 from stage1_tokenizer.quantisers.counts import perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
@@ -34,6 +37,7 @@ class LossConfig(Config):
 
     reconstruction: ReconstructionConfig = ReconstructionConfig()
     perceptual: PerceptualConfig | None = Field(None, discriminator="kind")
+    adversarial: AdversarialConfig | None = None
 
 
 class CacheConfig(Config):
@@ -71,12 +75,16 @@ def train(
     torch.manual_seed(config.training.seed)
     tokenizer = Tokenizer(config.model)
     check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
+    check_losses(config.loss, config.data.height_width)
     if accelerator.is_main_process:
         run.begin(config, MAY_CHANGE_ON_RESUME)
         run.check_images(len(train_set.source), train_set.source.contents())
     accelerator.wait_for_everyone()
     perceptual = build_perceptual(config.loss.perceptual, device) if config.loss.perceptual else None
     trainee = Trainee(tokenizer, config.training, accelerator)
+    adversary = None
+    if config.loss.adversarial:
+        adversary = Adversary(config.loss.adversarial, trainee, config.data.height_width, tokenizer.decoder.last_layer)
     trainee.resume(run)
     batches = training_loader(
         train_set,
@@ -94,19 +102,28 @@ def train(
         # Step
         trainee.begin_step()
         tokenizer.quantiser.begin_step(trainee.images / config.training.images)
+        if adversary:
+            adversary.begin_step()
         for images, _ in trainee.accumulate(batches):
             x_BCHW = images.to(device, non_blocking=True)
             with trainee.autocast():
                 result = trainee.wrapped(x_BCHW)
-                pixels = reconstruction_loss(result.images_BCHW, x_BCHW, config.loss.reconstruction)
-                loss = pixels + result.codebook_loss
+                reconstruction = reconstruction_loss(result.images_BCHW, x_BCHW, config.loss.reconstruction)
                 terms = {"l2": torch.nn.functional.mse_loss(result.images_BCHW, x_BCHW)}
                 if perceptual and config.loss.perceptual:
                     terms["perceptual"] = perceptual(result.images_BCHW, x_BCHW).mean()
-                    loss = loss + config.loss.perceptual.weight * terms["perceptual"]
+                    reconstruction = reconstruction + config.loss.perceptual.weight * terms["perceptual"]
+                loss = reconstruction + result.codebook_loss
+                if adversary:
+                    adversarial, adversary_terms = adversary.mislead(result.images_BCHW, reconstruction)
+                    loss, terms = loss + adversarial, terms | adversary_terms
             trainee.backward(loss)
+            if adversary:
+                terms |= adversary.learn(x_BCHW, result.images_BCHW)
             means.add({"loss": loss, **terms, "codebook": result.codebook_loss})
         gradient_norm = trainee.end_step()
+        if adversary:
+            adversary.end_step()
         replaced = tokenizer.quantiser.maintain(trainee.optimizer, trainee.ema.average.get("quantiser.codebook"))
         # Log
         log.advance(trainee.step_images)
@@ -148,6 +165,14 @@ def check_warm_up(config: TokenizerRun, tokens: int) -> None:
             f"training.images={images} is too short: the codebook is initialised after {needed:.0f} images "
             "(warm_up x codes / tokens an image). Train longer, or lower model.quantiser.warm_up or codes"
         )
+
+
+def check_losses(config: LossConfig, image_size: tuple[int, int]) -> None:
+    """UserError where images of (height, width) are too small for a network that is to judge them."""
+    if config.perceptual:
+        check_perceptual_size(config.perceptual, image_size)
+    if config.adversarial:
+        check_discriminator_size(config.adversarial.discriminator, image_size)
 
 
 @torch.inference_mode()

@@ -126,6 +126,11 @@ class ConvDecoder(nn.Module):
         self.norm = RMSNorm(config.widths[0])
         self.stem_projection = nn.Linear(config.widths[0], 3 * config.stem**2)
 
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The last layer with weights."""
+        return self.stem_projection
+
     def forward(self, z_BHWC: Tensor) -> Tensor:
         x_BHWC = self.stem_projection(self.norm(self.layers(z_BHWC)))
         return depth_to_space(x_BHWC, self.stem).permute(0, 3, 1, 2)

@@ -124,6 +124,11 @@ class SequenceDecoder(nn.Module):
         self.unpatchify = nn.ConvTranspose2d(config.width, 3, kernel, stride=config.patch, padding=padding)
         self.smoothing = nn.Conv2d(3, 3, 3, padding=1) if config.smoothing else nn.Identity()
 
+    @property
+    def last_layer(self) -> nn.Conv2d | nn.ConvTranspose2d:
+        """The last layer with weights."""
+        return self.smoothing if isinstance(self.smoothing, nn.Conv2d) else self.unpatchify
+
     def forward(self, z_BhwD: Tensor) -> Tensor:
         z_BhwD = self.positions(z_BhwD)
         z_BhwD = self.head(self.blocks(z_BhwD.flatten(1, 2))).view_as(z_BhwD)

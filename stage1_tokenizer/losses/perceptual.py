@@ -113,11 +113,15 @@ class PerceptualLoss(nn.Module):
         """
         self._check(x_hat_BCHW, x_BCHW)
         with torch.no_grad():
-            targets = self._unit_features(x_BCHW)
-        layers = zip(self.heads, self._unit_features(x_hat_BCHW), targets, strict=True)
+            targets = self.unit_features(x_BCHW)
+        layers = zip(self.heads, self.unit_features(x_hat_BCHW), targets, strict=True)
         return torch.stack([(head * (f - target).square()).sum(1).mean((1, 2)) for head, f, target in layers]).sum(0)
 
-    def _unit_features(self, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
+    def unit_features(self, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
+        """What the classifier sees in images (B, 3, H, W) in [-1, 1]: (B, C, H, W) float32 for each of five scales.
+
+        Each position's vector has length 1.
+        """
         h_BCHW = (x_BCHW.float() - self.shift) / self.scale
         h_BCHW = h_BCHW.contiguous(memory_format=torch.channels_last)  # a fifth faster
         features = []
@@ -131,19 +135,21 @@ class PerceptualLoss(nn.Module):
         if x_BCHW.ndim != 4 or x_BCHW.shape[1] != 3 or x_hat_BCHW.shape != x_BCHW.shape:
             shapes = f"{tuple(x_hat_BCHW.shape)} and {tuple(x_BCHW.shape)}"
             raise ValueError(f"a perceptual distance needs two batches of one shape (B, 3, H, W), not {shapes}")
-        self._check_size(*x_BCHW.shape[2:])
+        check_perceptual_size(self.config, (x_BCHW.shape[2], x_BCHW.shape[3]))
         if not self._range_is_checked:  # once: the range belongs to the pipeline, and each look makes CUDA wait
             _check_range(x_BCHW)
             self._range_is_checked = True
 
-    def _check_size(self, height: int, width: int) -> None:
-        minimum = MINIMUM_SIZE[self.config.kind, self.config.net]
-        if min(height, width) < minimum:
-            raise UserError(
-                f"images of {height} x {width} are too small for the perceptual loss {self.config.kind} "
-                f"{self.config.net}, which needs {minimum} x {minimum}: train on larger images, "
-                "choose another loss.perceptual.kind or net, or set loss.perceptual=null"
-            )
+
+def check_perceptual_size(config: LpipsConfig | StlpipsConfig, image_size: tuple[int, int]) -> None:
+    """UserError where images of (height, width) are too small for the network."""
+    minimum = MINIMUM_SIZE[config.kind, config.net]
+    if min(image_size) < minimum:
+        raise UserError(
+            f"images of {image_size[0]} x {image_size[1]} are too small for the perceptual loss {config.kind} "
+            f"{config.net}, which needs {minimum} x {minimum}: train on larger images, "
+            "choose another loss.perceptual.kind or net, or set loss.perceptual=null"
+        )
 
 
 def _check_range(x_BCHW: torch.Tensor) -> None:

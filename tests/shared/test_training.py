@@ -78,6 +78,16 @@ def test_crossed_fires_once_for_each_multiple() -> None:
     assert [end for end in ends if crossed(100, end, 48)] == [144, 240, 336, 432]
 
 
+def test_a_metric_that_begins_late_is_averaged_over_where_it_is() -> None:
+    means = Means()
+    for step in range(4):
+        late = {"late": torch.tensor(2.0 * step)} if step >= 2 else {}
+        means.add({"loss": torch.tensor(float(step)), **late})
+    assert means.take() == {"loss": 1.5, "late": 5.0}
+    means.add({"loss": torch.tensor(7.0)})
+    assert means.take() == {"loss": 7.0}
+
+
 def test_metrics_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     lines = [json.dumps({"images": images}) for images in (10, 20, 30)]

@@ -41,11 +41,34 @@ class Killed(Exception):
     """Stands for a kill between two steps."""
 
 
-@pytest.mark.parametrize(("precision", "quantiser"), [("fp32", "vector"), *(("bf16", kind) for kind in QUANTISERS)])
+PATCHGAN = {"kind": "patchgan", "width": 8, "layers": 2}
+STYLEGAN = {"kind": "stylegan", "width": 8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "quantiser", "discriminator"),
+    [
+        ({"precision": "fp32"}, "vector", None),
+        *[({"precision": "bf16"}, kind, None) for kind in QUANTISERS],
+        ({"precision": "bf16"}, "vector", STYLEGAN),
+        ({"precision": "fp32", "batch_size": 4, "accumulation": 2}, "vector", PATCHGAN),
+    ],
+    ids=str,
+)
 def test_k_kill_resume_k_equals_2k_bit_for_bit(
-    drawings: Path, own_directory: Path, monkeypatch: pytest.MonkeyPatch, precision: str, quantiser: str
+    drawings: Path,
+    own_directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    quantiser: str,
+    discriminator: dict[str, Any] | None,
 ) -> None:
-    config = tokenizer_run(drawings, quantiser, save_every=32, precision=precision)
+    config = tokenizer_run(drawings, quantiser, save_every=32, **changes)
+    if discriminator:
+        # It begins to learn before the checkpoint that the run goes on from; its weight rises on both sides of it.
+        adversarial = {"discriminator": discriminator, "start": 0.25, "warm_up": 0.25, "ramp": 0.4, "lecam": 0.1}
+        loss = training.LossConfig.model_validate({"adversarial": adversarial})
+        config = config.model_copy(update={"loss": loss})
     straight, _ = train(config)
     shutil.move(straight.path, own_directory / "straight")
 

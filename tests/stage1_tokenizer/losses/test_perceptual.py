@@ -1,4 +1,4 @@
-"""Pixel and perceptual losses, against formulas and against the packages whose weights they read."""
+"""Perceptual losses, against formulas and against the packages whose weights they read."""
 
 import importlib
 import sys
@@ -15,15 +15,13 @@ from shared.errors import UserError
 from shared.vision import models  # before lpips: it makes torchvision importable beside a CPU torch
 from stage1_tokenizer.losses import perceptual
 from stage1_tokenizer.losses.perceptual import LpipsConfig, PerceptualConfig, StlpipsConfig, build_perceptual
-from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
 
 NETS = ("vgg", "alex")
 
 
 class Loss(Config):
-    """What a tokenizer's configuration does with the two parts."""
+    """What a tokenizer's configuration does with it."""
 
-    reconstruction: ReconstructionConfig = ReconstructionConfig()
     perceptual: PerceptualConfig | None = None
 
 
@@ -42,37 +40,7 @@ def stlpips(request: pytest.FixtureRequest) -> perceptual.PerceptualLoss:
     return build_perceptual(StlpipsConfig(net=request.param), "cpu")
 
 
-# --- Reconstruction
-
-
-@pytest.mark.parametrize(("l2", "l1"), [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
-def test_reconstruction_is_the_formula(l2: float, l1: float) -> None:
-    x, x_hat = images(), noisy(images(), 0.3)
-    difference = (x_hat.double() - x.double()).numpy()
-    expected = l2 * (difference**2).mean() + l1 * abs(difference).mean()
-    loss = reconstruction_loss(x_hat, x, ReconstructionConfig(l2=l2, l1=l1))
-    assert loss.shape == ()
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_reconstruction_is_float32_whatever_comes_in() -> None:
-    x = images()
-    x_hat = noisy(x, 0.1).bfloat16().requires_grad_()
-    loss = reconstruction_loss(x_hat, x, ReconstructionConfig())
-    loss.backward()
-    assert loss.dtype == torch.float32
-    assert x_hat.grad.dtype == torch.bfloat16
-    assert loss.item() == pytest.approx((x_hat.float() - x).square().mean().item(), rel=1e-6)
-
-
-def test_reconstruction_refuses_to_broadcast() -> None:
-    with pytest.raises(ValueError, match=r"\(1, 3, 48, 40\)"):
-        reconstruction_loss(images(1), images(2), ReconstructionConfig())
-
-
 def test_configurations_are_checked() -> None:
-    with pytest.raises(UserError, match="cannot both be 0"):
-        parse_config(Loss, {"reconstruction": {"l2": 0}}, "test.yaml")
     with pytest.raises(UserError, match="did you mean 'lpips'"):
         parse_config(Loss, {"perceptual": {"kind": "lpip"}}, "test.yaml")
     with pytest.raises(UserError, match="squeeze"):

@@ -1,0 +1,170 @@
+"""The adversarial loss: a discriminator learns to tell decoded images from real ones, the tokenizer to prevent it.
+
+This file holds the formulas and the schedule; `adversary.py` trains the discriminator beside the tokenizer.
+
+Shapes: B images, C channels, H x W pixels.
+"""
+
+from typing import Literal, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import reduce
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from shared.config import Config
+from shared.training import Fraction
+from stage1_tokenizer.losses.discriminators import DiscriminatorConfig, PatchganConfig, build_discriminator
+
+GanLoss = Literal["hinge", "non_saturating"]
+
+LECAM_DECAY = 0.999  # of the means, for each forward pass
+LARGEST_WEIGHT = 1e4  # of `adaptive_weight`
+
+
+class AdversarialConfig(Config):
+    """Which discriminator, when it starts and how much it counts.
+
+    The run has three moments, all fractions of training.images. At `start` the discriminator begins to learn; up to
+    `start + warm_up` its learning rate rises, and it does not count yet; up to `start + warm_up + ramp` its weight
+    rises from 0 to `weight`. A discriminator that counts before it has learned anything destroys what the tokenizer
+    has learned.
+    """
+
+    discriminator: DiscriminatorConfig = Field(default_factory=PatchganConfig)
+    loss: GanLoss = "hinge"
+    start: Fraction = 0.3
+    warm_up: Fraction = 0.1
+    ramp: Fraction = 0.1
+    weight: float = Field(0.1, gt=0)
+    adaptive: bool = True  # multiply the weight by `adaptive_weight`; one that is not depends on every other loss
+    lecam: float = Field(0.001, ge=0)  # weight of the regulariser; more helps where there are few images
+    learning_rate: float = Field(2e-4, gt=0)  # after warm_up; then it falls as the tokenizer's does
+    betas: tuple[Fraction, Fraction] = (0.5, 0.9)
+    clip: float = Field(1.0, gt=0)  # largest norm of the discriminator's gradient
+
+    @model_validator(mode="after")
+    def _fits_into_the_run(self) -> Self:
+        end = self.start + self.warm_up + self.ramp
+        if end > 1:
+            raise ValueError(f"start + warm_up + ramp = {end:g} is beyond the end of the run, 1: lower one of them")
+        return self
+
+
+def learning_factor(images: int, total: int, config: AdversarialConfig) -> float:
+    """What part of its learning rate the discriminator has after `images` of `total`: 0 up to `start`, then up to 1."""
+    return rise(images / total, config.start, config.warm_up)
+
+
+def counting_factor(images: int, total: int, config: AdversarialConfig) -> float:
+    """What part of its weight the adversarial loss has after `images` of `total`: 0 until the discriminator is warm."""
+    return rise(images / total, config.start + config.warm_up, config.ramp)
+
+
+def rise(time: float, start: float, length: float) -> float:
+    """0 up to `start`, linearly to 1 over `length`, then 1; a step at `start` where the length is 0."""
+    if time < start:
+        return 0.0
+    return min(1.0, (time - start) / length) if length else 1.0
+
+
+def generator_loss(fake: Tensor, loss: GanLoss) -> Tensor:
+    """What the tokenizer is to lower, given the logits of its images: a float32 scalar.
+
+    hinge: -mean D(x_hat) (Lim & Ye 2017, "Geometric GAN"); non_saturating: -mean log sigmoid(D(x_hat)) (Goodfellow et
+    al. 2014, section 3).
+    """
+    return -fake.float().mean() if loss == "hinge" else F.softplus(-fake.float()).mean()
+
+
+def discriminator_loss(real: Tensor, fake: Tensor, loss: GanLoss) -> Tensor:
+    """What the discriminator is to lower, given the logits of real and decoded images: a float32 scalar.
+
+    hinge: mean of relu(1 - D(x)) and relu(1 + D(x_hat)), 1 where it knows nothing; non_saturating: mean of
+    -log sigmoid(D(x)) and -log(1 - sigmoid(D(x_hat))), log 2 where it knows nothing.
+    """
+    real, fake = real.float(), fake.float()
+    if loss == "hinge":
+        return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+    return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
+
+
+class LeCam(nn.Module):
+    """Keeps logits near what those of the other side were: mean relu(D(x) - m_fake)^2 + mean relu(m_real - D(x_hat))^2.
+
+    Tseng et al. 2021, "Regularizing Generative Adversarial Networks under Limited Data", eq. 5, one-sided as in the
+    authors' code. The means m are of all logits at first, then exponential, over all processes.
+    """
+
+    real_mean: Tensor
+    fake_mean: Tensor
+    updates: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("real_mean", torch.zeros(()))
+        self.register_buffer("fake_mean", torch.zeros(()))
+        self.register_buffer("updates", torch.zeros(()))
+
+    def forward(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The penalty of a batch's logits, a float32 scalar; they enter the means first."""
+        real, fake = real.float(), fake.float()
+        self._update(real.detach().mean(), fake.detach().mean())
+        return F.relu(real - self.fake_mean).square().mean() + F.relu(self.real_mean - fake).square().mean()
+
+    def _update(self, real: Tensor, fake: Tensor) -> None:
+        self.updates += 1
+        share = (1 / self.updates).clamp(min=1 - LECAM_DECAY)
+        self.real_mean.lerp_(reduce(real, "mean"), share)
+        self.fake_mean.lerp_(reduce(fake, "mean"), share)
+
+
+class Verdict(NamedTuple):
+    """The discriminator's loss, and what it is made of; scalars."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+
+
+class Critic(nn.Module):
+    """A discriminator and its loss in one module, so that processes share the gradients of both its passes at once."""
+
+    def __init__(self, config: AdversarialConfig, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.discriminator = build_discriminator(config.discriminator, image_size)
+        self.lecam = LeCam()
+
+    def forward(self, x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Verdict:
+        """Judge real and decoded images; no gradient reaches the tokenizer."""
+        real, fake = self.discriminator(x_BCHW), self.discriminator(x_hat_BCHW.detach())
+        loss = discriminator_loss(real, fake, self.config.loss)
+        terms = {"discriminator": loss, "logits_real": real.float().mean(), "logits_fake": fake.float().mean()}
+        if self.config.lecam:
+            terms["lecam"] = self.lecam(real, fake)
+            loss = loss + self.config.lecam * terms["lecam"]
+        return Verdict(loss, terms)
+
+    def mislead(self, x_hat_BCHW: Tensor) -> Tensor:
+        """The loss of a tokenizer that decoded these images; no gradient reaches the discriminator, nor is it changed.
+
+        In eval mode, or the spectral norms would go on with their iteration.
+        """
+        self.discriminator.eval().requires_grad_(False)
+        try:
+            return generator_loss(self.discriminator(x_hat_BCHW), self.config.loss)
+        finally:
+            self.discriminator.train().requires_grad_(True)
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, weight: Tensor) -> Tensor:
+    """||d reconstruction / d weight|| / ||d adversarial / d weight||, a float32 scalar, equal on all processes.
+
+    Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis", eq. 7; `weight` is the decoder's last.
+    0 where a gradient is not finite, at most `LARGEST_WEIGHT`.
+    """
+    losses = (reconstruction, adversarial)
+    norms = [torch.autograd.grad(loss, weight, retain_graph=True)[0].float().norm() for loss in losses]
+    ratio = torch.nan_to_num(norms[0] / (norms[1] + 1e-4), nan=0.0, posinf=0.0)
+    return reduce(ratio.clamp(max=LARGEST_WEIGHT), "mean")

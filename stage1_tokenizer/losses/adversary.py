@@ -1,0 +1,119 @@
+"""Trains a discriminator beside the tokenizer: its optimiser, its schedule, its part of a checkpoint.
+
+One step of training:
+
+    adversary.begin_step()
+    for each batch:
+        loss, terms = adversary.mislead(x_hat, reconstruction loss)     a part of the tokenizer's loss
+        (the tokenizer's backward pass)
+        terms = adversary.learn(x, x_hat)                               the discriminator's own backward pass
+    adversary.end_step()
+
+Shapes: B images, C channels, H x W pixels.
+"""
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shared.errors import UserError
+from shared.training import Trainee, learning_rate
+from stage1_tokenizer.losses.adversarial import (
+    AdversarialConfig,
+    Critic,
+    adaptive_weight,
+    counting_factor,
+    learning_factor,
+)
+
+Terms = dict[str, Tensor]
+LastLayer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
+
+
+class Adversary:
+    """A discriminator in training against a tokenizer. It is saved and resumed with the tokenizer's `Trainee`."""
+
+    def __init__(
+        self, config: AdversarialConfig, trainee: Trainee, image_size: tuple[int, int], last_layer: LastLayer
+    ) -> None:
+        self.config, self.trainee, self.last_layer = config, trainee, last_layer
+        if config.adaptive:
+            # Out of the compiled graph, which cannot be differentiated twice, let alone only down to its last layer.
+            last_layer.forward = torch.compiler.disable(last_layer.forward)  # type: ignore[method-assign]
+        critic = Critic(config, image_size)
+        optimizer = torch.optim.Adam(critic.parameters(), config.learning_rate, config.betas)
+        self.critic = critic.to(trainee.accelerator.device)
+        self.wrapped, self.optimizer = trainee.accelerator.prepare(self.critic, optimizer)
+        self.learns, self.weight, self.batches = False, 0.0, 0
+        self._buffers: list[Tensor] = []  # as they were before the step
+        trainee.also_save(adversary=self)
+
+    def begin_step(self) -> None:
+        """Set what the coming step does: a function of the images seen."""
+        images, training = self.trainee.images, self.trainee.config
+        factor = learning_factor(images, training.images, self.config)
+        self.learns, self.batches = factor > 0, 0
+        self._buffers = [buffer.clone() for buffer in self.critic.buffers()]
+        self.weight = self.config.weight * counting_factor(images, training.images, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * factor * learning_rate(images, training) / training.learning_rate
+
+    def mislead(self, x_hat_BCHW: Tensor, reconstruction: Tensor) -> tuple[Tensor | float, Terms]:
+        """What decoded images add to the tokenizer's loss, and the metrics of it; nothing while they do not count.
+
+        reconstruction: the loss without this one and the codebook's, which `adaptive_weight` compares it with.
+        """
+        if not self.weight:
+            return 0.0, {}
+        loss = self.critic.mislead(x_hat_BCHW)
+        weight = torch.full_like(loss.detach(), self.weight)
+        terms = {"adversarial": loss}
+        if self.config.adaptive:
+            terms["adaptive_weight"] = adaptive_weight(reconstruction, loss, self.last_layer.weight)
+            weight = weight * terms["adaptive_weight"]
+        return weight * loss, {**terms, "adversarial_weight": weight}
+
+    def learn(self, x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Terms:
+        """Accumulate the discriminator's gradient of one batch, if it is time; returns the metrics of it."""
+        if not self.learns:
+            return {}
+        accumulation, accelerator = self.trainee.config.accumulation, self.trainee.accelerator
+        self.batches += 1
+        with nullcontext() if self.batches == accumulation else accelerator.no_sync(self.wrapped):
+            with self.trainee.autocast():
+                loss, terms = self.wrapped(x_BCHW, x_hat_BCHW)
+            self.trainee.watch(loss)
+            accelerator.backward(loss / accumulation)
+        return terms
+
+    def end_step(self) -> None:
+        """Clip and step, if it is time; call it after the trainee's, and a step that it skipped is skipped here too.
+
+        Raises UserError where the gradient is not finite, though the loss was.
+        """
+        if not self.learns:
+            return
+        norm = float(self.trainee.accelerator.clip_grad_norm_(self.critic.parameters(), self.config.clip))
+        if self.trainee.bad_in_a_row:
+            torch._foreach_copy_(list(self.critic.buffers()), self._buffers)
+        elif math.isfinite(norm):
+            self.optimizer.step()
+        else:
+            raise UserError(
+                f"the discriminator's gradient is {norm} after {self.trainee.images} images: lower "
+                f"loss.adversarial.learning_rate ({self.config.learning_rate}), or train with training.precision=fp32. "
+                "The last checkpoint is whole"
+            )
+        self.optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to go on: weights, norms' iterations, LeCam's means, moments."""
+        return {"critic": self.critic.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Go on from a saved state; raises KeyError, ValueError or RuntimeError where it does not fit."""
+        self.critic.load_state_dict(state_dict["critic"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
