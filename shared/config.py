@@ -34,10 +34,14 @@ def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ())
     Raises UserError naming the key, the value, what is allowed, and for an unknown key the nearest known one.
     """
     path = Path(path)
-    values = _read_extended(path)
-    for override in overrides:
-        _set(values, override)
-    return parse_config(model, values, where=str(path))
+    return parse_config(model, override(_read_extended(path), overrides), where=str(path))
+
+
+def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` after each `a.b=value` is set in them. Raises UserError where one cannot be read."""
+    for text in overrides:
+        _set(values, text)
+    return values
 
 
 def parse_config(model: type[C], values: Any, where: str) -> C:

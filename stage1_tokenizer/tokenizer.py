@@ -15,6 +15,7 @@ from shared.checkpoint import load_for_inference
 from shared.config import Config
 from shared.errors import UserError
 from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder, ConvEncoder
+from stage1_tokenizer.backbones.resnet import ResNetConfig, ResNetDecoder, ResNetEncoder
 from stage1_tokenizer.backbones.sequence import SequenceConfig, SequenceDecoder, SequenceEncoder
 from stage1_tokenizer.quantisers.fsq import FiniteScalarQuantiser, FSQConfig
 from stage1_tokenizer.quantisers.gumbel import GumbelConfig, GumbelQuantiser
@@ -24,12 +25,12 @@ from stage1_tokenizer.quantisers.residual import ResidualConfig, ResidualQuantis
 from stage1_tokenizer.quantisers.simvq import SimVQConfig, SimVQuantiser
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
 
-BackboneConfig = Annotated[ConvConfig | SequenceConfig, Field(discriminator="kind")]
+BackboneConfig = Annotated[ConvConfig | ResNetConfig | SequenceConfig, Field(discriminator="kind")]
 QuantiserConfig = Annotated[
     VectorConfig | GumbelConfig | FSQConfig | LFQConfig | SimVQConfig | ResidualConfig, Field(discriminator="kind")
 ]
-Encoder = ConvEncoder | SequenceEncoder
-Decoder = ConvDecoder | SequenceDecoder
+Encoder = ConvEncoder | ResNetEncoder | SequenceEncoder
+Decoder = ConvDecoder | ResNetDecoder | SequenceDecoder
 
 
 class TokenizerConfig(Config):
@@ -111,6 +112,8 @@ def build_backbone(config: BackboneConfig) -> tuple[Encoder, Decoder]:
     """Encoder, images (B, 3, H, W) -> (B, h, w, width), and decoder, the way back."""
     if isinstance(config, ConvConfig):
         return ConvEncoder(config), ConvDecoder(config)
+    if isinstance(config, ResNetConfig):
+        return ResNetEncoder(config), ResNetDecoder(config)
     return SequenceEncoder(config), SequenceDecoder(config)
 
 

@@ -3,7 +3,8 @@
 After ViT-VQGAN (Yu et al. 2022, section 3.1), in the reference recipe's form: a strided convolution cuts images into
 patches; a learned position embedding; blocks; RMSNorm; Linear(f, 4f), tanh, Linear(4f, f); the quantiser. The decoder
 is the same again, with a position embedding of its own, and ends in a transposed convolution. Two switches smooth the
-grid of patches away: patches that overlap, and a 3 x 3 convolution at the end.
+grid of patches away: patches that overlap, and a 3 x 3 convolution at the end. Two options close most of the distance
+to the convolutional backbone: `layer_scale`, and convolutions in `unpatchify` (configs/compare/distance-demo.yaml).
 
 Shapes: B batch, H and W pixels, h and w the grid of patches, L = h * w, C channels, D width.
 """
@@ -19,6 +20,7 @@ from x_transformers import Encoder as TransformerEncoder
 from shared.config import Config
 from shared.layers import RMSNorm, SwiGLU, layer_scale
 from shared.mamba2 import Mamba2, ssd
+from stage1_tokenizer.backbones.conv import ConvBlock, ConvConfig, Upsample, depth_to_space
 
 
 class PatchConfig(Config):
@@ -30,7 +32,14 @@ class PatchConfig(Config):
     positions: PositiveInt = 32  # side of the learned position grid; other sizes are interpolated
     overlap: bool = True  # patches reach half a patch into their neighbours
     smoothing: bool = True  # one 3 x 3 convolution after unpatchify
+    unpatchify: Literal["linear", "conv"] = "linear"  # conv: two ConvNeXt blocks at twice the token grid come first
     layer_scale: float | None = Field(None, gt=0)  # learned factors at the end of each branch begin here; null: none
+
+    @model_validator(mode="after")
+    def _conv_halves(self) -> Self:
+        if self.unpatchify == "conv" and (self.patch % 2 or self.width % 2):
+            raise ValueError(f"unpatchify: conv halves patch and width: {self.patch} and {self.width} must be even")
+        return self
 
 
 class AttentionConfig(PatchConfig):
@@ -121,18 +130,43 @@ class SequenceDecoder(nn.Module):
         self.positions = GridPositions(config.positions, config.width)
         self.blocks = build_blocks(config)
         self.head = nn.Sequential(RMSNorm(config.width), *tanh_mlp(config.width))
-        self.unpatchify = nn.ConvTranspose2d(config.width, 3, kernel, stride=config.patch, padding=padding)
+        if config.unpatchify == "conv":
+            self.unpatchify: nn.Module = ConvUnpatchify(config)
+        else:
+            self.unpatchify = nn.ConvTranspose2d(config.width, 3, kernel, stride=config.patch, padding=padding)
         self.smoothing = nn.Conv2d(3, 3, 3, padding=1) if config.smoothing else nn.Identity()
 
     @property
-    def last_layer(self) -> nn.Conv2d | nn.ConvTranspose2d:
+    def last_layer(self) -> nn.Module:
         """The last layer with weights."""
-        return self.smoothing if isinstance(self.smoothing, nn.Conv2d) else self.unpatchify
+        if isinstance(self.smoothing, nn.Conv2d):
+            return self.smoothing
+        return self.unpatchify.projection if isinstance(self.unpatchify, ConvUnpatchify) else self.unpatchify
 
     def forward(self, z_BhwD: Tensor) -> Tensor:
         z_BhwD = self.positions(z_BhwD)
         z_BhwD = self.head(self.blocks(z_BhwD.flatten(1, 2))).view_as(z_BhwD)
         return self.smoothing(self.unpatchify(z_BhwD.permute(0, 3, 1, 2)))
+
+
+class ConvUnpatchify(nn.Module):
+    """Twice the grid at half the width, two ConvNeXt blocks there, then patches half as large: (B, D, h, w) to images.
+
+    A token's pixels are thus made in knowledge of its neighbours', at the resolution of the finest of them.
+    """
+
+    def __init__(self, config: PatchConfig) -> None:
+        super().__init__()
+        width, blocks = config.width // 2, ConvConfig(layer_scale=config.layer_scale)
+        self.side = config.patch // 2
+        self.upsample = Upsample(config.width, width)
+        self.blocks = nn.Sequential(ConvBlock(width, blocks), ConvBlock(width, blocks))
+        self.norm = RMSNorm(width)
+        self.projection = nn.Linear(width, 3 * self.side**2)
+
+    def forward(self, z_BDhw: Tensor) -> Tensor:
+        x_BHWC = self.blocks(self.upsample(z_BDhw.permute(0, 2, 3, 1)))
+        return depth_to_space(self.projection(self.norm(x_BHWC)), self.side).permute(0, 3, 1, 2)
 
 
 def patch_kernel(config: PatchConfig) -> tuple[int, int]:

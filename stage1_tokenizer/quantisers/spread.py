@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stage1_tokenizer.quantisers.lookup import nearest_codes
+from stage1_tokenizer.quantisers.lookup import nearest_by_distance
 
 
 def spread(vectors_RD: Tensor, codes_KD: Tensor, count: int) -> Tensor:
@@ -18,7 +18,7 @@ def spread(vectors_RD: Tensor, codes_KD: Tensor, count: int) -> Tensor:
     while len(chosen) < count:
         known_KD = torch.cat([codes_KD, chosen])
         if len(known_KD):
-            nearest_RD = known_KD[nearest_codes(remaining_RD, known_KD)]
+            nearest_RD = known_KD[nearest_by_distance(remaining_RD, known_KD)]
             weight_R = (remaining_RD - nearest_RD).square().sum(1) + 1e-9
         else:
             weight_R = torch.ones(len(remaining_RD), device=vectors_RD.device)
