@@ -167,14 +167,18 @@ def test_a_row_that_cannot_be_trained_is_found_before_the_first_is(drawings: Pat
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("name", ["backbones", "backbones-demo", "smoothing", "smoothing-demo"])
-def test_the_configurations_that_ship_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "backbones"),
+    [("backbones", 5), ("backbones-demo", 5), ("smoothing", 1), ("smoothing-demo", 1), ("distance-demo", 3),
+     ("quantisers-demo", 1)],
+)  # fmt: skip
+def test_the_configurations_that_ship_are_valid(name: str, backbones: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     comparison, runs = load_comparison(f"configs/compare/{name}.yaml", ["training.images=64"])
     assert comparison.name == name
     assert {run.training.images for run in runs.values()} == {64}
     kinds = {run.model.backbone.kind for run in runs.values()}
-    assert len(kinds) == (5 if name.startswith("backbones") else 1)
+    assert len(kinds) == backbones
     assert len({run.model.model_dump_json() for run in runs.values()}) == len(runs)
 
 
