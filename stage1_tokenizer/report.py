@@ -71,7 +71,8 @@ Backbone: encoder and decoder, without the codebook and the projections to and f
 FLOPs: matrix products and convolutions of one image's way to tokens and back, a multiply-add counted as two.
 Activations: what a training step keeps of each image for its backward pass, without a perceptual loss.
 Peak memory: CUDA's, or on a CPU the whole process with its libraries; earlier rows may have left some of it in use.
-Images / s: of the median training step. PSNR, SSIM: on 8-bit images; SSIM's window is 11 x 11, deviation 1.5.
+Images / s: of the median training step. PSNR, SSIM: on 8-bit images; SSIM's window is 11 x 11, deviation 1.5, and \
+images are reflected at their borders.
 Codebook usage and perplexity: over every token of the validation set.
 Patch-grid index: mean |gradient| across patch borders over that inside patches, relative to the originals'; about 1 \
 where no grid shows.

@@ -15,12 +15,11 @@ from pydantic import Field, PositiveInt
 
 from shared.checkpoint import RUNS, RunDirectory
 from shared.config import Config, load_config
-from shared.data import DataConfig, ImageDataset, open_datasets, to_float, training_loader
+from shared.data import DataConfig, open_datasets, training_loader
 from shared.errors import UserError, run_command
-from shared.pictures import save_grid
 from shared.training import MAY_CHANGE_ON_RESUME, Log, Means, Trainee, TrainingConfig, crossed, make_accelerator
 from stage1_tokenizer.describe import describe
-from stage1_tokenizer.evaluate import Evaluation, evaluate
+from stage1_tokenizer.evaluate import Evaluation, draw_reconstructions, evaluate
 from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual
 from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
 from stage1_tokenizer.quantisers.vector import usage
@@ -143,15 +142,6 @@ def check_warm_up(config: TokenizerRun, tokens: int) -> None:
             f"training.images={images} is too short: the codebook is initialised after {needed:.0f} images "
             "(warm_up x codes / tokens an image). Train longer, or lower model.quantiser.warm_up or codes"
         )
-
-
-@torch.inference_mode()
-def draw_reconstructions(tokenizer: Tokenizer, dataset: ImageDataset, path: Path, columns: int = 16) -> None:
-    """A picture of held-out images, spread evenly over the set, above their reconstructions."""
-    positions = torch.linspace(0, len(dataset) - 1, min(columns, len(dataset))).round().int().tolist()
-    x_BCHW = torch.stack([to_float(dataset[0, position][0]) for position in positions])
-    x_hat_BCHW = tokenizer.eval()(x_BCHW.to(tokenizer.to_codes.weight.device)).images_BCHW.cpu()
-    save_grid(torch.cat([x_BCHW, x_hat_BCHW]), path, columns=len(positions))
 
 
 def main() -> None:
