@@ -204,9 +204,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
     parser.add_argument("--split", choices=["train", "validation", "all"], default="validation")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument(
-        "--inception", type=Path, metavar="PATH", help="torch-fidelity's Inception weights (default: download)"
-    )
+    parser.add_argument("--inception", type=Path, metavar="PATH", help="its weights (default: downloaded once)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     args = parser.parse_args()
     if args.batch_size < 1:
