@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from pydantic import Field, PositiveInt
 
 from shared.checkpoint import RUNS, RunDirectory
@@ -23,6 +24,7 @@ from stage1_tokenizer.evaluate import Evaluation, draw_reconstructions, evaluate
 from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual
 from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
 from stage1_tokenizer.quantisers.vector import usage
+from stage1_tokenizer.report import write_report
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
 DEFAULT_CONFIG = "configs/demo/tokenizer.yaml"
@@ -163,9 +165,11 @@ def main() -> None:
             print(json.dumps({"name": config.name, **description.as_dict()}))
         return
     run, report = train(config)
+    if not PartialState().is_main_process:
+        return
     print(
         f"wrote {run.path}: held-out PSNR {report.psnr:.2f} dB over {report.images} images; "
-        f"look at {run.samples / 'reconstructions.png'}\n"
+        f"look at {write_report(run.path)}\n"
         f"next: python -m stage1_tokenizer.cache --tokenizer {run.path}    (`make tokenizer` does it by itself)"
     )
 

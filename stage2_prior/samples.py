@@ -139,9 +139,10 @@ def rows_of(
     batches: Iterator[Tensor], networks: list[Extractor], total: int, accelerator: Accelerator
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Every network's features (total, D) of the images of all processes, in order, and the first of the images."""
-    rows, pictures = defaultdict(list), []
+    rows: dict[str, list[Tensor]] = defaultdict(list)
+    pictures: list[Tensor] = []
     for pixels_BCHW in batches:
-        pictures.append(pixels_BCHW[: SHOWN - sum(map(len, pictures))])
+        pictures.append(pixels_BCHW[: SHOWN - sum(len(part) for part in pictures)])
         for network in networks:
             rows[network.name].append(network(pixels_BCHW))
     gathered = {name: gather_rows(accelerator, torch.cat(parts), total) for name, parts in rows.items()}
