@@ -38,8 +38,8 @@ def parse_arguments() -> argparse.Namespace:
         "--prior", type=Path, metavar="RUN", help="run directory of the prior (default: the last one trained)"
     )
     parser.add_argument(
-        "--weights", choices=get_args(Weights), default="best",
-        help="those that did best on held-out grids, or the last (default: best)",
+        "--weights", choices=get_args(Weights), default="last",
+        help="the last, or those that did best on held-out grids (default: last)",
     )  # fmt: skip
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if it was moved")
     parser.add_argument("--num", type=int, default=16, help="how many images, or completions of each (default: 16)")
@@ -143,6 +143,7 @@ def main() -> None:
     )
     run = args.prior or newest_run("prior", "ema.safetensors")
     prior, info = load_prior(run, args.weights)
+    scale_L = guidance.scales(prior.length)
     tokenizer = matching_tokenizer(args.tokenizer or Path(info.tokenizer), info, run).to(device)
     task = make_task(args, info, tokenizer)
     out = args.out or run / "samples"
@@ -155,7 +156,7 @@ def main() -> None:
         for numbers in task.batches(args.batch_size):
             began = time.perf_counter()
             tokens_BHW = generate(
-                prior, numbers, args.seed, sampling, labels_B=task.labels(numbers), guidance=guidance,
+                prior, numbers, args.seed, sampling, labels_B=task.labels(numbers), cfg_scale=scale_L,
                 prefix_tokens_BK=task.prefixes(numbers), batch_size=args.batch_size, progress=bar.update,
                 on_row=partial(stream.show, numbers) if stream else None,
             )  # fmt: skip

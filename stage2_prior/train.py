@@ -40,8 +40,8 @@ class PriorRun(Config):
 def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
     """Train to the end of `config.training.images`, from the last checkpoint if there is one.
 
-    Returns how the last weights do on held-out grids. Those that did best are kept too: on small data, a prior is at
-    its best long before it is done learning its training grids by heart.
+    Returns how the last weights do on held-out grids. Those that did best are kept too: on small data, a prior's bits
+    are fewest long before it is done learning its training grids by heart.
     """
     accelerator = make_accelerator()
     device = accelerator.device
@@ -179,7 +179,7 @@ def main() -> None:
     best, images = best_so_far(run)
     print(
         f"wrote {run.path}: {report.bits_per_token:.2f} bits per token on held-out grids; at its best, after {images} "
-        f"grids, {best:.2f}\n"
+        f"grids, {best:.2f} (`sample.py --weights best` draws from those weights)\n"
         f"next: make sample    (or: python sample.py --prior {run.path} --num 16)"
     )
 
