@@ -32,6 +32,7 @@ tokenizer: install
 
 prior: install
 	$(BIN)/python -m stage2_prior.train $(CONFIG) $(ARGS)
+	$(BIN)/python -m stage2_prior.report
 
 sample: install
 	$(BIN)/python sample.py $(ARGS)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from shared.checkpoint import fingerprint, newest_run
+from shared.checkpoint import newest_run
 from shared.errors import UserError, run_command
 from shared.pictures import save_grid, save_picture
 from shared.token_cache import TokenInfo
-from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
+from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.completion import Photo, ShownRows, open_photo, paste
 from stage2_prior.guidance import GuidanceConfig
 from stage2_prior.prior import Weights, load_prior
@@ -38,8 +38,8 @@ def parse_arguments() -> argparse.Namespace:
         "--prior", type=Path, metavar="RUN", help="run directory of the prior (default: the last one trained)"
     )
     parser.add_argument(
-        "--weights", choices=get_args(Weights), default="best",
-        help="those that did best on held-out grids, or the last (default: best)",
+        "--weights", choices=get_args(Weights), default="last",
+        help="the last, or those that did best on held-out grids (default: last)",
     )  # fmt: skip
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if it was moved")
     parser.add_argument("--num", type=int, default=16, help="how many images, or completions of each (default: 16)")
@@ -181,18 +181,6 @@ def check(args: argparse.Namespace) -> None:
     for name, value in (("keep-rows", args.keep_rows), ("margin", args.margin), ("paste", args.paste or None)):
         if value is not None and not args.complete:
             raise UserError(f"--{name} is about completing pictures: say which with --complete IMAGE")
-
-
-def matching_tokenizer(path: Path, info: TokenInfo, run: Path) -> Tokenizer:
-    """The tokenizer whose tokens the prior was trained on; UserError where `path` holds another."""
-    tokenizer = load_tokenizer(path)
-    found = fingerprint(tokenizer)
-    if found != info.fingerprint:
-        raise UserError(
-            f"{run} was trained on tokens of a tokenizer with fingerprint {info.fingerprint}, but {path} has {found}: "
-            "give the right one with --tokenizer, or run `make prior` again on its new cache under another name"
-        )
-    return tokenizer
 
 
 def class_label(wanted: str | None, names: list[str] | None) -> int | None:

@@ -44,6 +44,14 @@ def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     return values
 
 
+def config_of(model: type[C], overrides: Sequence[str], where: str) -> C:
+    """A `model` from `key=value` alone; `where` names their origin in the message of a UserError."""
+    values: dict[str, Any] = {}
+    for override in overrides:
+        _set(values, override)
+    return parse_config(model, values, where)
+
+
 def parse_config(model: type[C], values: Any, where: str) -> C:
     """Validate plain `values` against `model`; `where` names their origin in the message of a UserError."""
     try:

@@ -18,8 +18,13 @@ def save_picture(image_CHW: Tensor, path: Path) -> None:
 
 def save_grid(images_BCHW: Tensor, path: Path, columns: int, gap: int = 2) -> None:
     """Write images (B, 3, H, W) in [-1, 1] as one PNG, row by row, with white gaps between them."""
-    images_BCHW = torch.nn.functional.pad(images_BCHW.float().cpu(), (gap, gap, gap, gap), value=1.0)
+    save_picture(tiled(images_BCHW, columns, gap), path)
+
+
+def tiled(images_BCHW: Tensor, columns: int, gap: int = 2, ground: float = 1.0) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] as one (3, H', W'), row by row, with gaps of the grey `ground` between them."""
+    images_BCHW = torch.nn.functional.pad(images_BCHW.float().cpu(), (gap, gap, gap, gap), value=ground)
     missing = -len(images_BCHW) % columns
-    blank = torch.ones(missing, *images_BCHW.shape[1:])
+    blank = torch.full((missing, *images_BCHW.shape[1:]), ground)
     rows = torch.cat([images_BCHW, blank]).split(columns)
-    save_picture(torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1), path)
+    return torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)

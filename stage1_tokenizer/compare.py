@@ -8,8 +8,6 @@ the same command goes on: finished rows are kept, the one that was stopped goes 
 import argparse
 import json
 import math
-import os
-import platform
 import shlex
 import statistics
 import sys
@@ -25,13 +23,15 @@ from pydantic import Field, PositiveInt, field_validator
 from shared.checkpoint import RUNS, RunDirectory, read_yaml, write_atomically
 from shared.config import Config, load_config, parse_config
 from shared.data import ImageDataset, open_datasets, to_float
+from shared.environment import machine
 from shared.errors import UserError, run_command
 from shared.pictures import save_grid
+from shared.report import read_metrics
 from shared.training import forget_after
+from stage1_tokenizer.comparison import write_report
 from stage1_tokenizer.describe import describe
 from stage1_tokenizer.losses.perceptual import PerceptualLoss, StlpipsConfig, build_perceptual
 from stage1_tokenizer.measures import WINDOW, Measures, measure
-from stage1_tokenizer.report import read_metrics, write_report
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage1_tokenizer.train import TokenizerRun, check_losses, check_warm_up, train
 
@@ -257,23 +257,6 @@ def run_of(row: Row, base: TokenizerRun, path: str | Path) -> TokenizerRun:
 def batch(config: TokenizerRun) -> int:
     """Images in one optimiser step."""
     return config.training.batch_size * config.training.accumulation
-
-
-def machine() -> str:
-    """What the rows were trained on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
-    system = f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{device}, {torch.get_num_threads()} of {os.cpu_count()} cores, {system}"
-
-
-def processor() -> str:
-    """The CPU's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:

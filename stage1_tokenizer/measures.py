@@ -1,18 +1,20 @@
-"""What a reconstruction is measured by beside PSNR: structural similarity, a perceptual distance, the grid of patches.
+"""What a reconstruction is measured by: PSNR, structural similarity, a perceptual distance, the grid of patches.
 
-Shapes: B batch, C channels, H and W pixels, N = B * C.
+Shapes: B batch, C channels, H and W pixels.
 """
 
 import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from shared.data import ImageDataset, to_uint8, validation_loader
+from shared.data import ImageDataset, to_uint8, validation_loader  # shared.vision, before torchmetrics imports it
 from stage1_tokenizer.losses.perceptual import PerceptualLoss
 from stage1_tokenizer.tokenizer import Tokenizer
+
+# isort: split
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 WINDOW = 11  # pixels on a side of SSIM's window
 
@@ -44,31 +46,24 @@ def measure(tokenizer: Tokenizer, dataset: ImageDataset, perceptual: PerceptualL
     return Measures(torch.cat(ssims).mean().item(), distance, patch_grid_index(torch.stack(gradients).sum(0)))
 
 
+def psnr_of(x_hat_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio (B,) in dB of images in [-1, 1] rounded to 8 bits; at most that of one wrong level."""
+    pixels = to_uint8(x_hat_BCHW).double(), to_uint8(x_BCHW).double()
+    psnr_B = peak_signal_noise_ratio(*pixels, data_range=255.0, reduction="none", dim=(1, 2, 3))
+    one_level = 10 * math.log10(255**2 * x_BCHW[0].numel())
+    return psnr_B.clamp(max=one_level)  # an exact reconstruction has no finite PSNR, and a mean needs one
+
+
 def ssim(x_hat_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     """Structural similarity (B,) of images in [-1, 1] of at least 11 x 11 pixels, rounded to 8 bits: 1 when equal.
 
     Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", eq. 13: an 11 x 11
-    Gaussian window of deviation 1.5, K1 = 0.01, K2 = 0.03, the mean over all whole windows and the three channels.
+    Gaussian window of deviation 1.5, K1 = 0.01, K2 = 0.03, the mean over all pixels and the three channels. Images are
+    reflected at their borders, as torchmetrics does; with whole windows only, the third decimal differs.
     """
-    a_BCHW, b_BCHW = to_uint8(x_hat_BCHW).double(), to_uint8(x_BCHW).double()
-    mean_a, mean_b = blur(a_BCHW), blur(b_BCHW)
-    variance_a = blur(a_BCHW.square()) - mean_a.square()
-    variance_b = blur(b_BCHW.square()) - mean_b.square()
-    covariance = blur(a_BCHW * b_BCHW) - mean_a * mean_b
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
-    structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
-    return (luminance * structure).mean(dim=(1, 2, 3))
-
-
-def blur(x_BCHW: Tensor) -> Tensor:
-    """Weighted means over each whole window: (B, C, H - 10, W - 10)."""
-    offsets = torch.arange(WINDOW, dtype=x_BCHW.dtype, device=x_BCHW.device) - WINDOW // 2
-    weights = torch.exp(-offsets.square() / (2 * 1.5**2))
-    weights = weights / weights.sum()
-    channels_NHW = x_BCHW.flatten(0, 1).unsqueeze(1)
-    blurred = F.conv2d(F.conv2d(channels_NHW, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
-    return blurred.view(*x_BCHW.shape[:2], *blurred.shape[-2:])
+    pixels = to_uint8(x_hat_BCHW).double(), to_uint8(x_BCHW).double()
+    ssim_B = structural_similarity_index_measure(*pixels, data_range=255.0, reduction="none")
+    return ssim_B  # type: ignore[return-value]  # a tuple only where more is asked for
 
 
 def patch_gradients(x_BCHW: Tensor, patch: int) -> Tensor:

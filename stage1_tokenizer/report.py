@@ -1,264 +1,163 @@
-"""What a comparison of tokenizers found, for people: figures, a Markdown table and one HTML page that opens offline."""
+"""What became of a tokenizer's training, on one page that opens offline: python -m stage1_tokenizer.report [RUN]
 
-import base64
-import html
-import io
-import json
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
-from statistics import fmean
-from typing import Any, NamedTuple
+Writes RUN/report.html. Training does so when it ends.
 
-import matplotlib.ticker
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from shared.checkpoint import write_atomically
-
-# Okabe & Ito 2008, "Color Universal Design": told apart by people with any common colour blindness. Yellow is hard to
-# see on white and comes last.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-DASHES = ("-", "--", ":", "-.")  # for rows beyond the colours
-NOT_MEASURED = "not measured"
-LABEL_HEIGHT = 0.065  # of an axis' height
-
-Curves = dict[str, tuple[list[float], list[float]]]  # of each row: images seen, values
-
-
-class Column(NamedTuple):
-    """A measure of a row: its title, how to take it from the row's results, and the format of the number."""
-
-    title: str
-    value: Callable[[dict[str, Any]], float | None]
-    format: str
-
-
-class Panel(NamedTuple):
-    """A figure's part: one metric of metrics.jsonl over images seen."""
-
-    metric: str
-    title: str
-    log: bool
-
-
-COLUMNS = (
-    Column("backbone weights (M)", lambda row: (row["weights"]["encoder"] + row["weights"]["decoder"]) / 1e6, ".2f"),
-    Column("all weights (M)", lambda row: row["total_weights"] / 1e6, ".2f"),
-    Column("GFLOPs / image", lambda row: row["total_flops"] / 1e9, ".3f"),
-    Column("activations (MiB / image)", lambda row: row["activation_bytes"] / 2**20, ".1f"),
-    Column("peak memory (MiB)", lambda row: row["peak_bytes"] and row["peak_bytes"] / 2**20, ".0f"),
-    Column("images / s", lambda row: row["images_per_second"], ".1f"),
-    Column("images seen", lambda row: row["images_seen"], ",.0f"),
-    Column("training (min)", lambda row: row["training_seconds"] / 60, ".1f"),
-    Column("PSNR (dB)", lambda row: row["psnr"], ".2f"),
-    Column("SSIM", lambda row: row["ssim"], ".4f"),
-    Column("ST-LPIPS (alex)", lambda row: row["perceptual"], ".4f"),
-    Column("codebook usage", lambda row: row["usage"], ".1%"),
-    Column("perplexity", lambda row: row["perplexity"], ".0f"),
-    Column("patch-grid index", lambda row: row["patch_grid"], ".3f"),
-)  # fmt: skip
-PANELS = (
-    Panel("loss", "total loss", log=True),
-    Panel("l2", "l2", log=True),
-    Panel("codebook", "codebook loss", log=True),
-    Panel("perceptual", "perceptual loss", log=True),
-    Panel("validation/psnr", "held-out PSNR (dB)", log=False),
-)
-BARS = ("GFLOPs / image", "images / s", "PSNR (dB)", "SSIM", "ST-LPIPS (alex)", "patch-grid index")
-NOTES = """\
-Backbone: encoder and decoder, without the codebook and the projections to and from codes.
-FLOPs: matrix products and convolutions of one image's way to tokens and back, a multiply-add counted as two.
-Activations: what a training step keeps of each image for its backward pass, without a perceptual loss.
-Peak memory: CUDA's, or on a CPU the whole process with its libraries; earlier rows may have left some of it in use.
-Images / s: of the median training step. PSNR, SSIM: on 8-bit images; SSIM's window is 11 x 11, deviation 1.5.
-Codebook usage and perplexity: over every token of the validation set.
-Patch-grid index: mean |gradient| across patch borders over that inside patches, relative to the originals'; about 1 \
-where no grid shows.
-Each measure is over the whole validation set, with averaged weights."""
-
-
-def write_report(results: dict[str, Any], folder: Path) -> None:
-    """Write table.md, the figures and report.html into `folder`, from `results` and each row's own directory."""
-    table = [["", *(column.title for column in COLUMNS)], *(cells(row) for row in results["rows"])]
-    figures = {"curves.png": draw_curves(results["rows"], folder), "measures.png": draw_bars(results["rows"])}
-    for name, png in figures.items():
-        write_atomically(folder / name, partial(Path.write_bytes, data=png))
-    facts = {key: results[key] for key in ("machine", "date", "command", "data")} | {
-        "budget": budget(results["budget"])
-    }
-    panels = {row["name"]: (folder / row["name"] / "panel.png").read_bytes() for row in results["rows"]}
-    write_text(markdown(results["name"], facts, table), folder / "table.md")
-    write_text(page(results["name"], facts, table, figures, panels), folder / "report.html")
-
-
-def budget(values: dict[str, Any]) -> str:
-    """The budget of each row in words."""
-    limit = f", or {values['minutes']:g} minutes" if values["minutes"] else ""
-    return f"{values['images']:,} images in steps of {values['batch']}{limit}, the same ones in the same order"
-
-
-def cells(row: dict[str, Any]) -> list[str]:
-    """A row of the table."""
-    values = [(column.value(row), column.format) for column in COLUMNS]
-    return [row["name"], *(NOT_MEASURED if value is None else format(value, form) for value, form in values)]
-
-
-def markdown(name: str, facts: dict[str, str], table: list[list[str]]) -> str:
-    """The table with what it stands on."""
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    lines.insert(1, "|---" + "|---:" * (len(table[0]) - 1) + "|")
-    said = [f"- {key}: {f'`{value}`' if key == 'command' else value}" for key, value in facts.items()]
-    return "\n".join([f"# {name}", "", *said, "", *lines, "", *NOTES.splitlines(), ""])
-
-
-def page(
-    name: str, facts: dict[str, str], table: list[list[str]], figures: dict[str, bytes], panels: dict[str, bytes]
-) -> str:
-    """One HTML page with every image inside it."""
-    head, *body = table
-    rows = [f"<tr><th>{html.escape(row[0])}</th>{tags('td', row[1:])}</tr>" for row in body]
-    said = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in facts.items())
-    drawn = [image(png, alt=file.removesuffix(".png")) for file, png in figures.items()]
-    shown = [f"<h3>{html.escape(row)}</h3>{image(png, 'panel', row)}" for row, png in panels.items()]
-    title = html.escape(name)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse; font-size: 14px }} .wide {{ overflow-x: auto }}
-th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd }}
-th:first-child {{ text-align: left }}
-img {{ max-width: 100%; height: auto }} .panel {{ width: 100%; max-width: 66rem; image-rendering: pixelated }}
-dl {{ display: grid; grid-template-columns: max-content auto; gap: 0 1rem }}
-dt {{ font-weight: 600 }} dd {{ margin: 0 }}
-</style></head><body>
-<h1>{title}</h1>
-<dl>{said}</dl>
-<h2>Measures</h2>
-<div class="wide"><table><thead><tr>{tags("th", head)}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>
-<ul>{tags("li", NOTES.splitlines())}</ul>
-<h2>Figures</h2>
-{"".join(drawn)}
-<h2>Held-out images</h2>
-<p>From the top: originals, reconstructions by the untrained weights (not quantised, where the quantiser warms up), \
-reconstructions after training.</p>
-{"".join(shown)}
-</body></html>
+Shapes: N codes, C channels, H and W pixels, K codes of the codebook.
 """
 
+import argparse
+from pathlib import Path
 
-def tags(tag: str, texts: Sequence[str]) -> str:
-    """Each text as an element."""
-    return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
 
+from shared.checkpoint import fingerprint, newest_run
+from shared.data import ImageDataset, validation_loader
+from shared.errors import run_command
+from shared.pictures import tiled
+from shared.report import (
+    COLOURS,
+    Section,
+    captioned,
+    curves_section,
+    image,
+    page,
+    png_of,
+    png_of_image,
+    png_of_pixels,
+    read_metrics,
+    settings_sections,
+    stages,
+    write_text,
+)
+from stage1_tokenizer.evaluate import datasets_of
+from stage1_tokenizer.quantisers.counts import count_codes, perplexity, usage
+from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 
-def image(png: bytes, kind: str = "figure", alt: str = "") -> str:
-    """A picture as part of a page."""
-    data = base64.b64encode(png).decode()
-    return f'<img class="{kind}" alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
-
-
-def draw_curves(rows: list[dict[str, Any]], folder: Path) -> bytes:
-    """Each metric over images seen, a line for each row; a metric that no row has is named instead."""
-    metrics = {row["name"]: read_metrics(folder / row["name"] / "metrics.jsonl") for row in rows}
-    figure = Figure(figsize=(14, 8.5), layout="constrained")
-    for place, panel in enumerate(PANELS, start=1):
-        axis = figure.add_subplot(2, 3, place)
-        draw_panel(axis, panel, {name: curve(lines, panel) for name, lines in metrics.items()})
-    return png_of(figure)
-
-
-def draw_panel(axis: Axes, panel: Panel, curves: Curves) -> None:
-    """One metric's curves, each labelled at its end."""
-    axis.set_title(panel.title, loc="left")
-    axis.spines[["top", "right"]].set_visible(False)
-    if not any(values for _, values in curves.values()):
-        axis.text(0.5, 0.5, "not in these runs", ha="center", va="center", transform=axis.transAxes, color="#666666")
-        axis.set(xticks=[], yticks=[])
-        return
-    for number, (images, values) in enumerate(curves.values()):
-        axis.plot(images, values, **style(number), linewidth=1.8, marker="o" if len(values) == 1 else None)
-    axis.set_xlabel("images seen")
-    axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-    if panel.log:
-        axis.set_yscale("log")
-    label_ends(axis, curves)
+COUNTED = 2_000  # held-out images at most whose codes are counted: a page should take seconds
+CODES_SHOWN = 1_024
+CODES_IN_A_ROW = 32
+GREY = 0.5  # between codes, many of which are white
 
 
-def label_ends(axis: Axes, curves: Curves) -> None:
-    """Write each row's name to the right of where its line ends, apart where names would overlap."""
-    axis.autoscale_view()  # settles where data lie on the axis
-    to_axis = axis.transData + axis.transAxes.inverted()
-    ends = [
-        (to_axis.transform((images[-1], values[-1]))[1], name, style(number)["color"])
-        for number, (name, (images, values)) in enumerate(curves.items())
-        if values
+def write_report(run: Path) -> Path:
+    """Write the page of a run, ended or not, and return its path; UserError where it has no weights."""
+    tokenizer = load_tokenizer(run).to("cuda" if torch.cuda.is_available() else "cpu")
+    [held_out] = datasets_of(run, "validation")
+    lines = read_metrics(run / "metrics.jsonl")
+    sections = [curves_section(lines), reconstructions_section(run / "samples")]
+    facts = {"run": str(run), "weights": fingerprint(tokenizer), "images": held_out.source.description}
+    facts |= last_measures(lines)
+    if tokenizer.quantiser.initialised:
+        counts_K = held_out_counts(tokenizer, held_out)
+        if tokenizer.tokens_per_place == 1:  # else no code means anything alone
+            sections.append(codebook_section(tokenizer, counts_K))
+        sections.append(usage_section(counts_K, min(len(held_out), COUNTED)))
+    write_text(page(f"Tokenizer {run.name}", facts, sections + settings_sections(run)), run / "report.html")
+    return run / "report.html"
+
+
+def last_measures(lines: list[dict[str, float]]) -> dict[str, str]:
+    """How far training went, and the held-out PSNR when it was last taken."""
+    seen = {"images seen": f"{lines[-1]['images']:,.0f}"} if lines else {}
+    psnr = [line for line in lines if "validation/psnr" in line]
+    if psnr:
+        seen["held-out PSNR"] = f"{psnr[-1]['validation/psnr']:.2f} dB after {psnr[-1]['images']:,.0f} images"
+    return seen
+
+
+def reconstructions_section(samples: Path) -> Section:
+    """The same held-out images, and below them their reconstructions as training went on."""
+    paths = [(f"after {images:,} images", path) for images, path in stages(list(samples.glob("*.png")))]
+    last = samples / "reconstructions.png"
+    if last.exists() and not (paths and paths[-1][1].read_bytes() == last.read_bytes()):
+        paths.append(("at the end", last))
+    pictures = [(label, Image.open(path)) for label, path in paths]
+    if not pictures:
+        return Section("Reconstructions", "<p>None were drawn yet.</p>")
+    rows = [("held-out images", half(pictures[0][1], 0))] + [(label, half(picture, 1)) for label, picture in pictures]
+    return Section("Reconstructions", "".join(captioned(png_of_image(row), label) for label, row in rows))
+
+
+def half(picture: Image.Image, number: int) -> Image.Image:
+    """The upper (0) or lower (1) half of a picture."""
+    top = number * picture.height // 2
+    return picture.crop((0, top, picture.width, top + picture.height // 2))
+
+
+@torch.inference_mode()
+def held_out_counts(tokenizer: Tokenizer, held_out: ImageDataset) -> Tensor:
+    """How often each code occurs on held-out images, (K,) int64."""
+    places = torch.linspace(0, len(held_out) - 1, min(len(held_out), COUNTED)).round().long()
+    some = ImageDataset(held_out.source, held_out.indices[places].tolist(), held_out.config, augmented=False)
+    device = tokenizer.to_codes.weight.device
+    tokens = [tokenizer.tokenize(images.to(device)) for images, _ in validation_loader(some, batch_size=32)]
+    return count_codes(torch.cat(tokens), tokenizer.codes, tokenizer.tokens_per_place).cpu()
+
+
+def codebook_section(tokenizer: Tokenizer, counts_K: Tensor) -> Section:
+    """Codes decoded alone, the most used first."""
+    order_N = counts_K.argsort(descending=True, stable=True)[:CODES_SHOWN]
+    picture_CHW = tiled(code_pictures(tokenizer, order_N), min(CODES_IN_A_ROW, len(order_N)), gap=1, ground=GREY)
+    used = int((counts_K > 0).sum())
+    most = f"The {len(order_N):,} most used of" if len(order_N) < len(counts_K) else "All"
+    caption = f"{most} {len(counts_K):,} codes, by use, each the middle of an image of that code alone"
+    idle = f"; the last {len(order_N) - used:,} did not occur" if used < len(order_N) else ""
+    return Section("Codebook", captioned(png_of_pixels(picture_CHW), caption + idle))
+
+
+@torch.inference_mode()
+def code_pictures(tokenizer: Tokenizer, codes_N: Tensor) -> Tensor:
+    """What each code looks like: the middle patch (N, 3, patch, patch) of 3 x 3 patches of that code alone."""
+    patch = tokenizer.config.backbone.patch
+    grid = tokenizer.grid((3 * patch, 3 * patch))
+    parts = codes_N.to(tokenizer.to_codes.weight.device)[:, None, None].split(128)
+    images = [
+        tokenizer.detokenize(part.expand(-1, *grid))[:, :, patch : 2 * patch, patch : 2 * patch] for part in parts
     ]
-    ends.sort()
-    heights = moved_apart([height for height, _, _ in ends], LABEL_HEIGHT)
-    for height, (_, name, colour) in zip(heights, ends, strict=True):
-        axis.text(1.02, height, name, transform=axis.transAxes, va="center", color=colour)
+    return torch.cat(images).cpu()
 
 
-def moved_apart(heights: list[float], gap: float) -> list[float]:
-    """Ascending heights at least `gap` apart, moved as little as possible in the sum of squares.
-
-    Isotonic regression by pooling neighbours that are too close (Ayer et al. 1955).
-    """
-    pools: list[list[float]] = []  # of wanted heights, each counted from its place in a stack of labels
-    for place, height in enumerate(heights):
-        pools.append([height - place * gap])
-        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    bottoms = [fmean(pool) for pool in pools for _ in pool]
-    return [bottom + place * gap for place, bottom in enumerate(bottoms)]
+def usage_section(counts_K: Tensor, images: int) -> Section:
+    """How evenly the codebook is used."""
+    said = (
+        f"On {images:,} held-out images {usage(counts_K):.1%} of {len(counts_K):,} codes occur; the perplexity is "
+        f"{perplexity(counts_K):,.0f}: as much variety as so many codes used equally often."
+    )
+    return Section("Use of the codes", f"<p>{said}</p>{image(draw_usage(counts_K), alt='use of the codes')}")
 
 
-def draw_bars(rows: list[dict[str, Any]]) -> bytes:
-    """The measures that matter most, side by side, each bar with its number."""
-    figure = Figure(figsize=(14, 1.6 + 0.7 * len(rows)), layout="constrained")
-    names = [row["name"] for row in rows]
-    shown = [column for column in COLUMNS if column.title in BARS]
-    for axis, column in zip(figure.subplots(2, 3).flat, shown, strict=True):
-        values = [column.value(row) for row in rows]
-        bars = axis.barh(names, [value or 0.0 for value in values], color=[style(n)["color"] for n in range(len(rows))])
-        labels = [NOT_MEASURED if value is None else format(value, column.format) for value in values]
-        axis.bar_label(bars, labels, padding=3)
-        axis.invert_yaxis()
-        axis.margins(x=0.25)
-        axis.set_title(column.title, loc="left")
+def draw_usage(counts_K: Tensor) -> bytes:
+    """How often the codes occur, from the most used one on, and how many codes occur how often."""
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    ranked, binned = figure.subplots(1, 2)
+    sorted_K = counts_K.sort(descending=True).values
+    ranked.loglog(range(1, len(sorted_K) + 1), sorted_K.clamp(min=0.5), color=COLOURS[0], linewidth=2)
+    ranked.set(xlabel="code, by use", ylabel="occurrences (0.5: none)")
+    # 0, 1, 2-3, 4-7, 8-15, ...
+    levels = torch.where(counts_K > 0, counts_K.clamp(min=1).double().log2().floor() + 1, 0).long()
+    codes = torch.bincount(levels).tolist()
+    names = ["0", "1"] + [f"{2**level}–{2 ** (level + 1) - 1}" for level in range(1, len(codes) - 1)]
+    bars = binned.bar(names[: len(codes)], codes, color=COLOURS[0])
+    binned.bar_label(bars, fontsize=8)
+    binned.set(xlabel="occurrences", ylabel="codes")
+    binned.tick_params(axis="x", labelrotation=45 if len(codes) > 8 else 0)
+    for axis in (ranked, binned):
         axis.spines[["top", "right"]].set_visible(False)
     return png_of(figure)
 
 
-def style(number: int) -> dict[str, Any]:
-    """Colour and dashes of the row of that number."""
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "linestyle": DASHES[number // len(COLOURS) % len(DASHES)],
-    }
+def main() -> None:
+    """Read the command line, write the page, say where."""
+    parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.report", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "run", type=Path, nargs="?", metavar="RUN", help="run directory (default: the last one trained)"
+    )
+    run = parser.parse_args().run or newest_run("tokenizer", "ema.safetensors")
+    print(f"wrote {write_report(run)}: open it in a browser")
 
 
-def curve(lines: list[dict[str, float]], panel: Panel) -> tuple[list[float], list[float]]:
-    """Images seen and values of a metric; without what a logarithm cannot show (the codebook loss before codes)."""
-    points = [(line["images"], line[panel.metric]) for line in lines if panel.metric in line]
-    points = [point for point in points if point[1] > 0 or not panel.log]
-    return [images for images, _ in points], [value for _, value in points]
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl; none where the run was too short to log any."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def png_of(figure: Figure) -> bytes:
-    """The figure's PNG file."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130)
-    return file.getvalue()
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write in one step, as UTF-8."""
-    write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
+if __name__ == "__main__":
+    run_command(main)

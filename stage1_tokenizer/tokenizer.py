@@ -11,9 +11,10 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from shared.checkpoint import load_for_inference
+from shared.checkpoint import fingerprint, load_for_inference
 from shared.config import Config
 from shared.errors import UserError
+from shared.token_cache import TokenInfo
 from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder, ConvEncoder
 from stage1_tokenizer.backbones.resnet import ResNetConfig, ResNetDecoder, ResNetEncoder
 from stage1_tokenizer.backbones.sequence import SequenceConfig, SequenceDecoder, SequenceEncoder
@@ -137,3 +138,15 @@ def build_quantiser(config: QuantiserConfig) -> Quantiser:
 def load_tokenizer(run: Path) -> Tokenizer:
     """The tokenizer of a run directory: averaged weights, eval mode, on the CPU. UserError where it cannot be had."""
     return load_for_inference(run, "model", TokenizerConfig, Tokenizer)
+
+
+def matching_tokenizer(path: Path, info: TokenInfo, run: Path) -> Tokenizer:
+    """The tokenizer whose tokens the prior `run` was trained on; UserError where `path` holds another."""
+    tokenizer = load_tokenizer(path)
+    found = fingerprint(tokenizer)
+    if found != info.fingerprint:
+        raise UserError(
+            f"{run} was trained on tokens of a tokenizer with fingerprint {info.fingerprint}, but {path} has {found}: "
+            "give the right one with --tokenizer, or run `make prior` again on its new cache under another name"
+        )
+    return tokenizer

@@ -11,22 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from pydantic import Field, PositiveInt
 
 from shared.checkpoint import RUNS, RunDirectory
 from shared.config import Config, load_config
-from shared.data import DataConfig, ImageDataset, open_datasets, to_float, training_loader
+from shared.data import DataConfig, open_datasets, training_loader
 from shared.errors import UserError, run_command
-from shared.pictures import save_grid
 from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
 from stage1_tokenizer.describe import describe
-from stage1_tokenizer.evaluate import Evaluation, evaluate
+from stage1_tokenizer.evaluate import Evaluation, draw_reconstructions, evaluate
 from stage1_tokenizer.losses.adversarial import AdversarialConfig
 from stage1_tokenizer.losses.adversary import Adversary
 from stage1_tokenizer.losses.discriminators import check_discriminator_size
 from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual, check_perceptual_size
 from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
 from stage1_tokenizer.quantisers.counts import perplexity, usage
+from stage1_tokenizer.report import write_report
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
 DEFAULT_CONFIG = "configs/demo/tokenizer.yaml"
@@ -175,15 +176,6 @@ def check_losses(config: LossConfig, image_size: tuple[int, int]) -> None:
         check_discriminator_size(config.adversarial.discriminator, image_size)
 
 
-@torch.inference_mode()
-def draw_reconstructions(tokenizer: Tokenizer, dataset: ImageDataset, path: Path, columns: int = 16) -> None:
-    """A picture of held-out images, spread evenly over the set, above their reconstructions."""
-    positions = torch.linspace(0, len(dataset) - 1, min(columns, len(dataset))).round().int().tolist()
-    x_BCHW = torch.stack([to_float(dataset[0, position][0]) for position in positions])
-    x_hat_BCHW = tokenizer.eval()(x_BCHW.to(tokenizer.to_codes.weight.device)).images_BCHW.cpu()
-    save_grid(torch.cat([x_BCHW, x_hat_BCHW]), path, columns=len(positions))
-
-
 def main() -> None:
     """Read the command line, train, say what was written."""
     parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.train", description=__doc__.split("\n")[0])
@@ -203,9 +195,11 @@ def main() -> None:
             print(json.dumps({"name": config.name, **description.as_dict()}))
         return
     run, report = train(config)
+    if not PartialState().is_main_process:
+        return
     print(
         f"wrote {run.path}: held-out PSNR {report.psnr:.2f} dB over {report.images} images; "
-        f"look at {run.samples / 'reconstructions.png'}\n"
+        f"look at {write_report(run.path)}\n"
         f"next: python -m stage1_tokenizer.cache --tokenizer {run.path}    (`make tokenizer` does it by itself)"
     )
 

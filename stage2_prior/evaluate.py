@@ -1,6 +1,7 @@
 """How well a prior predicts tokens it knows and tokens it never saw: python -m stage2_prior.evaluate [--prior RUN]
 
-The difference between the two is what it learned by heart. Writes RUN/evaluation.json too.
+The difference between the two is what it learned by heart. Writes RUN/evaluation.json too. With --samples N, draws N
+images and measures how far they are from real ones, on any number of processes.
 
 Shapes: B batch, L = h * w tokens, V codes, K the five likeliest codes.
 """
@@ -14,10 +15,13 @@ from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from shared.checkpoint import newest_run, read_yaml, write_atomically
+from shared.config import config_of
 from shared.errors import UserError, run_command
+from shared.findings import Findings
 from shared.token_cache import Split, TokenCache, open_cache
 from stage2_prior.prior import Prior, Weights, load_prior
 
@@ -133,23 +137,47 @@ def _row(row: dict[str, float]) -> str:
     return f"{row['bits_per_token']:.3f} {row['top1']:6.1%}"
 
 
+def sampled(run: Path, args: argparse.Namespace) -> Findings:
+    """Draw images and measure them, on all processes."""
+    from stage2_prior.samples import Drawing, measure_samples  # here: it needs stage one, and training needs this file
+
+    overrides = [] if args.samples is None else [f"images={args.samples}"]
+    drawing = config_of(Drawing, overrides + args.drawing, where="--samples")
+    return measure_samples(run, args.weights, drawing, args.inception, Accelerator())
+
+
 def main() -> None:
     """Read the command line, evaluate, report."""
     parser = argparse.ArgumentParser(prog="python -m stage2_prior.evaluate", description=__doc__.split("\n")[0])
     parser.add_argument("--prior", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
-    parser.add_argument("--weights", choices=get_args(Weights), default="best", help="those at its best, or at its end")
+    parser.add_argument(
+        "--weights", choices=get_args(Weights), default="last",
+        help="the last, or those that did best on held-out grids (default: last)",
+    )  # fmt: skip
     parser.add_argument("--grids", type=int, default=10_000, help="of each split, at most (default: 10000)")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--samples", type=int, metavar="N", help="draw N images too, and hold them against real ones")
+    parser.add_argument(
+        "drawing", nargs="*", metavar="key=value",
+        help="with --samples: reference=validation (default: train), seed=0, batch_size=16, sampling.temperature=0.9, "
+        "sampling.top_k, .top_p, .min_p, guidance.scale=2, guidance.schedule, ...",
+    )  # fmt: skip
+    parser.add_argument("--inception", type=Path, metavar="PATH", help="its weights (default: downloaded once)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     for name, value in (("batch-size", args.batch_size), ("grids", args.grids)):
         if value < 1:
             raise UserError(f"--{name} must be at least 1, not {value}")
     run = args.prior or newest_run("prior", "ema.safetensors")
-    figures = report(run, args.weights, args.batch_size, args.grids)
+    found = sampled(run, args) if args.samples is not None or args.drawing else None
+    if not PartialState().is_main_process:
+        return
+    figures = report(run, args.weights, args.batch_size, args.grids) | ({"samples": found.as_dict()} if found else {})
     write_atomically(run / "evaluation.json", lambda temporary: temporary.write_text(json.dumps(figures, indent=2)))
     print(f"{run}, {args.weights} weights\n{table(figures)}\n")
     print(f"gap {figures['gap']:.2f} bits/token: what the prior knows of its training grids and not of unseen ones")
+    if found:
+        print(f"\n{found.markdown()}\nwrote {run / 'evaluation' / 'samples'}.json, .md and .png")
     if args.json:
         print(json.dumps(figures))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
+from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.checkpoint import BEST, RUNS, RunDirectory, newest_run, write_atomically
@@ -20,9 +21,11 @@ from shared.errors import UserError, run_command
 from shared.token_cache import TokenCache, TokenInfo, open_cache, read_info
 from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
 from stage2_prior.evaluate import Evaluation, evaluate
-from stage2_prior.prior import PriorConfig, build_prior
+from stage2_prior.prior import Prior, PriorConfig, build_prior
+from stage2_prior.sampling import generate
 
 DEFAULT_CONFIG = "configs/demo/prior.yaml"
+SHOWN = 16  # grids drawn whenever held-out ones are evaluated
 
 
 class PriorRun(Config):
@@ -37,8 +40,8 @@ class PriorRun(Config):
 def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
     """Train to the end of `config.training.images`, from the last checkpoint if there is one.
 
-    Returns how the last weights do on held-out grids. Those that did best are kept too: on small data, a prior is at
-    its best long before it is done learning its training grids by heart.
+    Returns how the last weights do on held-out grids. Those that did best are kept too: on small data, a prior's bits
+    are fewest long before it is done learning its training grids by heart.
     """
     accelerator = make_accelerator()
     device = accelerator.device
@@ -83,6 +86,8 @@ def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
         if at_end or crossed(config.training.evaluate_every, trainee.images, trainee.step_images):
             with trainee.ema.applied():
                 report = evaluate(prior, cache, "validation")
+                if accelerator.is_main_process:
+                    save_grids(draw_grids(prior, cache), run.samples / f"{trainee.images:09d}.safetensors")
             log.write(trainee.images, {f"validation/{name}": value for name, value in report.figures().items()})
             log.show(shown := shown | {"held out": report.bits_per_token})
             if report.bits_per_token < best and accelerator.is_main_process:
@@ -98,6 +103,21 @@ def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
         with trainee.ema.applied():
             report = evaluate(prior, cache, "validation")
     return run, report
+
+
+def draw_grids(prior: Prior, cache: TokenCache) -> Tensor:
+    """Grids (B, h, w) int64 of seed 0, to be looked at; their classes are those of images spread over the training set.
+
+    They stay tokens: what they look like is for report.py, which knows the tokenizer.
+    """
+    rows = torch.linspace(0, len(cache.tokens["train"]) // cache.info.views - 1, SHOWN).round().long()
+    _, labels_B = cache.batch("train", rows)
+    return generate(prior.eval(), range(SHOWN), seed=0, labels_B=labels_B)
+
+
+def save_grids(tokens_Bhw: Tensor, path: Path) -> None:
+    """Write grids as one file."""
+    write_atomically(path, lambda temporary: save_file({"tokens": tokens_Bhw.int().contiguous()}, temporary))
 
 
 def best_so_far(run: RunDirectory) -> tuple[float, int]:
@@ -166,7 +186,7 @@ def main() -> None:
     best, images = best_so_far(run)
     print(
         f"wrote {run.path}: {report.bits_per_token:.2f} bits per token on held-out grids; at its best, after {images} "
-        f"grids, {best:.2f}\n"
+        f"grids, {best:.2f} (`sample.py --weights best` draws from those weights)\n"
         f"next: make sample    (or: python sample.py --prior {run.path} --num 16)"
     )
 

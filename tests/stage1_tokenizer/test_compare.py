@@ -16,7 +16,7 @@ from stage1_tokenizer.compare import (
     load_comparison,
     main,
 )
-from stage1_tokenizer.report import Panel, curve, moved_apart
+from stage1_tokenizer.comparison import Panel, curve, moved_apart
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import Trainee, train
 

@@ -1,21 +1,116 @@
-"""Evaluation against formulae."""
+"""Evaluation of a tiny tokenizer against the same measures taken by hand, on one process and on two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from PIL import Image
 
-from stage1_tokenizer.evaluate import psnr_of
+from shared.data import to_float, to_uint8
+from shared.fidelity import frechet_distance, kernel_distance
+from stage1_tokenizer.evaluate import TITLES, datasets_of, evaluate, evaluate_run
+from stage1_tokenizer.instruments import open_instruments
+from stage1_tokenizer.measures import psnr_of, ssim
+from stage1_tokenizer.tokenizer import load_tokenizer
+from stage1_tokenizer.train import train
+from tests.tiny import tokenizer_run
+
+ROOT = Path(__file__).parents[2]
 
 
-def test_psnr_is_of_rounded_8_bit_images() -> None:
-    x_BCHW = torch.rand(3, 3, 8, 8) * 2 - 1
-    x_hat_BCHW = (x_BCHW + 0.1 * torch.randn_like(x_BCHW)).clamp(-1, 1)
-    ours = psnr_of(x_hat_BCHW, x_BCHW)
-    eight = [((image + 1) * 127.5).round().double() for image in (x_hat_BCHW, x_BCHW)]
-    for image in range(3):
-        mse = ((eight[0][image] - eight[1][image]) ** 2).mean()
-        assert ours[image].item() == pytest.approx((10 * torch.log10(255**2 / mse)).item())
+@pytest.fixture
+def run(drawings: Path) -> Path:
+    return train(tokenizer_run(drawings, images=40))[0].path
 
 
-def test_an_exact_reconstruction_has_a_finite_psnr() -> None:
-    x_BCHW = torch.zeros(1, 3, 8, 8)
-    assert psnr_of(x_BCHW, x_BCHW).isfinite().all()
+@pytest.fixture
+def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+
+
+@pytest.mark.usefixtures("closed_network")
+def test_every_measure_is_that_of_the_rounded_images_of_the_split(run: Path) -> None:
+    found = evaluate_run(run, "all", 5, None, Accelerator())
+    tokenizer, datasets = load_tokenizer(run), datasets_of(run, "all")
+    pixels = torch.stack([dataset[0, k][0] for dataset in datasets for k in range(len(dataset))])
+    assert found.facts["images"] == len(pixels) == 12
+    with torch.inference_mode():
+        reconstructed = to_uint8(tokenizer(to_float(pixels)).images_BCHW)
+        x_hat, x = to_float(reconstructed), to_float(pixels)
+        instruments = open_instruments((32, 32), None, "cpu")
+        [vgg] = instruments.networks
+        features = vgg(reconstructed), vgg(pixels)
+        stlpips = instruments.pairs["stlpips_alex"](x_hat, x).mean().item()
+    counts = torch.bincount(tokenizer.tokenize(to_float(pixels)).flatten(), minlength=64) / (12 * 16)
+    used = counts[counts > 0]
+    expected = {
+        "psnr": psnr_of(x_hat, x).mean().item(),
+        "l2": (x_hat - x).square().mean().item(),
+        "ssim": ssim(x_hat, x).mean().item(),
+        "stlpips_alex": stlpips,
+        "usage": len(used) / 64,
+        "perplexity": (-(used * used.log()).sum()).exp().item(),
+        "rfd_vgg16": frechet_distance(*features),
+        "rkd_vgg16": kernel_distance(*features)[0],
+        "rkd_vgg16_std": kernel_distance(*features)[1],
+    }
+    assert found.measures == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert set(found.not_measured) == {"lpips_alex", "rfid", "rkid", "rkid_std"}
+    assert set(found.measures) | set(found.not_measured) == set(TITLES)
+    assert ["12 images in 512 dimensions" in warning for warning in found.warnings] == [True]
+
+
+@pytest.mark.usefixtures("closed_network")
+def test_the_report_names_all_that_its_numbers_depend_on(run: Path) -> None:
+    found = evaluate_run(run, "train", 5, None, Accelerator())
+    saved = json.loads((run / "evaluation/train.json").read_text())
+    assert saved == found.as_dict()
+    for key in ("tokenizer", "fingerprint", "images", "reference", "resolution", "rounding", "seeds", "weights"):
+        assert saved[key]
+    assert saved["weights"].keys() == {"vgg16", "stlpips_alex"}
+    assert len(set(saved["weights"].values())) == 2
+    text = (run / "evaluation/train.md").read_text()
+    assert f"| PSNR (dB) | {found.measures['psnr']:.5g} |" in text
+    assert "Not measured: rFID, rKID, rKID, deviation between subsets. Inception's weights could not be had" in text
+    assert Image.open(run / "evaluation/train.png").size == (10 * 36, 2 * 36)
+
+
+@pytest.mark.usefixtures("closed_network")
+def test_images_too_small_for_an_instrument_are_no_error() -> None:
+    missing = open_instruments((8, 8), None, "cpu").missing
+    assert "smaller than its window" in missing["ssim"]
+    assert "8 x 8 are too small" in missing["stlpips_alex"]
+    assert "8 x 8 are too small" in missing["vgg16"]
+
+
+@pytest.mark.usefixtures("closed_network")
+def test_two_processes_find_what_one_does(run: Path) -> None:
+    quick = evaluate(load_tokenizer(run), datasets_of(run, "all"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "stage1_tokenizer.evaluate"]
+    closed = {
+        "ACCELERATE_USE_CPU": "1",
+        "https_proxy": "http://127.0.0.1:9",
+        "TORCH_HOME": str(run),
+        "PYTHONPATH": str(ROOT),
+    }
+    result = subprocess.run(
+        [*command, "--split", "all", "--batch-size=2", "--json"],
+        env=os.environ | closed, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["processes"] == 2
+    assert found["images"] == quick.images == 12
+    for name in ("psnr", "usage", "perplexity"):
+        assert found["measures"][name] == pytest.approx(getattr(quick, name), rel=1e-4)
+    alone = evaluate_run(run, "all", 2, None, Accelerator()).measures
+    assert found["measures"] == pytest.approx(alone, rel=1e-4, abs=1e-5)

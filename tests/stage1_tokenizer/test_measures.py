@@ -3,21 +3,22 @@
 import pytest
 import torch
 
-from stage1_tokenizer.measures import patch_gradients, patch_grid_index, ssim
+from stage1_tokenizer.measures import patch_gradients, patch_grid_index, psnr_of, ssim
 
 
 def test_ssim_is_the_formula_window_by_window() -> None:
-    x_BCHW = torch.rand(2, 3, 14, 13) * 2 - 1
+    x_BCHW = torch.rand(2, 3, 12, 11) * 2 - 1
     x_hat_BCHW = (x_BCHW + 0.3 * torch.randn_like(x_BCHW)).clamp(-1, 1)
     place = torch.arange(11).double() - 5
     window = torch.exp(-(place[:, None] ** 2 + place[None] ** 2) / (2 * 1.5**2))
     window /= window.sum()
-    a, b = (((image.double() + 1) * 127.5).round() for image in (x_hat_BCHW, x_BCHW))
+    eight = (((image.double() + 1) * 127.5).round() for image in (x_hat_BCHW, x_BCHW))
+    a, b = (torch.nn.functional.pad(image, (5, 5, 5, 5), mode="reflect") for image in eight)
     for image in range(2):
         values = []
         for channel in range(3):
-            for top in range(4):
-                for left in range(3):
+            for top in range(12):
+                for left in range(11):
                     p, q = (i[image, channel, top : top + 11, left : left + 11] for i in (a, b))
                     p_mean, q_mean = (window * p).sum(), (window * q).sum()
                     p_var, q_var = (window * (p - p_mean) ** 2).sum(), (window * (q - q_mean) ** 2).sum()
@@ -34,6 +35,23 @@ def test_ssim_is_the_formula_window_by_window() -> None:
 def test_ssim_of_equal_images_is_one() -> None:
     x_BCHW = torch.rand(2, 3, 16, 16) * 2 - 1
     assert ssim(x_BCHW, x_BCHW).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_psnr_is_of_rounded_8_bit_images() -> None:
+    x_BCHW = torch.rand(3, 3, 8, 8) * 2 - 1
+    x_hat_BCHW = (x_BCHW + 0.1 * torch.randn_like(x_BCHW)).clamp(-1, 1)
+    ours = psnr_of(x_hat_BCHW, x_BCHW)
+    eight = [((image + 1) * 127.5).round().double() for image in (x_hat_BCHW, x_BCHW)]
+    for image in range(3):
+        mse = ((eight[0][image] - eight[1][image]) ** 2).mean()
+        assert ours[image].item() == pytest.approx((10 * torch.log10(255**2 / mse)).item())
+
+
+def test_an_exact_reconstruction_has_the_psnr_of_one_wrong_level() -> None:
+    x_BCHW = torch.zeros(1, 3, 8, 8)
+    almost_BCHW = x_BCHW.clone()
+    almost_BCHW[0, 0, 0, 0] = 2 / 255
+    assert psnr_of(x_BCHW, x_BCHW).item() == pytest.approx(psnr_of(almost_BCHW, x_BCHW).item())
 
 
 def test_patch_gradients_are_sums_over_neighbours() -> None:

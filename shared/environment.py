@@ -1,0 +1,38 @@
+"""What a run ran on: the machine and the versions of what did the work."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "accelerate", "datasets", "numpy", "x-transformers", "mamba-ssm", "triton")
+
+
+def machine() -> str:
+    """The device, cores, system, and versions of Python and torch."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+    system = f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{device}, {torch.get_num_threads()} of {os.cpu_count()} cores, {system}"
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that take part, where they are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,163 @@
+"""What became of a prior's training, on one page that opens offline: python -m stage2_prior.report [RUN]
+
+Writes RUN/report.html: curves, what the same random numbers drew as training went on, and how close what it draws is
+to what it was trained on. `make prior` does so at its end. Like samples.py, this decodes tokens and so knows stage one.
+
+Shapes: N grids, h x w = L tokens each, K codes, D dimensions of a code, B images.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from shared.checkpoint import newest_run, read_weights
+from shared.errors import run_command
+from shared.pictures import tiled
+from shared.report import (
+    COLOURS,
+    Section,
+    captioned,
+    curves_section,
+    image,
+    page,
+    png_of,
+    png_of_pixels,
+    read_metrics,
+    settings_sections,
+    stages,
+    write_text,
+)
+from shared.token_cache import TokenCache, TokenInfo, open_cache
+from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
+from stage2_prior.evaluate import tokens_of
+from stage2_prior.prior import load_prior
+from stage2_prior.train import SHOWN, draw_grids
+
+ROWS = 4096  # grids compared at once
+COMPARED = 64  # held-out grids, to compare the samples' distances with
+
+
+def write_report(run: Path) -> Path:
+    """Write the page of a run and return its path; UserError where its prior, tokenizer or tokens cannot be had."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    prior, info = load_prior(run)
+    tokenizer = matching_tokenizer(Path(info.tokenizer), info, run).to(device)
+    cache = open_cache(tokens_of(run))
+    tokens_BL = draw_grids(prior.to(device), cache).flatten(1)
+    lines = read_metrics(run / "metrics.jsonl")
+    sections = [
+        curves_section(lines),
+        samples_section(run / "samples", tokenizer),
+        nearest_section(tokens_BL, cache, tokenizer),
+        *settings_sections(run),
+    ]
+    write_text(page(f"Prior {run.name}", described_run(run, info, lines), sections), run / "report.html")
+    return run / "report.html"
+
+
+def described_run(run: Path, info: TokenInfo, lines: list[dict[str, float]]) -> dict[str, str]:
+    """What the page is about."""
+    facts = {"run": str(run), "images": info.source, "tokenizer": f"{info.tokenizer}, {info.fingerprint}"}
+    held_out = [line for line in lines if "validation/bits_per_token" in line]
+    if held_out:
+        best = min(held_out, key=lambda line: line["validation/bits_per_token"])
+        facts["best held out"] = f"{best['validation/bits_per_token']:.3f} bits/token after {best['images']:,.0f} grids"
+    return facts
+
+
+def samples_section(samples: Path, tokenizer: Tokenizer) -> Section:
+    """What the same random numbers drew as training went on."""
+    rows = stages(list(samples.glob("*.safetensors")))
+    if not rows:
+        return Section("Samples", "<p>None were drawn while it was trained.</p>")
+    drawn = [
+        captioned(row_of(decoded(tokenizer, read_weights(path)["tokens"])), f"after {grids:,} grids")
+        for grids, path in rows
+    ]
+    return Section("Samples", "<p>Of the same seed, with the averaged weights of then.</p>" + "".join(drawn))
+
+
+def nearest_section(tokens_BL: Tensor, cache: TokenCache, tokenizer: Tokenizer) -> Section:
+    """The training grid nearest to each of the samples that the best weights draw, so that copying shows."""
+    found_B, distance_B = nearest(tokens_BL, cache)
+    count = len(cache.tokens["validation"])
+    places = torch.linspace(0, count - 1, min(count, COMPARED)).round().long()
+    _, usual_B = nearest(cache.batch("validation", places)[0], cache)
+    training_BL, _ = cache.batch("train", found_B)
+    shared = [int(same) for same in (training_BL == tokens_BL).sum(1)]
+    grids = [grid.view(-1, *cache.info.grid) for grid in (tokens_BL, training_BL)]
+    said = (
+        "Nearest by the mean squared distance between code vectors, place by place, among "
+        f"{len(cache.tokens['train']):,} training grids, mirrored views included, and decoded like the samples. Of "
+        f"{tokens_BL.shape[1]} tokens the pairs share {', '.join(map(str, shared))}. Samples much nearer to training "
+        "images than held-out images are would be copies."
+    )
+    pictures = [captioned(row_of(decoded(tokenizer, rows)), label) for rows, label in zip(grids, PAIR, strict=True)]
+    figure = image(draw_distances(distance_B, usual_B), alt="distances to the nearest training image")
+    return Section("Nearest training images", f"<p>{said}</p>{''.join(pictures)}{figure}")
+
+
+PAIR = ("drawn by the best weights", "nearest training image of each")
+
+
+def nearest(tokens_BL: Tensor, cache: TokenCache) -> tuple[Tensor, Tensor]:
+    """Of each grid the nearest one of the training split: its row (B,), and its distance (B,) float32.
+
+    The mean over places of the squared distance between code vectors; of equals, the first.
+    """
+    found = [_nearest(tokens_L, cache) for tokens_L in tokens_BL]
+    rows, distances = zip(*found, strict=True)
+    return torch.tensor(rows), torch.tensor(distances)
+
+
+def _nearest(tokens_L: Tensor, cache: TokenCache) -> tuple[int, float]:
+    codes_KD = cache.code_vectors_KD
+    between_LK = torch.cdist(codes_KD[tokens_L], codes_KD, compute_mode="donot_use_mm_for_euclid_dist").square()
+    places_L = torch.arange(len(tokens_L))
+    grids = cache.tokens["train"]
+    distance_N = torch.cat(
+        [
+            between_LK[places_L, torch.from_numpy(grids[start : start + ROWS].astype(np.int64))].mean(1)
+            for start in range(0, len(grids), ROWS)
+        ]
+    )
+    row = int(distance_N.argmin())
+    return row, float(distance_N[row])
+
+
+def draw_distances(samples_B: Tensor, held_out_B: Tensor) -> bytes:
+    """Distances to the nearest training image, of samples and of held-out images, a tick each."""
+    figure = Figure(figsize=(11, 1.8), layout="constrained")
+    axis = figure.add_subplot()
+    for height, (distances_B, name) in enumerate(((held_out_B, "held-out images"), (samples_B, "samples"))):
+        axis.scatter(distances_B, [name] * len(distances_B), marker="|", s=300, color=COLOURS[1 - height])
+    axis.set(xlabel="distance to the nearest training image", xlim=(0, None), ylim=(-0.5, 1.5))
+    axis.spines[["top", "right"]].set_visible(False)
+    return png_of(figure)
+
+
+@torch.inference_mode()
+def decoded(tokenizer: Tokenizer, tokens_Bhw: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] on the CPU."""
+    return tokenizer.detokenize(tokens_Bhw.long().to(tokenizer.to_codes.weight.device)).cpu()
+
+
+def row_of(images_BCHW: Tensor) -> bytes:
+    """Images side by side, as a PNG file."""
+    return png_of_pixels(tiled(images_BCHW, columns=SHOWN))
+
+
+def main() -> None:
+    """Read the command line, write the page, say where."""
+    parser = argparse.ArgumentParser(prog="python -m stage2_prior.report", description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="default: the last one trained")
+    run = parser.parse_args().run or newest_run("prior", "ema.safetensors")
+    print(f"wrote {write_report(run)}: open it in a browser")
+
+
+if __name__ == "__main__":
+    run_command(main)

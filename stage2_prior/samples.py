@@ -1,0 +1,186 @@
+"""How good the images are that a prior draws: distances from real ones, and how much of either the other covers.
+
+The one file of stage two that knows stage one: its tokenizer turns tokens into images here. Training never reads it.
+
+Shapes: B a batch, N images drawn, M images of the reference, D features, h x w tokens.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field, PositiveInt
+from torch import Tensor
+from tqdm import tqdm
+
+from shared.checkpoint import fingerprint
+from shared.config import Config
+from shared.data import ImageDataset, open_datasets, to_float, to_uint8, validation_loader
+from shared.errors import UserError
+from shared.fidelity import Extractor, Inception, NotMeasured, distances, few_images, gather_rows, inception_score
+from shared.findings import Findings
+from shared.pictures import save_grid
+from shared.token_cache import Split, TokenInfo
+from stage1_tokenizer.instruments import open_networks
+from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
+from stage2_prior.guidance import GuidanceConfig
+from stage2_prior.prior import Prior, Weights, load_prior
+from stage2_prior.sampling import SamplingConfig, generate
+
+SHOWN = 64  # images in the picture
+
+TITLES = {
+    "fid": "FID",
+    "kid": "KID",
+    "kid_std": "KID, deviation between subsets",
+    "precision": "precision",
+    "recall": "recall",
+    "inception_score": "Inception score",
+    "inception_score_std": "Inception score, deviation between parts",
+    "fd_vgg16": "Fréchet distance in ST-LPIPS' VGG16",
+    "kd_vgg16": "kernel distance in ST-LPIPS' VGG16",
+    "kd_vgg16_std": "kernel distance in ST-LPIPS' VGG16, deviation between subsets",
+    "precision_vgg16": "precision in ST-LPIPS' VGG16",
+    "recall_vgg16": "recall in ST-LPIPS' VGG16",
+}
+# Names of the fields of `Distances` in each network's features, and then of the Inception score.
+MEASURES = {
+    "inception": ("fid", "kid", "kid_std", "precision", "recall", "inception_score", "inception_score_std"),
+    "vgg16": ("fd_vgg16", "kd_vgg16", "kd_vgg16_std", "precision_vgg16", "recall_vgg16"),
+}
+
+
+class Drawing(Config):
+    """What is drawn to be judged, how, and which real images it is held against.
+
+    reference: all training or all validation images. Of a class-conditional prior, each class is drawn as often as it
+        occurs among them.
+    """
+
+    images: PositiveInt
+    reference: Split = "train"
+    seed: int = Field(0, ge=0)
+    batch_size: PositiveInt = 16
+    sampling: SamplingConfig = SamplingConfig()
+    guidance: GuidanceConfig = GuidanceConfig()
+
+
+def measure_samples(
+    run: Path, weights: Weights, drawing: Drawing, inception: Path | None, accelerator: Accelerator
+) -> Findings:
+    """Draw images from the prior of `run`, judge them and write what was found into RUN/evaluation.
+
+    Each process draws its share; all return the same. Raises UserError where the prior, its tokenizer or the images
+    that it was trained on cannot be had.
+    """
+    prior, info = load_prior(run, weights)
+    tokenizer = matching_tokenizer(Path(info.tokenizer), info, run).to(accelerator.device)
+    dataset = reference_images(info, drawing.reference)
+    if min(drawing.images, len(dataset)) < accelerator.num_processes:
+        raise UserError(f"{accelerator.num_processes} processes are more than images: start fewer")
+    with accelerator.main_process_first():  # so that weights are downloaded once
+        networks, missing = open_networks(info.data.height_width, inception, accelerator.device)
+    images = drawn_images(prior.to(accelerator.device), tokenizer, dataset, drawing, accelerator)
+    drawn, shown_BCHW = rows_of(images, networks, drawing.images, accelerator)
+    real, _ = rows_of(reference_batches(dataset, drawing.batch_size, accelerator), networks, len(dataset), accelerator)
+    found = Findings(f"Samples of {run}", TITLES, facts(run, weights, prior, info, drawing, dataset, networks))
+    found.facts["processes"] = accelerator.num_processes
+    found.not_measured |= {name: reason for part, reason in missing.items() for name in MEASURES[part]}
+    for network in networks:
+        judge(network, drawn[network.name], real[network.name], found)
+    if accelerator.is_main_process:
+        found.write(run / "evaluation" / "samples")
+        save_grid(to_float(shown_BCHW), run / "evaluation" / "samples.png", columns=8)
+    return found
+
+
+def reference_images(info: TokenInfo, split: Split) -> ImageDataset:
+    """The images of a split that the prior's tokens were made from, without augmentation."""
+    train, validation = open_datasets(info.data.model_copy(update={"augment": None}), seed=0)
+    return train if split == "train" else validation
+
+
+def drawn_images(
+    prior: Prior, tokenizer: Tokenizer, dataset: ImageDataset, drawing: Drawing, accelerator: Accelerator
+) -> Iterator[Tensor]:
+    """This process's share of the images drawn, in uint8 batches (B, 3, H, W) on its device: every n-th of them."""
+    labels_N = labels_like(dataset, drawing.images) if prior.classes else None
+    mine = torch.arange(accelerator.process_index, drawing.images, accelerator.num_processes)
+    with tqdm(total=len(mine), unit="img", desc="drawing", disable=not accelerator.is_main_process, leave=False) as bar:
+        for numbers_B in mine.split(drawing.batch_size):
+            tokens_Bhw = generate(
+                prior, numbers_B.tolist(), drawing.seed, drawing.sampling, guidance=drawing.guidance,
+                labels_B=None if labels_N is None else labels_N[numbers_B], batch_size=drawing.batch_size,
+            )  # fmt: skip
+            yield to_uint8(tokenizer.detokenize(tokens_Bhw.to(accelerator.device)))
+            bar.update(len(numbers_B))
+
+
+def labels_like(dataset: ImageDataset, count: int) -> Tensor:
+    """`count` labels (N,), each class as often as in the dataset: those of images spread evenly over it."""
+    if dataset.source.labels is None:
+        raise UserError(f"{dataset.config.source} has no classes any more, but the prior was trained with them")
+    places = torch.arange(count) * len(dataset) // count
+    return torch.tensor([dataset.source.labels[index] for index in dataset.indices[places].tolist()])
+
+
+def reference_batches(dataset: ImageDataset, batch_size: int, accelerator: Accelerator) -> Iterator[Tensor]:
+    """This process's share of the real images, as `drawn_images` gives them."""
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    for images, _ in validation_loader(dataset, batch_size, rank=rank, world_size=ranks):
+        yield to_uint8(images).to(accelerator.device)
+
+
+@torch.inference_mode()
+def rows_of(
+    batches: Iterator[Tensor], networks: list[Extractor], total: int, accelerator: Accelerator
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Every network's features (total, D) of the images of all processes, in order, and the first of the images."""
+    rows: dict[str, list[Tensor]] = defaultdict(list)
+    pictures: list[Tensor] = []
+    for pixels_BCHW in batches:
+        pictures.append(pixels_BCHW[: SHOWN - sum(len(part) for part in pictures)])
+        for network in networks:
+            rows[network.name].append(network(pixels_BCHW))
+    gathered = {name: gather_rows(accelerator, torch.cat(parts), total) for name, parts in rows.items()}
+    return gathered, gather_rows(accelerator, torch.cat(pictures), min(total, SHOWN))
+
+
+def judge(network: Extractor, drawn_ND: Tensor, real_MD: Tensor, found: Findings) -> None:
+    """Add what is found in one network's features."""
+    names = MEASURES[network.name]
+    try:
+        values = list(distances(drawn_ND, real_MD))
+        if isinstance(network, Inception):
+            values += inception_score(network.logits(drawn_ND))
+    except NotMeasured as error:
+        found.not_measured |= dict.fromkeys(names, str(error))
+        return
+    found.measures |= zip(names, values, strict=True)
+    if warning := few_images(TITLES[names[0]], min(len(drawn_ND), len(real_MD)), drawn_ND.shape[1]):
+        found.warnings.append(warning)
+
+
+def facts(
+    run: Path, weights: Weights, prior: Prior, info: TokenInfo, drawing: Drawing, dataset: ImageDataset,
+    networks: list[Extractor],
+) -> dict[str, Any]:  # fmt: skip
+    """All that the measures depend on."""
+    return {
+        "prior": str(run),
+        "prior_weights": weights,
+        "fingerprint": fingerprint(prior),
+        "tokenizer": info.tokenizer,
+        "tokenizer_fingerprint": info.fingerprint,
+        "images": drawing.images,
+        "reference": f"{len(dataset)} {drawing.reference} images of {dataset.source.description}",
+        "resolution": "{} x {}".format(*info.data.height_width),
+        "classes": "each as often as in the reference" if prior.classes else "none",
+        "sampling": drawing.sampling.model_dump(),
+        "guidance": drawing.guidance.model_dump(),
+        "seeds": {"drawing": drawing.seed, "subsets and parts": 0},
+        "weights": {network.name: network.fingerprint for network in networks},
+    }
