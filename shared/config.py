@@ -150,8 +150,8 @@ def _explain(problem: Any, model: type[Config]) -> str:
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         context = problem["ctx"]
         allowed = context.get("expected_tags", ", ".join(repr(tag) for tag in _tags(model, problem["loc"])))
-        near = difflib.get_close_matches(str(context.get("tag", "")), allowed.replace("'", "").split(", "), n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        close = difflib.get_close_matches(str(context.get("tag", "")), allowed.replace("'", "").split(", "), n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
         return f"{key}.kind: {context.get('tag', 'nothing')!r} is not one of {allowed}{hint}"
     value = problem["input"]
     if problem["type"] == "string_type" and isinstance(value, bool | int | float | date):

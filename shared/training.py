@@ -331,6 +331,10 @@ class Means:
     Each is the mean of its finite values. `bad_steps` counts those skipped since the last line.
     """
 
+    sums: dict[str, Tensor]
+    counts: dict[str, Tensor]
+    bad_steps: int
+
     def __init__(self) -> None:
         self.last: dict[str, Tensor] = {}
         self._forget()
@@ -362,9 +366,7 @@ class Means:
         self.sums, self.counts, self.bad_steps = state_dict["sums"], state_dict["counts"], state_dict["bad_steps"]
 
     def _forget(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, Tensor] = {}
-        self.bad_steps = 0
+        self.sums, self.counts, self.bad_steps = {}, {}, 0
 
 
 def forget_after(metrics: Path, images: int) -> None:

@@ -62,7 +62,7 @@ def nearest_codes_blocked(x_ND: Tensor, codes_KD: Tensor) -> Tensor:
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Within the block float32 matrix products are that, whatever allow_tf32 or set_float32_matmul_precision say."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
