@@ -1,7 +1,7 @@
 """Quantisers of the package vector-quantize-pytorch behind this project's interface.
 
 The package's modules work in float32 here, whatever autocast says, and only their training step may change them. In
-training they hold a matrix of (vectors x codes), unlike the vector quantiser; out of it vectors come in tiles.
+training all but FSQ hold a matrix of (vectors x codes), unlike the vector quantiser; out of it vectors come in tiles.
 Shapes: B batch, H and W the token grid, D dimensions, N = B * H * W, n vectors of one tile, Q tokens of one place.
 """
 

@@ -25,8 +25,10 @@ class ResidualConfig(QuantiserOptions):
     codes: int = Field(1024, ge=2, le=2**24)  # of each level
     dim: int = Field(16, ge=1, le=4096)
     commitment_weight: float = Field(1.0, ge=0)  # of ||z_e - sg[z_q]||^2, summed over the levels
-    decay: float = Field(0.99, gt=0, lt=1)  # of the moving averages, a forward pass
-    revival_share: float = Field(0.1, gt=0, lt=1)  # dead: used less than this share of the mean use
+    # Of the moving averages, a forward pass. Closer to 1, early codes lag behind an encoder that still moves fast, and
+    # dead ones (used less than this share of the mean use) are found late: here after log(0.1) / log(0.8) = 10 passes.
+    decay: float = Field(0.8, gt=0, lt=1)
+    revival_share: float = Field(0.1, gt=0, lt=1)
     rotation: bool = True  # gradients by the rotation trick (Fifty et al. 2024), or straight through
 
     @property

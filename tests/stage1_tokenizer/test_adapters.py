@@ -57,7 +57,7 @@ DIRECT: dict[str, Callable[[], nn.Module]] = {
     "lfq": lambda: library.LFQ(codebook_size=64, entropy_loss_weight=0.1, commitment_loss_weight=0.25),
     "simvq": lambda: library.SimVQ(8, 60),
     "residual": lambda: library.ResidualVQ(
-        dim=8, num_quantizers=3, codebook_size=20, decay=0.99, threshold_ema_dead_code=0.1 * MEAN_USE
+        dim=8, num_quantizers=3, codebook_size=20, threshold_ema_dead_code=0.1 * MEAN_USE
     ),
 }
 MEAN_USE = 40 / 20  # 2 x 4 x 5 vectors a step, 20 codes
@@ -227,7 +227,7 @@ def test_training_counts_every_token(kind: str) -> None:
 @pytest.mark.parametrize("codes", [16, 512])
 def test_residual_codes_stay_in_use_with_more_codes_than_vectors_and_fewer(codes: int) -> None:
     """Vectors about 16 centres that move away: every centre keeps codes, and codes are not replaced without end."""
-    quantiser = ResidualQuantiser(ResidualConfig(codes=codes, quantisers=1, dim=8, decay=0.9))
+    quantiser = ResidualQuantiser(ResidualConfig(codes=codes, quantisers=1, dim=8))
     centres = torch.randn(16, 8)
 
     def batch() -> Tensor:
