@@ -18,8 +18,7 @@ from shared.data import AugmentConfig, DataConfig, ImageDataset, open_datasets, 
 from shared.errors import UserError, run_command
 from shared.pictures import save_grid
 from shared.token_cache import TokenInfo, open_cache, write_cache
-from stage1_tokenizer.quantisers.counts import count_codes
-from stage1_tokenizer.quantisers.vector import usage
+from stage1_tokenizer.quantisers.quantiser import count_codes, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage1_tokenizer.train import TokenizerRun
 

@@ -12,8 +12,7 @@ from shared.checkpoint import newest_run, read_yaml
 from shared.config import parse_config
 from shared.data import DataConfig, ImageDataset, open_datasets, to_uint8, validation_loader
 from shared.errors import UserError, run_command
-from stage1_tokenizer.quantisers.counts import count_codes
-from stage1_tokenizer.quantisers.vector import perplexity, usage
+from stage1_tokenizer.quantisers.quantiser import count_codes, perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 

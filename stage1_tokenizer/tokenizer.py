@@ -17,6 +17,7 @@ from shared.errors import UserError
 from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder, ConvEncoder
 from stage1_tokenizer.backbones.sequence import SequenceConfig, SequenceDecoder, SequenceEncoder
 from stage1_tokenizer.quantisers.fsq import FiniteScalarQuantiser, FSQConfig
+from stage1_tokenizer.quantisers.gumbel import GumbelConfig, GumbelQuantiser
 from stage1_tokenizer.quantisers.lfq import LFQConfig, LookupFreeQuantiser
 from stage1_tokenizer.quantisers.quantiser import Quantiser
 from stage1_tokenizer.quantisers.residual import ResidualConfig, ResidualQuantiser
@@ -25,7 +26,7 @@ from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
 
 BackboneConfig = Annotated[ConvConfig | SequenceConfig, Field(discriminator="kind")]
 QuantiserConfig = Annotated[
-    VectorConfig | FSQConfig | LFQConfig | SimVQConfig | ResidualConfig, Field(discriminator="kind")
+    VectorConfig | GumbelConfig | FSQConfig | LFQConfig | SimVQConfig | ResidualConfig, Field(discriminator="kind")
 ]
 
 
@@ -116,6 +117,8 @@ def build_quantiser(config: QuantiserConfig) -> Quantiser:
     match config:
         case VectorConfig():
             return VectorQuantiser(config)
+        case GumbelConfig():
+            return GumbelQuantiser(config)
         case FSQConfig():
             return FiniteScalarQuantiser(config)
         case LFQConfig():

@@ -23,7 +23,7 @@ from stage1_tokenizer.describe import describe
 from stage1_tokenizer.evaluate import Evaluation, evaluate
 from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual
 from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
-from stage1_tokenizer.quantisers.vector import perplexity, usage
+from stage1_tokenizer.quantisers.quantiser import perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
 DEFAULT_CONFIG = "configs/demo/tokenizer.yaml"
@@ -92,6 +92,7 @@ def train(
     while not ended(trainee.images) and trainee.images < config.training.images:
         # Step
         trainee.begin_step()
+        tokenizer.quantiser.begin_step(trainee.images / config.training.images)
         for images, _ in trainee.accumulate(batches):
             x_BCHW = images.to(device, non_blocking=True)
             with trainee.autocast():
@@ -104,17 +105,19 @@ def train(
                     loss = loss + config.loss.perceptual.weight * terms["perceptual"]
             trainee.backward(loss)
             means.add({"loss": loss, **terms, "codebook": result.codebook_loss})
+        tokenizer.quantiser.check_finite(trainee.images)
         gradient_norm = trainee.end_step()
         replaced = tokenizer.quantiser.maintain(trainee.optimizer, trainee.ema.average.get("quantiser.codebook"))
         # Log
         log.advance(trainee.step_images)
         if replaced:
             log.write(trainee.images, {"codes_replaced": replaced})
-        if crossed(config.training.log_every, trainee.images, trainee.step_images):
+        first = trainee.images == trainee.step_images
+        if first or crossed(config.training.log_every, trainee.images, trainee.step_images):
             counts_K = tokenizer.quantiser.window_counts()
-            health = {"usage": usage(counts_K).item(), "perplexity": perplexity(counts_K).item()}
+            codes = {"usage": usage(counts_K).item(), "perplexity": perplexity(counts_K).item()}
             rate = trainee.optimizer.param_groups[0]["lr"]
-            average = {**means.take(), **health}
+            average = {**means.take(), **codes}
             log.write(trainee.images, {**average, "gradient_norm": gradient_norm, "lr": rate})
             log.show(shown := shown | average)
         # Evaluate, draw, save

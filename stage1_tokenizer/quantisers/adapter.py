@@ -9,14 +9,12 @@ from abc import abstractmethod
 from types import ModuleType
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from shared.errors import UserError
-from stage1_tokenizer.quantisers.counts import CodeCounts
-from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser
-from stage1_tokenizer.quantisers.vector import straight_through
+from stage1_tokenizer.quantisers.gradients import straight_through
+from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser, number_codes, require_finite
 
 ROW_TILE = 4096  # vectors at a time out of training: with 16,384 codes, 256 MiB of distances
 
@@ -33,41 +31,39 @@ def installed_library() -> ModuleType:
     return vector_quantize_pytorch
 
 
-def processes() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 class Adapter(Quantiser):
     """Flattens, counts and keeps precision; a kind adds its module and how that is called."""
 
     def __init__(self, codes: int, tokens_per_place: int = 1) -> None:
-        super().__init__()
-        self.counts = CodeCounts(codes, tokens_per_place)
+        super().__init__(codes * tokens_per_place)
+        self.codes, self.tokens_per_place = codes, tokens_per_place
 
     def forward(self, z_BHWD: Tensor) -> Quantised:
-        """Quantise vectors; in training mode also counts them. `loss` is 0 out of training."""
+        """Quantise vectors; in training mode also counts them. `loss` is 0 out of training.
+
+        Raises UserError for vectors that are not finite: at once in eval mode, in training from `check_finite`.
+        """
         with torch.autocast(z_BHWD.device.type, enabled=False):
             z_BHWD = z_BHWD.float()
             if not self.training:
                 tokens_BHW = self.tokenize(z_BHWD)
                 return Quantised(straight_through(z_BHWD, self.lookup(tokens_BHW)), tokens_BHW, z_BHWD.new_zeros(()))
+            self._note_finite(z_BHWD)
             q_ND, tokens_NQ, loss = self._train(z_BHWD.flatten(0, -2))
             tokens_BHW = tokens_NQ.reshape(*z_BHWD.shape[:2], -1)
-            self.counts.add(tokens_BHW)
+            self._count(number_codes(tokens_BHW, self.codes, self.tokens_per_place))
+            self.seen += tokens_BHW.numel()
             return Quantised(q_ND.view_as(z_BHWD), tokens_BHW, loss)
 
     @torch.no_grad()
     def tokenize(self, z_BHWD: Tensor) -> Tensor:
+        require_finite(z_BHWD)
         with torch.autocast(z_BHWD.device.type, enabled=False):
             tokens = [self._tokens(z_nD) for z_nD in z_BHWD.float().flatten(0, -2).split(ROW_TILE)]
         return torch.cat(tokens).reshape(*z_BHWD.shape[:2], -1)
 
     def lookup(self, tokens_BHW: Tensor) -> Tensor:
         return F.embedding(tokens_BHW, self.codes_KD)
-
-    def window_counts(self) -> Tensor:
-        return self.counts.window()
 
     @abstractmethod
     def _train(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from stage1_tokenizer.quantisers.adapter import Adapter, installed_library, processes
-from stage1_tokenizer.quantisers.quantiser import QuantiserOptions
+from stage1_tokenizer.quantisers.adapter import Adapter, installed_library
+from stage1_tokenizer.quantisers.quantiser import QuantiserOptions, ranks
 
 
 class LFQConfig(QuantiserOptions):
@@ -50,7 +50,7 @@ class LookupFreeQuantiser(Adapter):
             entropy_loss_weight=config.entropy_weight,
             # With several processes the package divides the mean probabilities by their number and does not add them up
             # (1.32), and with them the gradient of this term; multiplied, it is that of each process's own batch.
-            diversity_gamma=config.diversity_weight * processes(),
+            diversity_gamma=config.diversity_weight * ranks(),
             commitment_loss_weight=config.commitment_weight,
         )
 

@@ -1,34 +1,65 @@
-"""The nearest code of each vector: exact in float32, in tiles that fit a CPU's cache.
+"""The nearest code of each vector: exact in float32, in tiles, so that no (vectors x codes) matrix is ever held.
 
-On the unit sphere the nearest code is the one of the largest inner product. What costs time on a CPU is not the
-products but the arg-max over 16,384 of them, so it is taken in two levels: `amax` over blocks of codes, which
-vectorises, then an exact look inside the one winning block. Never holds more than one tile of similarities.
+On the unit sphere the nearest code is the one of the largest inner product. On CUDA a Triton kernel keeps a running
+arg-max (lookup_triton.py). Elsewhere: what costs time on a CPU is not the products but the arg-max over 16,384 of them,
+so it is taken in two levels: `amax` over blocks of codes, which vectorises, then an exact look inside the one winning
+block. Never holds more than one tile of similarities.
 Shapes: N vectors, K codes, D dimensions.
 """
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-BLOCK = 64  # codes in a block; the second level looks at one block a vector
-CODE_TILE = 4096
-ROW_TILE = 512  # a tile of 4,096 x 512 float32 similarities is 8 MiB: it stays in the last-level cache
+BLOCK = 32  # codes in a block; the second level looks at one block a vector
+CODE_TILE = 1024
+ROW_TILE = 512  # a tile of 1,024 x 512 float32 similarities is 2 MiB: it stays in a core's own cache, or nearly
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 @torch.no_grad()
 def nearest_codes(x_ND: Tensor, codes_KD: Tensor) -> Tensor:
     """Index (N,) int64 of the code with the largest inner product; the lowest index among equals.
 
-    Always computed in float32: rounded to bfloat16, similarities pick another code for about 3% of vectors.
+    Always computed in float32: rounded to bfloat16, similarities pick another code for about 3% of vectors. Vectors
+    must be finite: the token of one that is not means nothing.
     """
     with torch.autocast(x_ND.device.type, enabled=False):
         x_ND, codes_KD = x_ND.float(), codes_KD.float()
-        blocks = pad_to_blocks(codes_KD)
-        tokens_N = torch.empty(len(x_ND), dtype=torch.int64, device=x_ND.device)
+        if x_ND.is_cuda and HAS_TRITON:
+            from stage1_tokenizer.quantisers.lookup_triton import nearest_codes_triton
+
+            return nearest_codes_triton(x_ND, codes_KD)
+        return nearest_codes_blocked(x_ND, codes_KD)
+
+
+def nearest_codes_blocked(x_ND: Tensor, codes_KD: Tensor) -> Tensor:
+    """`nearest_codes` by blocked matrix products, on any device; float32 in, int64 out."""
+    blocks = pad_to_blocks(codes_KD)
+    tokens_N = torch.empty(len(x_ND), dtype=torch.int64, device=x_ND.device)
+    with full_float32():
         for rows in range(0, len(x_ND), ROW_TILE):
             x_tile = x_ND[rows : rows + ROW_TILE]
             block_n = _best_block(x_tile, blocks)
             tokens_N[rows : rows + ROW_TILE] = _best_in_block(x_tile, blocks, block_n)
     return tokens_N
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Within the block float32 matrix products are that, whatever allow_tf32 or set_float32_matmul_precision say."""
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def pad_to_blocks(codes_KD: Tensor) -> Tensor:

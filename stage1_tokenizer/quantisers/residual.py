@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stage1_tokenizer.quantisers.adapter import Adapter, installed_library, processes
-from stage1_tokenizer.quantisers.quantiser import QuantiserOptions
+from stage1_tokenizer.quantisers.adapter import Adapter, installed_library
+from stage1_tokenizer.quantisers.quantiser import QuantiserOptions, ranks
 
 
 class ResidualConfig(QuantiserOptions):
@@ -45,7 +45,7 @@ class ResidualQuantiser(Adapter):
 
     def __init__(self, config: ResidualConfig) -> None:
         super().__init__(config.codes, config.tokens_per_place)
-        self.quantisers, self.share = config.quantisers, config.revival_share
+        self.share = config.revival_share
         self.rvq = installed_library().ResidualVQ(
             dim=config.dim,
             num_quantizers=config.quantisers,
@@ -54,7 +54,7 @@ class ResidualQuantiser(Adapter):
             commitment_weight=config.commitment_weight,
             rotation_trick=config.rotation,
             threshold_ema_dead_code=config.revival_share,
-            sync_codebook=processes() > 1,
+            sync_codebook=ranks() > 1,
         )
         for level in self.rvq.layers:
             level._codebook.cluster_size.zero_()
@@ -65,7 +65,7 @@ class ResidualQuantiser(Adapter):
         return self.rvq.codebooks.transpose(0, 1).flatten(1)
 
     def lookup(self, tokens_BHW: Tensor) -> Tensor:
-        return self.rvq.get_output_from_indices(tokens_BHW.unflatten(-1, (-1, self.quantisers)))
+        return self.rvq.get_output_from_indices(tokens_BHW.unflatten(-1, (-1, self.tokens_per_place)))
 
     @torch.compiler.disable
     def _train(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,7 +80,7 @@ class ResidualQuantiser(Adapter):
         more codes than vectors.
         """
         for level in self.rvq.layers:
-            mean_use = processes() * vectors / level.codebook_size
+            mean_use = ranks() * vectors / level.codebook_size
             level._codebook.threshold_ema_dead_code = self.share * mean_use
             level._codebook.reset_cluster_size = mean_use
 

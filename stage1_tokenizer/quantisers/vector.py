@@ -4,19 +4,30 @@ van den Oord et al. 2017, "Neural Discrete Representation Learning", on the unit
 "Vector-quantized Image Modeling with Improved VQGAN". Half the field swaps the two weights of the loss, so both are
 named: see `codebook_loss`.
 
-Shapes: B batch, H and W the token grid, D dimensions of a code, K codes, N = B * H * W, R remembered vectors.
+Shapes: B batch, H and W the token grid, D dimensions of a code, K codes, N = B * H * W, R remembered vectors,
+M replaced codes.
 """
 
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from stage1_tokenizer.quantisers.entropy import entropy_loss
+from stage1_tokenizer.quantisers.gradients import rotate, straight_through
 from stage1_tokenizer.quantisers.lookup import nearest_codes
-from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser, QuantiserOptions
+from stage1_tokenizer.quantisers.moving_sums import MovingSums
+from stage1_tokenizer.quantisers.quantiser import (
+    WINDOW,
+    Quantised,
+    Quantiser,
+    QuantiserOptions,
+    from_first_rank,
+    require_finite,
+)
+from stage1_tokenizer.quantisers.spread import spread
 
 MEMORY = 4  # encoder outputs remembered, in multiples of the number of codes: what new codes are chosen from
 
@@ -27,8 +38,13 @@ class VectorConfig(QuantiserOptions):
     kind: Literal["vector"] = "vector"
     codes: int = Field(16_384, ge=2, le=2**24)
     dim: int = Field(16, ge=1, le=4096)
+    codebook: Literal["gradient", "ema"] = "gradient"  # trained by the loss, or the moving average of what codes won
+    ema_decay: float = Field(0.99, ge=0, lt=1)  # of codebook: ema, a step
+    gradient: Literal["straight_through", "rotation"] = "straight_through"  # how it passes from code to encoder
     commitment_weight: float = Field(1.0, ge=0)  # of ||z_e - sg[z_q]||^2, which moves the encoder
-    codebook_weight: float = Field(0.25, ge=0)  # of ||sg[z_e] - z_q||^2, which moves the codes
+    codebook_weight: float = Field(0.25, ge=0)  # of ||sg[z_e] - z_q||^2, which moves the codes (codebook: gradient)
+    entropy_weight: float = Field(0.0, ge=0)  # of sure vectors and evenly used codes (entropy.py); 0: not computed
+    entropy_temperature: float = Field(0.01, gt=0)
     warm_up: int = Field(4, ge=0)  # stay unquantised for warm_up x codes vectors, then take codes from encoder outputs
     revival_window: int = Field(16, ge=0)  # dead: won none of the last window x codes vectors; 0: no revival
 
@@ -40,30 +56,27 @@ class VectorConfig(QuantiserOptions):
 class VectorQuantiser(Quantiser):
     """Replace each vector by the nearest of K unit vectors.
 
-    The codebook is a parameter trained by gradient. Its initial values are encoder outputs, taken after an unquantised
-    warm-up: codes drawn at random lie where no encoder output is, and nearly all die at once. Codes that win nothing
-    over a window are replaced by recent encoder outputs (`maintain`).
+    The codebook is trained by gradient, or follows a moving average. Its initial values are encoder outputs, taken
+    after an unquantised warm-up: codes drawn at random lie where no encoder output is, and nearly all die at once.
+    Codes that win nothing over a window are replaced by recent encoder outputs (`maintain`).
+
+    Every rank remembers its own encoder outputs, but all take their new codes from rank 0's. So nothing is lost when a
+    checkpoint holds rank 0's memory only, and each rank starts again from that.
     """
 
-    counts_K: Tensor
-    previous_counts_K: Tensor
     recent_RD: Tensor
     written: Tensor
-    seen: Tensor
 
     def __init__(self, config: VectorConfig) -> None:
-        super().__init__()
+        super().__init__(config.codes, config.revival_window or WINDOW)
         self.config = config
         codes_KD = F.normalize(torch.randn(config.codes, config.dim), dim=1)
-        self.codebook = nn.Parameter(codes_KD)
+        self.codebook = nn.Parameter(codes_KD, requires_grad=config.codebook == "gradient")
         self.codebook._no_weight_decay = True  # type: ignore[attr-defined]
+        self.moving_sums = MovingSums(codes_KD, config.ema_decay) if config.codebook == "ema" else None
         self.initialised = config.warm_up == 0
-        # The window slides in halves: dead is what won nothing in either.
-        self.register_buffer("counts_K", torch.zeros(config.codes, dtype=torch.int64))
-        self.register_buffer("previous_counts_K", torch.zeros(config.codes, dtype=torch.int64))
         self.register_buffer("recent_RD", torch.zeros(MEMORY * config.codes, config.dim))
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))  # vectors ever remembered
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # vectors since codes were last replaced
 
     @property
     def codes_KD(self) -> Tensor:
@@ -71,26 +84,32 @@ class VectorQuantiser(Quantiser):
         return F.normalize(self.codebook.float(), dim=1)
 
     def forward(self, z_BHWD: Tensor) -> Quantised:
-        """Quantise encoder outputs of any length; in training mode also counts and remembers them."""
+        """Quantise encoder outputs of any length; in training mode also counts and remembers them.
+
+        Raises UserError for vectors that are not finite: at once in eval mode, in training from `check_finite`.
+        """
         with torch.autocast(z_BHWD.device.type, enabled=False):
             z_BHWD = F.normalize(z_BHWD.float(), dim=-1)
+            self._note_finite(z_BHWD)
             if self.training:
                 self._remember(z_BHWD.detach().flatten(0, -2))
             if not self.initialised:
                 # The codebook takes part, with a gradient of 0: processes that share gradients wait for every weight.
                 return Quantised(z_BHWD, None, 0.0 * self.codebook.float().sum())
-            tokens_BHW = self.tokenize(z_BHWD)
+            tokens_BHW = self._nearest(z_BHWD.detach())
             if self.training:
-                self.counts_K += torch.bincount(tokens_BHW.flatten(), minlength=self.config.codes)
+                self._count(tokens_BHW)
+                if self.moving_sums is not None:
+                    self.moving_sums.add(tokens_BHW.flatten(), z_BHWD.detach().flatten(0, -2))
             q_BHWD = F.normalize(F.embedding(tokens_BHW, self.codebook.float()), dim=-1)
-            loss = codebook_loss(z_BHWD, q_BHWD, self.config.commitment_weight, self.config.codebook_weight)
-            return Quantised(straight_through(z_BHWD, q_BHWD), tokens_BHW, loss)
+            pass_gradient = straight_through if self.config.gradient == "straight_through" else rotate
+            return Quantised(pass_gradient(z_BHWD, q_BHWD), tokens_BHW, self._loss(z_BHWD, q_BHWD))
 
     @torch.no_grad()
     def tokenize(self, z_BHWD: Tensor) -> Tensor:
-        """Indices (B, H, W) int64 of the nearest codes."""
-        z_BHWD = F.normalize(z_BHWD.float(), dim=-1)
-        return nearest_codes(z_BHWD.flatten(0, -2), self.codes_KD).view(z_BHWD.shape[:-1])
+        """Indices (B, H, W) int64 of the nearest codes. Raises UserError for vectors that are not finite."""
+        require_finite(z_BHWD)
+        return self._nearest(z_BHWD)
 
     def lookup(self, tokens_BHW: Tensor) -> Tensor:
         """Codes (B, H, W, D) of tokens."""
@@ -103,31 +122,19 @@ class VectorQuantiser(Quantiser):
         `averaged_codebook` is the codebook's exponential moving average, if one is kept: new codes enter it at once.
         Returns how many codes were replaced. Every rank replaces the same codes by the same vectors.
         """
-        seen, codes = int(self.seen), self.config.codes
+        step_counts_K = self._gather_counts()
+        if self.initialised and self.moving_sums is not None:
+            self.moving_sums.move(self.codebook, step_counts_K)
         remembered = min(int(self.written), len(self.recent_RD))
-        if not self.initialised:
-            if seen < self.config.warm_up * codes or remembered < codes:
-                return 0
-            self.initialised = True
-            dead_K = torch.ones(codes, dtype=torch.bool, device=self.codebook.device)
-        elif self.config.revival_window and seen >= self.config.revival_window * codes // 2:
-            dead_K = self._slide_window() == 0
-        else:
+        dead_K = self._dead_codes(remembered)
+        if dead_K is None:
             return 0
-        self.seen.zero_()
-        replaced = dead_K.nonzero()[:remembered, 0]
-        new_MD = spread(self.recent_RD[:remembered], self.codes_KD[~dead_K], len(replaced))
-        self.codebook[replaced] = _from_first_rank(new_MD)
-        for moment in optimizer.state.get(self.codebook, {}).values():
-            if torch.is_tensor(moment) and moment.shape == self.codebook.shape:
-                moment[replaced] = 0  # stale momentum would drag the new vectors away
+        replaced_M = dead_K.nonzero()[:remembered, 0]
+        new_MD = from_first_rank(spread(self.recent_RD[:remembered], self.codes_KD[~dead_K], len(replaced_M)))
+        self._replace(replaced_M, new_MD, optimizer)
         if averaged_codebook is not None:
-            averaged_codebook[replaced] = self.codebook[replaced]
-        return len(replaced)
-
-    def window_counts(self) -> Tensor:
-        """How often each code won over the sliding window (half to whole), (K,) int64; this rank's."""
-        return self.counts_K + self.previous_counts_K
+            averaged_codebook[replaced_M] = new_MD
+        return len(replaced_M)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.initialised)
@@ -135,12 +142,41 @@ class VectorQuantiser(Quantiser):
     def set_extra_state(self, state: Tensor) -> None:
         self.initialised = bool(state)
 
-    def _slide_window(self) -> Tensor:
-        counts_K = self.window_counts()
-        _all_reduce(counts_K)
-        self.previous_counts_K.copy_(self.counts_K)
-        self.counts_K.zero_()
-        return counts_K
+    def _nearest(self, z_BHWD: Tensor) -> Tensor:
+        unit_ND = F.normalize(z_BHWD.float(), dim=-1).flatten(0, -2)
+        return nearest_codes(unit_ND, self.codes_KD).view(z_BHWD.shape[:-1])
+
+    def _loss(self, z_BHWD: Tensor, q_BHWD: Tensor) -> Tensor:
+        config = self.config
+        codebook_weight = config.codebook_weight if config.codebook == "gradient" else 0.0
+        loss = codebook_loss(z_BHWD, q_BHWD, config.commitment_weight, codebook_weight)
+        if config.entropy_weight:
+            entropy = entropy_loss(z_BHWD.flatten(0, -2), self.codes_KD, config.entropy_temperature)
+            loss = loss + config.entropy_weight * entropy
+        return loss
+
+    def _dead_codes(self, remembered: int) -> Tensor | None:
+        """Which codes (K,) are to be replaced: all once when the warm-up is over, then those that won nothing over a
+        window. None where it is not time."""
+        if not self.initialised:
+            if int(self.seen) < self.config.warm_up * self.config.codes or remembered < self.config.codes:
+                return None
+            self.initialised = True
+            self.seen.zero_()
+            return torch.ones_like(self.counts_K, dtype=torch.bool)
+        if int(self.seen) < self.half_window:
+            return None
+        dead_K = self.window_counts() == 0
+        self._slide_window()
+        return dead_K if self.config.revival_window else None
+
+    def _replace(self, replaced_M: Tensor, new_MD: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        self.codebook[replaced_M] = new_MD
+        for moment in optimizer.state.get(self.codebook, {}).values():
+            if torch.is_tensor(moment) and moment.shape == self.codebook.shape:
+                moment[replaced_M] = 0  # stale momentum would drag the new vectors away
+        if self.moving_sums is not None:
+            self.moving_sums.reset(replaced_M, new_MD)
 
     @torch.no_grad()
     def _remember(self, z_ND: Tensor) -> None:
@@ -153,42 +189,6 @@ class VectorQuantiser(Quantiser):
         self.seen += len(z_ND)
 
 
-def spread(vectors_RD: Tensor, codes_KD: Tensor, count: int) -> Tensor:
-    """Choose `count` of the vectors as new codes beside `codes_KD`, far from one another: (count, D).
-
-    By D^2 sampling in rounds (k-means++, Arthur & Vassilvitskii 2007; rounds as in Bahmani et al. 2012): a vector's
-    chance is its squared distance from the nearest code so far. Chosen uniformly, half of all codes would be variants
-    of an image's blank background, and say nothing a prior could predict.
-    """
-    chosen = vectors_RD.new_empty(0, vectors_RD.shape[1])
-    remaining_RD = vectors_RD
-    while len(chosen) < count:
-        known_KD = torch.cat([codes_KD, chosen])
-        if len(known_KD):
-            nearest_RD = known_KD[nearest_codes(remaining_RD, known_KD)]
-            weight_R = (remaining_RD - nearest_RD).square().sum(1) + 1e-9
-        else:
-            weight_R = torch.ones(len(remaining_RD), device=vectors_RD.device)
-        # Each round at most doubles the codes, so that those of one round rarely crowd the same empty place.
-        size = min(count - len(chosen), max(len(known_KD), 64), len(remaining_RD))
-        # The largest of log(u) / weight: weighted sampling without replacement (Efraimidis & Spirakis 2006).
-        picked = (torch.rand(len(weight_R)).to(weight_R.device).log() / weight_R).topk(size).indices
-        chosen = torch.cat([chosen, remaining_RD[picked]])
-        remaining_RD = remaining_RD[_others(picked, len(remaining_RD))]
-    return chosen
-
-
-def _others(picked: Tensor, count: int) -> Tensor:
-    mask = torch.ones(count, dtype=torch.bool, device=picked.device)
-    mask[picked] = False
-    return mask
-
-
-def straight_through(z: Tensor, q: Tensor) -> Tensor:
-    """Exactly `q` going forward; going back, the gradient passes to `z` as if it had not been quantised."""
-    return q.detach() + (z - z.detach())
-
-
 def codebook_loss(z: Tensor, q: Tensor, commitment_weight: float, codebook_weight: float) -> Tensor:
     """commitment_weight * ||z - sg[q]||^2 + codebook_weight * ||sg[z] - q||^2, means over all elements.
 
@@ -196,29 +196,3 @@ def codebook_loss(z: Tensor, q: Tensor, commitment_weight: float, codebook_weigh
     van den Oord et al. (2017, eq. 3) have commitment 0.25, codebook 1.
     """
     return commitment_weight * F.mse_loss(z, q.detach()) + codebook_weight * F.mse_loss(q, z.detach())
-
-
-def perplexity(counts_K: Tensor) -> Tensor:
-    """exp of the entropy of the codes' use: K when all are used equally, 1 when one takes all. Scalar float32."""
-    p_K = counts_K.double() / counts_K.sum().clamp(min=1)
-    return torch.exp(-(p_K * p_K.clamp(min=1e-30).log()).sum()).float()
-
-
-def usage(counts_K: Tensor) -> Tensor:
-    """Fraction of all K codes that won at least one vector."""
-    return (counts_K > 0).float().mean()
-
-
-def _several_ranks() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _from_first_rank(vectors: Tensor) -> Tensor:
-    if _several_ranks():
-        dist.broadcast(vectors, src=0)
-    return vectors
-
-
-def _all_reduce(counts: Tensor) -> None:
-    if _several_ranks():
-        dist.all_reduce(counts)

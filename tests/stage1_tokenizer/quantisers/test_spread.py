@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from stage1_tokenizer.quantisers.vector import spread
+from stage1_tokenizer.quantisers.spread import spread
 
 
 def test_each_vector_is_chosen_at_most_once() -> None:

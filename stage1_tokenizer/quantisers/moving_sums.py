@@ -1,0 +1,48 @@
+"""A codebook that follows its vectors' moving average. Shapes: N vectors, K codes, D dimensions, M replaced codes.
+
+van den Oord et al. 2017, "Neural Discrete Representation Learning", appendix A.1; Razavi et al. 2019 (VQ-VAE-2).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stage1_tokenizer.quantisers.quantiser import all_reduced
+
+
+class MovingSums(nn.Module):
+    """Decaying sums of the vectors each code won; their directions are the codes.
+
+    The papers divide each sum by a decaying count, smoothed after Laplace. That changes a sum's length but not its
+    direction, and on the unit sphere only the direction is used: so there are no counts, and nothing to smooth.
+    """
+
+    sums_KD: Tensor
+    step_sums_KD: Tensor
+
+    def __init__(self, codes_KD: Tensor, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("sums_KD", codes_KD.detach().clone())
+        self.register_buffer("step_sums_KD", torch.zeros_like(codes_KD), persistent=False)
+
+    @torch.no_grad()
+    def add(self, tokens_N: Tensor, x_ND: Tensor) -> None:
+        """Note that these codes won these vectors, in the current optimiser step."""
+        self.step_sums_KD.index_add_(0, tokens_N, x_ND)
+
+    @torch.no_grad()
+    def move(self, codes_KD: Tensor, step_counts_K: Tensor) -> None:
+        """At the step's end, move the codes in place: sums = decay * sums + (1 - decay) * the step's, of all ranks.
+
+        A code that won nothing, on any rank, stays where it is: its direction could only lose precision.
+        """
+        self.sums_KD.lerp_(all_reduced(self.step_sums_KD), 1 - self.decay)
+        won_K1 = (step_counts_K > 0)[:, None]
+        codes_KD.copy_(torch.where(won_K1, F.normalize(self.sums_KD, dim=1), codes_KD))
+        self.step_sums_KD.zero_()
+
+    @torch.no_grad()
+    def reset(self, replaced_M: Tensor, codes_MD: Tensor) -> None:
+        """Forget what replaced codes had won; the new ones count as one vector each."""
+        self.sums_KD[replaced_M] = codes_MD

@@ -1,0 +1,135 @@
+"""The quantiser's bar: 16,384 vectors of dimension 16 among 16,384 codes (make bench BENCH=lookup).
+
+One JSON line a case: name, median_s and peak_mb (ours), peer, peer_peak_mb, ratio (peer's median / ours). Memory is
+what torch has allocated at the worst moment of a call, with the call's outputs and gradients but without its inputs. On
+a CUDA device also `float32_peak`: the fraction of the device's float32 rate that our products alone would need.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+import shared.vision  # noqa: F401  (makes torchvision importable, which diffusers imports)
+from stage1_tokenizer.quantisers.lookup import HAS_TRITON, nearest_codes, nearest_codes_blocked
+from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
+
+VECTORS, CODES, DIM = 16_384, 16_384, 16  # 16 images of 32 x 32 tokens
+ROUNDS = 5
+FLOAT32_LANES = {7: 64, 8: 64, 9: 128, 10: 128, 12: 128}  # per multiprocessor, by compute capability's major
+
+Step = Callable[[], object]
+
+
+def main() -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    quantiser = VectorQuantiser(VectorConfig(codes=CODES, dim=DIM, warm_up=0)).to(device)
+    z_BHWD = torch.randn(16, 32, 32, DIM, device=device)
+    whole: dict[str, Step] = {"ours": whole_step(quantiser, z_BHWD)}
+    compare("quantiser fwd+bwd", whole | peer_steps(quantiser, z_BHWD), device)
+    unit_ND, codes_KD = F.normalize(z_BHWD, dim=-1).view(VECTORS, DIM), quantiser.codes_KD.detach()
+    compare("lookup", lookup_steps(unit_ND, codes_KD), device)
+
+
+def whole_step(module: nn.Module, z: Tensor) -> Step:
+    """Forward and backward of a whole quantiser in training. Its outputs are the codes, then its loss and its tokens in
+    either order."""
+
+    def step() -> None:
+        module.zero_grad()
+        outputs = module(z.detach().requires_grad_())
+        loss = next(out for out in outputs[1:] if out is not None and out.is_floating_point())
+        (outputs[0].square().mean() + loss.sum()).backward()
+
+    return step
+
+
+def peer_steps(ours: VectorQuantiser, z_BHWD: Tensor) -> dict[str, Step]:
+    """The same of the peers, with our codes where they take them."""
+    from diffusers.models.autoencoders.vae import VectorQuantizer
+    from vector_quantize_pytorch import VectorQuantize
+
+    taming = VectorQuantizer(CODES, DIM, beta=0.25).to(z_BHWD.device)
+    taming.embedding.weight.data.copy_(ours.codebook)
+    cosine = VectorQuantize(dim=DIM, codebook_size=CODES, use_cosine_sim=True, kmeans_init=False).to(z_BHWD.device)
+    cosine._codebook.embed.data.copy_(ours.codebook[None])
+    return {
+        "diffusers VectorQuantizer": whole_step(taming, z_BHWD.permute(0, 3, 1, 2).contiguous()),
+        "vector-quantize-pytorch cosine": whole_step(cosine, z_BHWD.view(16, -1, DIM)),
+    }
+
+
+def lookup_steps(x_ND: Tensor, codes_KD: Tensor) -> dict[str, Step]:
+    """Our lookup on this device against plain products, compiled ones on CUDA, and our own fallback there."""
+
+    def product(x_ND: Tensor, codes_KD: Tensor) -> Tensor:
+        return (x_ND @ codes_KD.T).argmax(1)
+
+    steps: dict[str, Step] = {"ours": lambda: nearest_codes(x_ND, codes_KD)}
+    steps["matmul + argmax"] = lambda: product(x_ND, codes_KD)
+    if x_ND.is_cuda and HAS_TRITON:
+        compiled = torch.compile(product)
+        steps["matmul + argmax, compiled"] = lambda: compiled(x_ND, codes_KD)
+        steps["our blocked product"] = lambda: nearest_codes_blocked(x_ND, codes_KD)
+    return steps
+
+
+def compare(name: str, steps: Mapping[str, Step], device: torch.device) -> None:
+    """Print a line for each peer of "ours"."""
+    medians = interleaved_medians(steps, device)
+    peaks = {name: peak_mb(step, device) for name, step in steps.items()}
+    for peer in list(steps)[1:]:
+        line = {"name": f"{name} {device.type}", "median_s": round(medians["ours"], 6), "peak_mb": peaks["ours"]}
+        line |= {"peer": peer, "peer_peak_mb": peaks[peer], "ratio": round(medians[peer] / medians["ours"], 2)}
+        if device.type == "cuda":
+            line["float32_peak"] = round(2 * VECTORS * CODES * DIM / medians["ours"] / float32_rate(device), 3)
+        print(json.dumps(line), flush=True)
+
+
+def interleaved_medians(steps: Mapping[str, Step], device: torch.device) -> dict[str, float]:
+    """Median seconds of each step. They take turns, so that a slow spell of the machine falls on all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(ROUNDS + 1):
+        for name, step in steps.items():
+            synchronize(device)
+            start = time.perf_counter()
+            step()
+            synchronize(device)
+            if turn:  # the first turn warms up
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_mb(step: Step, device: torch.device) -> float:
+    """The most memory that torch held during the step beyond what it held before, in MB (10^6 bytes)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        return round((torch.cuda.max_memory_allocated(device) - before) / 1e6, 1)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    changes = [event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return round(max(accumulate(changes)) / 1e6, 1)
+
+
+def float32_rate(device: torch.device) -> float:
+    """Multiply-adds a second outside the tensor cores, times two: what exact float32 products can reach at most."""
+    properties = torch.cuda.get_device_properties(device)
+    return properties.multi_processor_count * FLOAT32_LANES[properties.major] * 2 * properties.clock_rate * 1e3
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The quantiser's choices in whole runs of stage one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shared.errors import UserError
+from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
+from stage1_tokenizer.train import TokenizerRun, train
+from tests.tiny import tokenizer_run
+
+
+def run_with(drawings: Path, name: str = "tiny", **options: Any) -> TokenizerRun:
+    values = tokenizer_run(drawings, images=64).model_dump()
+    values["name"] = name
+    values["model"]["quantiser"] |= options
+    return TokenizerRun.model_validate(values)
+
+
+def test_a_moving_codebook_resumes_as_the_same_run(drawings: Path) -> None:
+    options = {"codebook": "ema", "gradient": "rotation", "entropy_weight": 0.1, "entropy_temperature": 0.1}
+    straight, _ = train(run_with(drawings, "straight", **options))
+    config = run_with(drawings, "stopped", **options)
+    train(config, ended=lambda images: images >= 40)
+    resumed, _ = train(config)
+    for ours, theirs in zip(straight.load(straight.newest())[:2], resumed.load(resumed.newest())[:2], strict=True):
+        assert ours.keys() == theirs.keys()
+        assert "quantiser.moving_sums.sums_KD" in ours
+        for name, value in ours.items():
+            assert torch.equal(value, theirs[name]), name
+    assert load_tokenizer(resumed.path).quantiser.initialised
+
+
+def test_usage_and_perplexity_are_logged_from_the_first_step(drawings: Path) -> None:
+    run, _ = train(run_with(drawings, warm_up=0))
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    first = next(line for line in lines if "usage" in line)
+    assert first["images"] == 8
+    assert 1 / 64 <= first["usage"] <= 1
+    assert 1 <= first["perplexity"] <= 64 * first["usage"] + 1e-3
+
+
+def test_encoder_outputs_that_are_not_finite_stop_the_run_at_their_step(
+    drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, calls = Tokenizer._encode, iter(range(3))
+
+    def encode_or_diverge(self: Tokenizer, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return encode(self, images_BCHW) * (float("inf") if next(calls, None) is None else 1.0)
+
+    monkeypatch.setattr(Tokenizer, "_encode", encode_or_diverge)
+    with pytest.raises(UserError, match="encoder's output is not finite in the step after 24 images"):
+        train(run_with(drawings))
