@@ -29,7 +29,7 @@ class ResidualConfig(QuantiserOptions):
     # dead ones (used less than this share of the mean use) are found late: here after log(0.1) / log(0.8) = 10 passes.
     decay: float = Field(0.8, gt=0, lt=1)
     revival_share: float = Field(0.1, gt=0, lt=1)
-    rotation: bool = True  # gradients by the rotation trick (Fifty et al. 2024), or straight through
+    gradient: Literal["straight_through", "rotation"] = "rotation"  # how it passes from code to encoder
 
     @property
     def tokens_per_place(self) -> int:
@@ -52,7 +52,7 @@ class ResidualQuantiser(Adapter):
             codebook_size=config.codes,
             decay=config.decay,
             commitment_weight=config.commitment_weight,
-            rotation_trick=config.rotation,
+            rotation_trick=config.gradient == "rotation",
             threshold_ema_dead_code=config.revival_share,
             sync_codebook=ranks() > 1,
         )
@@ -69,11 +69,11 @@ class ResidualQuantiser(Adapter):
 
     @torch.compiler.disable
     def _train(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self._measure_use_by(len(z_ND))
+        self._set_revival(len(z_ND))
         q_1ND, tokens_1NQ, loss_Q = self.rvq(z_ND[None])
         return q_1ND[0], tokens_1NQ[0], loss_Q.sum()
 
-    def _measure_use_by(self, vectors: int) -> None:
+    def _set_revival(self, vectors: int) -> None:
         """The package counts a code's use in vectors a forward pass: set what is dead, and what a new code begins with.
 
         As a share of the mean it holds for any batch; a fixed number replaces every code at every step where there are
