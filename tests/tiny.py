@@ -13,6 +13,7 @@ from stage2_prior.train import PriorRun
 # Every quantiser with about 64 codes.
 QUANTISERS: dict[str, dict[str, Any]] = {
     "vector": {"kind": "vector", "codes": 64, "dim": 8, "warm_up": 8, "revival_window": 4},
+    "gumbel": {"kind": "gumbel", "codes": 64, "dim": 8},
     "fsq": {"kind": "fsq", "levels": [5, 4, 3]},
     "lfq": {"kind": "lfq", "codes": 64},
     "simvq": {"kind": "simvq", "codes": 64, "dim": 8},

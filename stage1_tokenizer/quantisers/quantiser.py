@@ -125,20 +125,20 @@ def require_finite(z: Tensor) -> None:
         raise UserError("the encoder's output is not finite, so it has no tokens: these weights have diverged")
 
 
-def several_ranks() -> bool:
-    """Whether this process trains together with others."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+def ranks() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def all_reduced(tensor: Tensor) -> Tensor:
     """The sum of every rank's `tensor`, in place."""
-    if several_ranks():
+    if ranks() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def from_first_rank(tensor: Tensor) -> Tensor:
     """Rank 0's `tensor`, in place."""
-    if several_ranks():
+    if ranks() > 1:
         dist.broadcast(tensor, src=0)
     return tensor

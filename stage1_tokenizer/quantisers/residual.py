@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stage1_tokenizer.quantisers.adapter import Adapter, installed_library, processes
-from stage1_tokenizer.quantisers.quantiser import QuantiserOptions
+from stage1_tokenizer.quantisers.adapter import Adapter, installed_library
+from stage1_tokenizer.quantisers.quantiser import QuantiserOptions, ranks
 
 
 class ResidualConfig(QuantiserOptions):
@@ -25,9 +25,11 @@ class ResidualConfig(QuantiserOptions):
     codes: int = Field(1024, ge=2, le=2**24)  # of each level
     dim: int = Field(16, ge=1, le=4096)
     commitment_weight: float = Field(1.0, ge=0)  # of ||z_e - sg[z_q]||^2, summed over the levels
-    decay: float = Field(0.99, gt=0, lt=1)  # of the moving averages, a forward pass
-    revival_share: float = Field(0.1, gt=0, lt=1)  # dead: used less than this share of the mean use
-    rotation: bool = True  # gradients by the rotation trick (Fifty et al. 2024), or straight through
+    # Of the moving averages, a forward pass. Closer to 1, early codes lag behind an encoder that still moves fast, and
+    # dead ones (used less than this share of the mean use) are found late: here after log(0.1) / log(0.8) = 10 passes.
+    decay: float = Field(0.8, gt=0, lt=1)
+    revival_share: float = Field(0.1, gt=0, lt=1)
+    gradient: Literal["straight_through", "rotation"] = "rotation"  # how it passes from code to encoder
 
     @property
     def tokens_per_place(self) -> int:
@@ -43,16 +45,16 @@ class ResidualQuantiser(Adapter):
 
     def __init__(self, config: ResidualConfig) -> None:
         super().__init__(config.codes, config.tokens_per_place)
-        self.quantisers, self.share = config.quantisers, config.revival_share
+        self.share = config.revival_share
         self.rvq = installed_library().ResidualVQ(
             dim=config.dim,
             num_quantizers=config.quantisers,
             codebook_size=config.codes,
             decay=config.decay,
             commitment_weight=config.commitment_weight,
-            rotation_trick=config.rotation,
+            rotation_trick=config.gradient == "rotation",
             threshold_ema_dead_code=config.revival_share,
-            sync_codebook=processes() > 1,
+            sync_codebook=ranks() > 1,
         )
         for level in self.rvq.layers:
             level._codebook.cluster_size.zero_()
@@ -63,22 +65,22 @@ class ResidualQuantiser(Adapter):
         return self.rvq.codebooks.transpose(0, 1).flatten(1)
 
     def lookup(self, tokens_BHW: Tensor) -> Tensor:
-        return self.rvq.get_output_from_indices(tokens_BHW.unflatten(-1, (-1, self.quantisers)))
+        return self.rvq.get_output_from_indices(tokens_BHW.unflatten(-1, (-1, self.tokens_per_place)))
 
     @torch.compiler.disable
     def _train(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self._measure_use_by(len(z_ND))
+        self._set_revival(len(z_ND))
         q_1ND, tokens_1NQ, loss_Q = self.rvq(z_ND[None])
         return q_1ND[0], tokens_1NQ[0], loss_Q.sum()
 
-    def _measure_use_by(self, vectors: int) -> None:
+    def _set_revival(self, vectors: int) -> None:
         """The package counts a code's use in vectors a forward pass: set what is dead, and what a new code begins with.
 
         As a share of the mean it holds for any batch; a fixed number replaces every code at every step where there are
         more codes than vectors.
         """
         for level in self.rvq.layers:
-            mean_use = processes() * vectors / level.codebook_size
+            mean_use = ranks() * vectors / level.codebook_size
             level._codebook.threshold_ema_dead_code = self.share * mean_use
             level._codebook.reset_cluster_size = mean_use
 

@@ -22,7 +22,7 @@ class SimVQConfig(QuantiserOptions):
     dim: int = Field(16, ge=1, le=4096)
     commitment_weight: float = Field(0.25, ge=0)  # of ||z_e - sg[z_q]||^2, which moves the encoder
     codebook_weight: float = Field(1.0, gt=0)  # of ||sg[z_e] - z_q||^2, which moves the codes
-    rotation: bool = True  # gradients by the rotation trick (Fifty et al. 2024), or straight through
+    gradient: Literal["straight_through", "rotation"] = "rotation"  # how it passes from code to encoder
 
 
 class SimVQuantiser(Adapter):
@@ -33,7 +33,7 @@ class SimVQuantiser(Adapter):
         self.simvq = installed_library().SimVQ(
             config.dim,
             config.codes,
-            rotation_trick=config.rotation,
+            rotation_trick=config.gradient == "rotation",
             commitment_weight=config.codebook_weight,  # a factor of both terms
             input_to_quantize_commit_loss_weight=config.commitment_weight / config.codebook_weight,
         )

@@ -19,6 +19,7 @@ from stage1_tokenizer.compare import (
 from stage1_tokenizer.comparison import Panel, curve, moved_apart
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import Trainee, train
+from tests.tiny import QUANTISERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,6 +78,15 @@ def test_a_comparison_trains_measures_and_reports_every_row(
     # Finished rows are kept.
     monkeypatch.setattr(compare_module, "train", None)
     assert run(path)["rows"] == results["rows"]
+
+
+def test_every_quantiser_is_a_row(drawings: Path, tmp_path: Path) -> None:
+    rows = [{"name": kind, "model": {"quantiser": options}} for kind, options in QUANTISERS.items()]
+    results = run(tiny_comparison(drawings, tmp_path, rows=rows), "training.images=40")["rows"]
+    assert [row["name"] for row in results] == list(QUANTISERS)
+    for row in results:
+        assert row["grid"] == [4, 8 if row["name"] == "residual" else 4]
+        assert 0 < row["usage"] <= 1 < row["perplexity"]
 
 
 def test_a_stopped_comparison_goes_on(drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
