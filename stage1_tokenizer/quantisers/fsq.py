@@ -50,7 +50,7 @@ class FiniteScalarQuantiser(Adapter):
     @torch.compiler.disable
     def _train(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q_1ND, tokens_1N = self.fsq(z_ND[None])
-        # A vector that is not finite has no level. It gets some token here; `check_finite` will name the step.
+        # A vector that is not finite has no level. It gets some token here, and the training loop skips the step.
         tokens_N = tokens_1N[0].long().clamp(0, len(self.codes_KD) - 1)
         return q_1ND[0], tokens_N, z_ND.new_zeros(())
 
