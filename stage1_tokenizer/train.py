@@ -17,6 +17,7 @@ from shared.checkpoint import RUNS, RunDirectory
 from shared.config import Config, load_config
 from shared.data import DataConfig, ImageDataset, open_datasets, to_float, training_loader
 from shared.errors import UserError, run_command
+from shared.memory import check_fits
 from shared.pictures import save_grid
 from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
 from stage1_tokenizer.describe import describe
@@ -72,6 +73,7 @@ def train(
     tokenizer = Tokenizer(config.model)
     check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
     if accelerator.is_main_process:
+        print(memory_line(config, device))
         run.begin(config, MAY_CHANGE_ON_RESUME)
         run.check_images(len(train_set.source), train_set.source.contents())
     accelerator.wait_for_everyone()
@@ -145,6 +147,13 @@ def check_warm_up(config: TokenizerRun, tokens: int) -> None:
             f"training.images={images} is too short: the codebook is initialised after {needed:.0f} images "
             "(warm_up x codes / tokens an image). Train longer, or lower model.quantiser.warm_up or codes"
         )
+
+
+def memory_line(config: TokenizerRun, device: torch.device) -> str:
+    """What a training step takes, a perceptual loss not counted. Raises UserError where it can never fit."""
+    training = config.training
+    parts = describe(config.model, config.data.height_width, training.precision)
+    return check_fits(parts.weight_bytes, parts.activation_bytes, training.batch_size, training.accumulation, device)
 
 
 @torch.inference_mode()

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from shared import openmoji
 
 NAMES = ("1F600", "1F603", "1F604", "1F606", "1F60A", "1F60D", "1F431", "1F436", "1F981", "1F42F", "1F43A", "1F98A")
+settings.register_profile("torture", max_examples=10_000)
 
 
 @pytest.fixture(autouse=True)
