@@ -53,3 +53,4 @@ bench: install
 
 torture: install
 	$(BIN)/python -W ignore -m tests.torture $(ARGS)
+	$(BIN)/python -m pytest tests/shared/test_mutations.py --hypothesis-profile=torture --timeout=3600

@@ -150,14 +150,13 @@ def _explain(problem: Any, model: type[Config]) -> str:
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         context = problem["ctx"]
         allowed = context.get("expected_tags", ", ".join(repr(tag) for tag in _tags(model, problem["loc"])))
-        close = difflib.get_close_matches(str(context.get("tag", "")), allowed.replace("'", "").split(", "), n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        near = _nearest(str(context.get("tag", "")), allowed.replace("'", "").split(", "))
+        hint = f" (did you mean {near!r}?)" if near else ""
         return f"{key}.kind: {context.get('tag', 'nothing')!r} is not one of {allowed}{hint}"
     value = problem["input"]
     if problem["type"] == "string_type" and isinstance(value, bool | int | float | date):
-        return (
-            f"{key}: text is needed, and {value} is a {type(value).__name__} to YAML: put it in quotes, '\"{value}\"'"
-        )
+        kind = type(value).__name__
+        return f"{key}: text is needed, and {value} is a {kind} to YAML: put it in quotes, '\"{value}\"'"
     return f"{key or 'the whole'}: {problem['msg'].removeprefix('Value error, ')} (got {_short(value)})"
 
 

@@ -63,7 +63,7 @@ class DataConfig(Config):
     max_bad_fraction: float = Field(default=0.05, ge=0, lt=1)
     # Above twice its own limit Pillow refuses to open an image at all.
     max_pixels: int = Field(default=120_000_000, gt=0, le=2 * 89_478_485)
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=1024)
     augment: AugmentConfig | None = AugmentConfig()
 
     @property

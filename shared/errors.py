@@ -27,10 +27,19 @@ def run_command(main: Callable[[], None]) -> None:
         hint = ". Make room and start the same command again: what was saved is whole" if error.errno in FULL else ""
         sys.exit(f"error: {error.filename or 'a file'}: {error.strerror or error}{hint}")
     except (MemoryError, RuntimeError) as error:
+        if name := signals.asked():  # the signal may have ended the processes that load images
+            print(
+                f"stopped by {name} in a step ({error}): the same command goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+            sys.exit(signals.RESUME)
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        sys.exit(f"error: out of memory ({reason}). Try a smaller batch size, image size or width")
+        sys.exit(
+            f"error: out of memory ({reason}). Halve the batch size (in training: training.batch_size, and double "
+            "training.accumulation), or take smaller images or a smaller model"
+        )
     except signals.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.status)

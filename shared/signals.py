@@ -45,8 +45,11 @@ def asked() -> str | None:
 
 
 def ignore(worker: int = 0) -> None:
-    """Leave all of them to the main process: for a loader's processes, which get a terminal's Ctrl-C as well."""
-    for number in STOP:
+    """Leave Ctrl-C and SIGUSR1, which a whole group of processes gets, to the main one: for a loader's processes.
+
+    SIGTERM is how the main process ends them.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -67,5 +70,6 @@ def _handle(number: int, frame: FrameType | None) -> None:
         )
     if _asked is None:
         _asked = signal.Signals(number)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise here if the signal ended its loaders too
         # Not `print`: the step that this interrupts may be printing itself.
         os.write(2, f"\n{name}: stopping after this step, once it is saved; Ctrl-C stops at once\n".encode())

@@ -331,13 +331,11 @@ class Means:
     Each is the mean of its finite values. `bad_steps` counts those skipped since the last line.
     """
 
-    sums: dict[str, Tensor]
-    counts: dict[str, Tensor]
-    bad_steps: int
-
     def __init__(self) -> None:
         self.last: dict[str, Tensor] = {}
-        self._forget()
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor] = {}
+        self.bad_steps = 0
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """Add one forward pass's scalars."""
@@ -354,7 +352,7 @@ class Means:
         """The means since the last call, and `bad_steps` if there were any."""
         means = {name: float(total / self.counts[name]) for name, total in self.sums.items()}
         bad = {"bad_steps": float(self.bad_steps)} if self.bad_steps else {}
-        self._forget()
+        self.sums, self.counts, self.bad_steps = {}, {}, 0
         return means | bad
 
     def state_dict(self) -> dict[str, Any]:
@@ -364,9 +362,6 @@ class Means:
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Go on with a line begun before a stop."""
         self.sums, self.counts, self.bad_steps = state_dict["sums"], state_dict["counts"], state_dict["bad_steps"]
-
-    def _forget(self) -> None:
-        self.sums, self.counts, self.bad_steps = {}, {}, 0
 
 
 def forget_after(metrics: Path, images: int) -> None:

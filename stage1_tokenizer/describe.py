@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from shared.memory import TRAINING_BYTES, kept_for_backward
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
-# Bytes in training for each weight: itself, its gradient, two moments of AdamW and the moving average, in float32.
-TRAINING_BYTES = 20
 # torch counts CUDA's attention kernels, and not the CPU's.
 CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *args, **kwargs: sdpa_flop_count(
@@ -87,21 +86,12 @@ def count_flops(function: Callable[[], Any]) -> int:
 
 
 def bytes_kept(tokenizer: Tokenizer, x_BCHW: Tensor, precision: str) -> int:
-    """Bytes that a training step's forward pass keeps for its backward pass, weights not counted.
-
-    Each storage counts once, however many operations keep a view of it.
-    """
-    weights = {parameter.untyped_storage().data_ptr() for parameter in tokenizer.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}  # holding on to each storage, so that no address comes twice
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-        return tensor
-
+    """Bytes that a training step's forward pass keeps for its backward pass, weights not counted."""
     tokenizer.train()
     tokenizer.quantiser.initialised = True  # past the warm-up, which keeps less
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-    with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+
+    def forward() -> Tensor:
         result = tokenizer(x_BCHW)
-        (result.images_BCHW.square().mean() + result.codebook_loss).requires_grad_()
-    return sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
+        return result.images_BCHW.square().mean() + result.codebook_loss
+
+    return kept_for_backward(tokenizer, forward, precision)

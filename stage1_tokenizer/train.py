@@ -18,6 +18,7 @@ from shared.checkpoint import RUNS, RunDirectory
 from shared.config import Config, load_config
 from shared.data import DataConfig, open_datasets, training_loader
 from shared.errors import UserError, run_command
+from shared.memory import check_fits
 from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
 from stage1_tokenizer.describe import describe
 from stage1_tokenizer.evaluate import Evaluation, draw_reconstructions, evaluate
@@ -78,6 +79,7 @@ def train(
     check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
     check_losses(config.loss, config.data.height_width)
     if accelerator.is_main_process:
+        print(memory_line(config, device))
         run.begin(config, MAY_CHANGE_ON_RESUME)
         run.check_images(len(train_set.source), train_set.source.contents())
     accelerator.wait_for_everyone()
@@ -174,6 +176,13 @@ def check_losses(config: LossConfig, image_size: tuple[int, int]) -> None:
         check_perceptual_size(config.perceptual, image_size)
     if config.adversarial:
         check_discriminator_size(config.adversarial.discriminator, image_size)
+
+
+def memory_line(config: TokenizerRun, device: torch.device) -> str:
+    """What a training step takes, a perceptual loss not counted. Raises UserError where it can never fit."""
+    training = config.training
+    parts = describe(config.model, config.data.height_width, training.precision)
+    return check_fits(parts.weight_bytes, parts.activation_bytes, training.batch_size, training.accumulation, device)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from shared.checkpoint import BEST, RUNS, RunDirectory, newest_run, write_atomic
 from shared.config import Config, load_config
 from shared.data import ImageBatches
 from shared.errors import UserError, run_command
+from shared.memory import TRAINING_BYTES, check_fits, kept_for_backward
 from shared.token_cache import TokenCache, TokenInfo, open_cache, read_info
 from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
 from stage2_prior.evaluate import Evaluation, evaluate
@@ -48,12 +49,13 @@ def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
     cache = open_cache(find_tokens(config.tokens))
     config = config.model_copy(update={"tokens": str(cache.path)})
     run = RunDirectory(RUNS / "prior" / config.name)
+    torch.manual_seed(config.training.seed)
+    prior = build_prior(config.model, cache.info, cache.code_vectors_KD)
     if accelerator.is_main_process:
+        print(memory_line(prior, config.training, device))
         run.begin(config, MAY_CHANGE_ON_RESUME)
         remember_tokens(run, cache)
     accelerator.wait_for_everyone()
-    torch.manual_seed(config.training.seed)
-    prior = build_prior(config.model, cache.info, cache.code_vectors_KD)
     trainee = Trainee(prior, config.training, accelerator)
     trainee.resume(run)
     batches = token_batches(
@@ -127,6 +129,20 @@ def best_so_far(run: RunDirectory) -> tuple[float, int]:
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     key = "validation/bits_per_token"
     return min(((line[key], line["images"]) for line in lines if key in line), default=(math.inf, 0))
+
+
+def memory_line(prior: Prior, config: TrainingConfig, device: torch.device) -> str:
+    """What a training step of `prior`, still on the CPU, takes. Raises UserError where it can never fit."""
+
+    def kept(count: int) -> int:
+        tokens_BL = torch.zeros(count, prior.length, dtype=torch.int64)
+        return kept_for_backward(prior, lambda: prior.loss(tokens_BL), config.precision)
+
+    prior.train()
+    with torch.random.fork_rng(devices=[]):  # looking ahead takes nothing from the run's random numbers
+        grid_bytes = kept(2) - kept(1)
+    weight_bytes = TRAINING_BYTES * sum(parameter.numel() for parameter in prior.parameters())
+    return check_fits(weight_bytes, grid_bytes, config.batch_size, config.accumulation, device)
 
 
 def token_batches(

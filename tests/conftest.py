@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.tiny import save_drawings
+
+settings.register_profile("torture", max_examples=10_000)
 
 
 @pytest.fixture(autouse=True)

@@ -77,6 +77,14 @@ def test_every_kind_of_prior_trains_saves_and_loads(tokens: Path, kind: str) -> 
     assert report.bits_per_token < 8
 
 
+def test_an_absurd_batch_of_grids_is_one_message(tokens: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"does not fit.*batch_size=500000000 training\.accumulation=2"):
+        stage2.train(prior_run(batch_size=10**9))
+    assert not Path("runs/prior").exists()
+    stage2.train(prior_run())
+    assert "memory: about" in capsys.readouterr().out
+
+
 def test_stage_two_resumes_bit_for_bit(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = prior_run("hybrid", save_every=24)
     straight, _ = stage2.train(config)

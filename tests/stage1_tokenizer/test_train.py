@@ -186,6 +186,12 @@ def test_a_run_too_short_to_initialise_its_codebook_is_refused(drawings: Path) -
         train(tokenizer_run(drawings, images=16))
 
 
+def test_an_absurd_batch_is_one_message_before_anything_is_written(drawings: Path) -> None:
+    with pytest.raises(UserError, match=r"does not fit.*batch_size=500000000 training\.accumulation=2"):
+        train(tokenizer_run(drawings, images=10**12, batch_size=10**9))
+    assert not Path("runs").exists()
+
+
 def test_weights_missing_after_a_kill_are_published_again(drawings: Path) -> None:
     config = tokenizer_run(drawings)
     run, _ = train(config)

@@ -1,0 +1,73 @@
+"""Whether a training fits into memory: estimated before it starts, rather than found out by a killed process."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from shared.errors import UserError
+
+# Bytes in training for each weight: itself, its gradient, two moments of AdamW and the moving average, in float32.
+TRAINING_BYTES = 20
+# An estimate beyond this share of the memory is refused. Compiled for CUDA, a model keeps less than is estimated here,
+# and running out ends in a message; on a CPU the system would kill the process.
+REFUSED = {"cpu": 1.0, "cuda": 2.0}
+
+
+def kept_for_backward(model: nn.Module, forward: Callable[[], Tensor], precision: str) -> int:
+    """Bytes that `forward`, which returns a loss, keeps for the backward pass, on the CPU; weights are not counted.
+
+    Each storage counts once, however many operations keep a view of it.
+    """
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # holding on to each storage, so that no address comes twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward().requires_grad_()
+    return sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
+
+
+def check_fits(weight_bytes: int, image_bytes: int, batch_size: int, accumulation: int, device: torch.device) -> str:
+    """One line on what a training step takes, with the setting that halves it where it does not fit.
+
+    weight_bytes: for weights, gradients, moments, average; image_bytes: kept of each image of a forward pass. Raises
+    UserError where the step is out of all proportion to the memory of `device`.
+    """
+    needed, total = weight_bytes + batch_size * image_bytes, total_memory(device)
+    line = (
+        f"memory: about {_gib(needed)} of {_gib(total)} ({device.type}): {_gib(weight_bytes)} for weights, "
+        f"gradients, moments and average, {_gib(image_bytes)} for each of the {batch_size} images of a forward pass"
+    )
+    if needed <= total:
+        return line
+    if batch_size * image_bytes < weight_bytes or batch_size == 1:
+        hint = "it takes a narrower or shallower model (keys below model), or smaller images"
+    else:
+        hint = (
+            f"training.batch_size={batch_size // 2} training.accumulation={accumulation * 2} takes half as much for "
+            "the images, and trains with as many a step"
+        )
+    if needed > REFUSED[device.type] * total:
+        raise UserError(f"this training does not fit. {line}; {hint}")
+    return f"{line}. It may not fit: {hint}"
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory that `device`, or this process on a CPU, can have at most."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(total, int(text)) if text.isdecimal() else total
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.3g} GiB"
