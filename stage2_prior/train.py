@@ -64,7 +64,8 @@ def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
     shown: dict[str, float] = {}
     log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="grid")
     means = trainee.means
-    report, (best, _) = None, best_so_far(run)
+    report = None
+    best = best_so_far(run)[0] if accelerator.is_main_process else -math.inf  # one process keeps the best
     while not trainee.stop_asked and trainee.images < config.training.images:
         # Step
         trainee.begin_step()
@@ -92,7 +93,7 @@ def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
                     save_grids(draw_grids(prior, cache), run.samples / f"{trainee.images:09d}.safetensors")
             log.write(trainee.images, {f"validation/{name}": value for name, value in report.figures().items()})
             log.show(shown := shown | {"held out": report.bits_per_token})
-            if report.bits_per_token < best and accelerator.is_main_process:
+            if report.bits_per_token < best:
                 best = report.bits_per_token
                 run.save_best(trainee.ema.state_dict())
         if crossed(config.training.save_every, trainee.images, trainee.step_images):
