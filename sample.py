@@ -7,6 +7,7 @@ products do depend on the latter two, and may in rare cases turn one token into 
 import argparse
 import time
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from shared.errors import UserError, run_command
 from shared.pictures import save_grid, save_picture
 from shared.token_cache import TokenInfo
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
+from stage2_prior.guidance import GuidanceConfig
 from stage2_prior.prior import load_prior
 from stage2_prior.sampling import SamplingConfig, generate
 
@@ -40,6 +42,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--min-p", type=float, help="keep codes at least P times as likely as the likeliest")
     parser.add_argument("--class-label", metavar="NAME", help="name or number of a class")
     parser.add_argument("--cfg-scale", type=float, default=1.0, help="classifier-free guidance; 1: none")
+    parser.add_argument(
+        "--cfg-schedule", choices=get_args(GuidanceConfig.model_fields["schedule"].annotation), default="constant",
+        help="the scale over the positions: the same, or rising from 1 (default: constant)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cfg-power", type=float, metavar="P", help="of power-cosine: larger rises later (default: 2.5)"
+    )
+    parser.add_argument(
+        "--cfg-interval", type=int, nargs=2, metavar=("FROM", "TO"), help="guide tokens FROM .. TO-1 only"
+    )
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN/samples)")
     return parser.parse_args()
@@ -53,6 +65,9 @@ def main() -> None:
             raise UserError(f"--{name} must be at least 1, not {value}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sampling = SamplingConfig(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, min_p=args.min_p)
+    guidance = GuidanceConfig(
+        scale=args.cfg_scale, schedule=args.cfg_schedule, power=args.cfg_power, interval=args.cfg_interval
+    )
     run = args.prior or newest_run("prior", "ema.safetensors")
     prior, info = load_prior(run)
     tokenizer = matching_tokenizer(args.tokenizer or Path(info.tokenizer), info, run).to(device)
@@ -65,7 +80,7 @@ def main() -> None:
             labels_B = None if label is None else torch.full((len(numbers),), label)
             began = time.perf_counter()
             tokens_BHW = generate(
-                prior, numbers, args.seed, sampling, labels_B=labels_B, cfg_scale=args.cfg_scale,
+                prior, numbers, args.seed, sampling, labels_B=labels_B, guidance=guidance,
                 batch_size=args.batch_size, progress=bar.update,
             )  # fmt: skip
             drawing += time.perf_counter() - began

@@ -9,7 +9,7 @@ Shapes: B batch, L length (h * w), D width, H heads, K codes, V = K logits, R wi
 head or of a tokenizer code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,11 +38,12 @@ class PriorConfig(Config):
     width: int = Field(768, ge=1)
     positions: Literal["learned", "rotary"] = "learned"  # rotary: over rows and columns, in attention
     dropout: float = Field(0.0, ge=0, lt=1)
+    conditioning: Literal["token", "norm"] = "token"  # norm: the class modulates every norm too, beside its start token
     label_dropout: float = Field(0.1, ge=0, le=1)  # share of labels hidden in training, for classifier-free guidance
 
     heads: int = Field(12, ge=1)
     qk_norm: bool = True
-    attention_every: int = Field(4, ge=1)  # hybrid: the last of every so many blocks is attention
+    pattern: str = Field("mmma", pattern=r"^[ma]+$")  # hybrid: m Mamba-2, a attention; repeated over the depth
 
     d_state: int = Field(128, ge=1)
     headdim: int = Field(64, ge=1)
@@ -56,6 +57,9 @@ class PriorConfig(Config):
     @model_validator(mode="after")
     def _widths_fit(self) -> "PriorConfig":
         has_attention, has_mamba = self.kind != "mamba", self.kind != "gpt"
+        if self.kind == "hybrid" and len(set(self.pattern)) == 1:
+            name = {"m": "mamba", "a": "gpt"}[self.pattern[0]]
+            raise ValueError(f"pattern {self.pattern} has one kind of block: use kind={name}, or both m and a")
         if has_attention and self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         if has_attention and self.positions == "rotary" and self.width // self.heads % 4:
@@ -69,7 +73,7 @@ class PriorConfig(Config):
 
     def is_attention(self, layer: int) -> bool:
         """Whether block `layer` mixes by attention, rather than by Mamba-2."""
-        return self.kind == "gpt" or (self.kind == "hybrid" and (layer + 1) % self.attention_every == 0)
+        return self.kind == "gpt" or (self.kind == "hybrid" and self.pattern[layer % len(self.pattern)] == "a")
 
 
 class KVCache:
@@ -138,7 +142,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then, where there is an MLP, x + mlp(norm(x)). Dropout acts on what a branch adds."""
+    """x + mixer(norm(x)), then, where there is an MLP, x + mlp(norm(x)). Dropout acts on what a branch adds.
+
+    A `modulation` makes of each branch x + gate * branch(norm(x) * scale + shift). It holds the shift, scale and gate
+    of the mixer and then of the MLP, along its first axis.
+    """
 
     def __init__(self, width: int, mixer: Attention | Mamba2, mlp: SwiGLU | None, dropout: float) -> None:
         super().__init__()
@@ -146,22 +154,59 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = nn.Identity() if mlp is None else RMSNorm(width), mlp
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        x_BLD = x_BLD + self.dropout(self.mixer(self.mixer_norm(x_BLD)))
-        return x_BLD if self.mlp is None else x_BLD + self.dropout(self.mlp(self.mlp_norm(x_BLD)))
+    def forward(self, x_BLD: Tensor, modulation: Tensor | None = None) -> Tensor:
+        return self._run(x_BLD, self.mixer, modulation)
 
-    def prefill(self, x_BLD: Tensor, state: Any) -> Tensor:
-        return self._add_mlp(x_BLD + self.mixer.prefill(self.mixer_norm(x_BLD), state))
+    def prefill(self, x_BLD: Tensor, state: Any, modulation: Tensor | None = None) -> Tensor:
+        return self._run(x_BLD, lambda u_BLD: self.mixer.prefill(u_BLD, state), modulation)
 
-    def step(self, x_BD: Tensor, state: Any) -> Tensor:
-        return self._add_mlp(x_BD + self.mixer.step(self.mixer_norm(x_BD), state))
+    def step(self, x_BD: Tensor, state: Any, modulation: Tensor | None = None) -> Tensor:
+        return self._run(x_BD, lambda u_BD: self.mixer.step(u_BD, state), modulation)
 
-    def _add_mlp(self, x: Tensor) -> Tensor:
-        return x if self.mlp is None else x + self.mlp(self.mlp_norm(x))
+    def _run(self, x: Tensor, mixer: Callable[[Tensor], Tensor], modulation: Tensor | None) -> Tensor:
+        mixer_modulation, mlp_modulation = (None, None) if modulation is None else (modulation[:3], modulation[3:])
+        x = self._add(x, self.mixer_norm, mixer, mixer_modulation)
+        return x if self.mlp is None else self._add(x, self.mlp_norm, self.mlp, mlp_modulation)
+
+    def _add(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor], modulation: Tensor | None) -> Tensor:
+        if modulation is None:
+            return x + self.dropout(branch(norm(x)))
+        shift, scale, gate = modulation
+        return x + gate * self.dropout(branch(norm(x) * scale + shift))
 
     def branches(self) -> list[Attention | Mamba2 | SwiGLU]:
         """The modules whose `out_proj` writes into the residual stream."""
         return [self.mixer] if self.mlp is None else [self.mixer, self.mlp]
+
+
+class ClassModulation(nn.Module):
+    """Shift, scale and gate of every branch, and shift and scale of the last norm, by class: adaLN-Zero.
+
+    Peebles & Xie 2023, section 3.2. At first scales are 1 and all else is 0: each block is the identity.
+    """
+
+    def __init__(self, classes: int, width: int, branches: Sequence[int]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(classes + 1, width)  # the last row: no class
+        self.blocks = nn.ModuleList(_modulator(width, 3, count) for count in branches)
+        self.last = _modulator(width, 2, 1)
+        nn.init.normal_(self.embedding.weight, std=INIT_STD)
+
+    def forward(self, classes_B: Tensor) -> list[Tensor]:
+        """(B,) classes -> (3 per branch, B, D) for each block, then (2, B, D) for the last norm."""
+        c_BD = F.silu(self.embedding(classes_B))
+        width = c_BD.shape[1]
+        return [linear(c_BD).unflatten(1, (-1, width)).transpose(0, 1) for linear in (*self.blocks, self.last)]
+
+
+def _modulator(width: int, parts: int, branches: int) -> nn.Linear:
+    """To `parts` vectors a branch, the second of which (the scale) is 1 at first, and the others 0."""
+    linear = nn.Linear(width, branches * parts * width)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    with torch.no_grad():
+        linear.bias.view(branches, parts, width)[:, 1] = 1
+    return linear
 
 
 class FullVocabulary(nn.Module):
@@ -258,7 +303,8 @@ class CodeVocabulary(nn.Module):
 
 @dataclass
 class PriorState:
-    """What decoding remembers: one state a block, the table of the codes, and how many tokens were taken in.
+    """What decoding remembers: one state a block, the table of the codes, what the class does to the norms (from the
+    first token on), and how many tokens were taken in.
 
     Allocated once for a batch; `reset` makes it ready for the next. Stale as soon as the weights change.
     """
@@ -266,6 +312,7 @@ class PriorState:
     batch: int
     blocks: list[Any]
     table_KR: Tensor
+    modulations: Sequence[Tensor | None]
     position: int = 0
 
     def reset(self) -> None:
@@ -300,6 +347,7 @@ class Prior(nn.Module):
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
         self.norm = RMSNorm(config.width)
         self._init_blocks()
+        self.modulation = self._class_modulation()
 
     def start_tokens(self, labels_B: Tensor | None, batch: int) -> Tensor:
         """(B,) ids of the first input: of each label's class (0 .. classes-1), or of no class where there are none."""
@@ -337,9 +385,10 @@ class Prior(nn.Module):
     def hidden(self, inputs_BL: Tensor, table_KR: Tensor | None = None) -> Tensor:
         """(B, L) ids -> (B, L, D), the normalised output of the last block."""
         x_BLD = self.dropout(self._embed(inputs_BL, self.vocabulary.table() if table_KR is None else table_KR))
-        for block in self.blocks:
-            x_BLD = block(x_BLD)
-        return self.norm(x_BLD)
+        *modulations, last = _along_length(self._modulations(inputs_BL[:, 0]))
+        for block, modulation in zip(self.blocks, modulations, strict=True):
+            x_BLD = block(x_BLD, modulation)
+        return self._last_norm(x_BLD, last)
 
     def loss(self, tokens_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
         """Mean next-token cross-entropy in nats of (B, L) tokens."""
@@ -350,7 +399,8 @@ class Prior(nn.Module):
         device = self.norm.weight.device if device is None else device
         with torch.no_grad():
             table_KR = self.vocabulary.table()
-        return PriorState(batch, [block.mixer.init_state(batch, device) for block in self.blocks], table_KR)
+        blocks = [block.mixer.init_state(batch, device) for block in self.blocks]
+        return PriorState(batch, blocks, table_KR, self._modulations(self.start_tokens(None, batch)))
 
     def prefill(self, inputs_BL: Tensor, state: PriorState) -> Tensor:
         """Take in the first inputs of each sequence at once; returns (B, codes) logits after the last of them.
@@ -359,19 +409,35 @@ class Prior(nn.Module):
         """
         if state.position:
             raise ValueError(f"prefill needs an empty state, and {state.position} tokens are in this one: reset it")
+        state.modulations = self._modulations(inputs_BL[:, 0])
         x_BLD = self._embed(inputs_BL, state.table_KR)
-        for block, block_state in zip(self.blocks, state.blocks, strict=True):
-            x_BLD = block.prefill(x_BLD, block_state)
+        modulations = _along_length(state.modulations[:-1])
+        for block, block_state, modulation in zip(self.blocks, state.blocks, modulations, strict=True):
+            x_BLD = block.prefill(x_BLD, block_state, modulation)
         state.position = inputs_BL.shape[1]
-        return self._logits(self.norm(x_BLD[:, -1]), state.table_KR)
+        return self._logits(self._last_norm(x_BLD[:, -1], state.modulations[-1]), state.table_KR)
 
     def step(self, token_B: Tensor, state: PriorState) -> Tensor:
         """Take in one more id per sequence, updating `state` in place; returns (B, codes) logits of the next token."""
+        if not state.position:
+            state.modulations = self._modulations(token_B)
         x_BD = self._embed(token_B[:, None], state.table_KR, offset=state.position)[:, 0]
-        for block, block_state in zip(self.blocks, state.blocks, strict=True):
-            x_BD = block.step(x_BD, block_state)
+        for block, block_state, modulation in zip(self.blocks, state.blocks, state.modulations[:-1], strict=True):
+            x_BD = block.step(x_BD, block_state, modulation)
         state.position += 1
-        return self._logits(self.norm(x_BD), state.table_KR)
+        return self._logits(self._last_norm(x_BD, state.modulations[-1]), state.table_KR)
+
+    def _modulations(self, start_B: Tensor) -> Sequence[Tensor | None]:
+        """What the classes of these start tokens do to each block, and then to the last norm."""
+        if self.modulation is None:
+            return [None] * (len(self.blocks) + 1)
+        return self.modulation(start_B - self.codes)
+
+    def _last_norm(self, x: Tensor, modulation: Tensor | None) -> Tensor:
+        if modulation is None:
+            return self.norm(x)
+        shift, scale = modulation
+        return self.norm(x) * scale + shift
 
     def _embed(self, ids_BL: Tensor, table_KR: Tensor, offset: int = 0) -> Tensor:
         x_BLD = self.vocabulary.embed(ids_BL, table_KR)
@@ -379,6 +445,13 @@ class Prior(nn.Module):
 
     def _logits(self, h: Tensor, table_KR: Tensor) -> Tensor:
         return F.linear(self.vocabulary.query(h), table_KR, self.vocabulary.bias_K).float()
+
+    def _class_modulation(self) -> ClassModulation | None:
+        if self.config.conditioning == "token":
+            return None
+        if not self.classes:
+            raise UserError("conditioning: norm needs classes, and these tokens have none: use conditioning=token")
+        return ClassModulation(self.classes, self.config.width, [len(block.branches()) for block in self.blocks])
 
     @torch.no_grad()
     def _init_blocks(self) -> None:
@@ -392,6 +465,11 @@ class Prior(nn.Module):
                 for linear in (m for m in branch.modules() if isinstance(m, nn.Linear)):
                     nn.init.normal_(linear.weight, std=INIT_STD)
             branch.out_proj.weight.mul_(len(branches) ** -0.5)
+
+
+def _along_length(modulations: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The same for sequences: (..., B, D) -> (..., B, 1, D)."""
+    return [None if modulation is None else modulation.unsqueeze(-2) for modulation in modulations]
 
 
 def _vocabulary(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from shared.config import Config
 from shared.errors import UserError
+from stage2_prior.guidance import GuidanceConfig
 from stage2_prior.prior import Prior, PriorState
 
 BRANCHES = 8  # of each node in `draw`'s tree; more would be fewer steps, but more boundaries on the way to a leaf
@@ -100,7 +101,7 @@ def filter_logits(logits_BV: Tensor, config: SamplingConfig) -> Tensor:
     return logits_BV
 
 
-def guide(logits_2BV: Tensor, scale: float) -> Tensor:
+def guide(logits_2BV: Tensor, scale: Tensor | float) -> Tensor:
     """Classifier-free guidance, uncond + scale * (cond - uncond), of B conditional rows and then B unconditional ones.
 
     Ho & Salimans 2021, with their w = scale - 1: scale 1 is the conditional model, 0 the unconditional one.
@@ -162,30 +163,34 @@ def generate(
     config: SamplingConfig | None = None,
     *,
     labels_B: Tensor | None = None,
-    cfg_scale: float = 1.0,
+    guidance: GuidanceConfig | None = None,
     prefix_tokens_BK: Tensor | None = None,
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
+    on_row: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Token grids (B, h, w) int64, on the CPU, of the images numbered `images`, one for each number.
 
     Image k depends on `seed` and k alone: not on the batch size, nor on which others are drawn with it. `labels_B` are
-    their classes, `prefix_tokens_BK` their first K tokens, which are kept. With `cfg_scale` other than 1, each image
-    takes two rows of a batch. `progress` is called with the number of tokens just drawn.
+    their classes, `prefix_tokens_BK` their first K tokens, which are kept. Where `guidance` has a scale other than 1,
+    each image takes two rows of a batch. `progress` is called with the number of tokens just drawn, `on_row` with the
+    rows (B, r, w) of a batch's grids so far, each time that a row of them is whole.
 
     Raises UserError for labels or prefixes that do not fit the prior, or guidance without labels.
     """
     config = config or SamplingConfig()
     prefix_BK = torch.empty(len(images), 0, dtype=torch.long) if prefix_tokens_BK is None else prefix_tokens_BK
-    _check(prior, images, seed, labels_B, cfg_scale, prefix_BK, batch_size)
+    scales_L = (guidance or GuidanceConfig()).scales(prior.length)
+    scales_L[: prefix_BK.shape[1]] = 1  # nothing is drawn there
+    _check(prior, images, seed, labels_B, scales_L, prefix_BK, batch_size)
     state, grids = None, []
     for rows in _batches(len(images), batch_size):
-        count = len(images[rows]) * (1 if cfg_scale == 1 else 2)
+        count = len(images[rows]) * (2 if _is_guided(scales_L) else 1)
         state = _empty_state(prior, count, state)
         draws_BLU = np.stack([uniforms(seed, image, prior.length, prior.codes) for image in images[rows]])
         labels = None if labels_B is None else labels_B[rows]
         tokens_BL = _decode(
-            prior, state, torch.from_numpy(draws_BLU), config, labels, cfg_scale, prefix_BK[rows], progress
+            prior, state, torch.from_numpy(draws_BLU), config, labels, scales_L, prefix_BK[rows], progress, on_row
         )
         grids.append(tokens_BL.cpu())
     return torch.cat(grids).unflatten(1, prior.grid)
@@ -197,28 +202,36 @@ def _decode(
     uniforms_BLU: Tensor,
     config: SamplingConfig,
     labels_B: Tensor | None,
-    cfg_scale: float,
+    scales_L: Tensor,
     prefix_BK: Tensor,
     progress: Callable[[int], None] | None,
+    on_row: Callable[[Tensor], None] | None,
 ) -> Tensor:
     """The decode loop of one batch: (B, L) tokens."""
     device = prior.norm.weight.device
     batch, known = prefix_BK.shape
+    guided, scales_L = _is_guided(scales_L), scales_L.to(device)
     uniforms_LBU = uniforms_BLU.to(device).transpose(0, 1).contiguous()
     tokens_LB = torch.empty(prior.length, batch, dtype=torch.long, device=device)
     tokens_LB[:known] = prefix_BK.T
-    inputs_BL = _first_inputs(prior, labels_B, tokens_LB[:known].T, guided=cfg_scale != 1)
+    inputs_BL = _first_inputs(prior, labels_B, tokens_LB[:known].T, guided)
     for position in range(known, prior.length):
         if position == known:
             logits_BV = prior.prefill(inputs_BL, state)
         else:
-            logits_BV = prior.step(tokens_LB[position - 1].repeat(2 if cfg_scale != 1 else 1), state)
-        if cfg_scale != 1:
-            logits_BV = guide(logits_BV, cfg_scale)
+            logits_BV = prior.step(tokens_LB[position - 1].repeat(2 if guided else 1), state)
+        if guided:
+            logits_BV = guide(logits_BV, scales_L[position])
         tokens_LB[position] = draw(filter_logits(logits_BV, config), uniforms_LBU[position])
         if progress is not None:
             progress(batch)
+        if on_row is not None and (position + 1) % prior.grid[1] == 0:
+            on_row(tokens_LB[: position + 1].T.unflatten(1, (-1, prior.grid[1])))
     return tokens_LB.T
+
+
+def _is_guided(scales_L: Tensor) -> bool:
+    return bool((scales_L != 1).any())
 
 
 def _first_inputs(prior: Prior, labels_B: Tensor | None, prefix_BK: Tensor, guided: bool) -> Tensor:
@@ -245,7 +258,7 @@ def _check(
     images: Sequence[int],
     seed: int,
     labels_B: Tensor | None,
-    cfg_scale: float,
+    scales_L: Tensor,
     prefix_BK: Tensor,
     batch_size: int,
 ) -> None:
@@ -253,10 +266,8 @@ def _check(
         raise UserError(f"{len(images)} images in batches of {batch_size}: both must be 1 or more")
     if seed < 0:
         raise UserError(f"seed is {seed}: it must be 0 or more")
-    if not 0 <= cfg_scale <= 1000:
-        raise UserError(f"cfg_scale is {cfg_scale}: it must be from 0 to 1000 (1: no guidance)")
-    if labels_B is None and cfg_scale != 1:
-        raise UserError(f"cfg_scale is {cfg_scale}, but guidance needs a class label: give one, or leave it at 1")
+    if labels_B is None and _is_guided(scales_L):
+        raise UserError("cfg_scale is not 1, but guidance needs a class label: give one, or leave it at 1")
     if labels_B is not None:
         _check_labels(prior, labels_B, len(images))
     _check_prefix(prior, prefix_BK, len(images))

@@ -36,7 +36,7 @@ def prior_run(kind: str = "mamba", head: str = "codes", **training: Any) -> Prio
     }
     values = {
         "name": "tiny",
-        "model": {**model, "head_rank": 16, "attention_every": 2},
+        "model": {**model, "head_rank": 16, "pattern": "ma"},
         "training": {"images": 64, "batch_size": 8, "learning_rate": 1e-3, "log_every": 16, **training},
     }
     return parse_config(PriorRun, values, where="tiny")

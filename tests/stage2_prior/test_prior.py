@@ -13,7 +13,7 @@ from shared.errors import UserError
 from shared.mamba2 import Mamba2
 from stage2_prior.prior import Prior, PriorConfig
 
-SMALL = {"depth": 3, "width": 32, "heads": 4, "d_state": 16, "headdim": 16, "attention_every": 2, "chunk_size": 4}
+SMALL = {"depth": 3, "width": 32, "heads": 4, "d_state": 16, "headdim": 16, "pattern": "ma", "chunk_size": 4}
 KINDS: list[dict[str, Any]] = [
     {"kind": "mamba"},
     {"kind": "mamba", "mlp_ratio": 2.0},
@@ -22,6 +22,8 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "gpt", "qk_norm": False},
     {"kind": "hybrid"},
     {"kind": "hybrid", "positions": "rotary"},
+    {"kind": "hybrid", "conditioning": "norm"},
+    {"kind": "mamba", "conditioning": "norm", "mlp_ratio": 2.0},
 ]
 
 
@@ -116,8 +118,8 @@ def test_the_first_loss_is_log_of_the_codes(kind: str, head: str) -> None:
 
 @pytest.mark.parametrize("head", ["full", "tied", "codes"])
 def test_every_parameter_learns(head: str) -> None:
-    prior = small_prior(kind="hybrid", head=head)
-    for _ in range(2):  # the first gradient of a zero-initialised product's other side is zero
+    prior = small_prior(kind="hybrid", head=head, conditioning="norm")
+    for _ in range(3):  # the first gradient of a zero-initialised product's other side is zero
         prior.loss(*random_tokens(prior, 16)).backward()
         with torch.no_grad():
             for parameter in prior.parameters():
@@ -165,6 +167,24 @@ def test_a_label_changes_the_prediction() -> None:
         logits = [prior(prior.inputs(tokens_BL, label_B)) for label_B in (torch.tensor([0]), torch.tensor([1]), None)]
     assert not torch.allclose(logits[0], logits[1], atol=1e-3)
     assert not torch.allclose(logits[0], logits[2], atol=1e-3)
+
+
+def test_adaptive_norms_start_as_the_identity_and_tell_classes_apart_at_every_position() -> None:
+    prior = small_prior(kind="hybrid", conditioning="norm", positions="rotary")
+    tokens_BL, _ = random_tokens(prior, 1)
+    with torch.no_grad():
+        blind_BLD = prior.norm(prior.vocabulary.embed(prior.inputs(tokens_BL), prior.vocabulary.table()))
+        torch.testing.assert_close(prior.hidden(prior.inputs(tokens_BL)), blind_BLD)
+        random_weights(prior)
+        prior.vocabulary.embedding.weight[50:] = 0  # so that the start tokens tell nothing
+        labelled = [prior(prior.inputs(tokens_BL, label_B)) for label_B in (torch.tensor([0]), torch.tensor([1]), None)]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert ((labelled[one] - labelled[other]).abs().amax(-1) > 1e-3).all()
+
+
+def test_adaptive_norms_need_classes() -> None:
+    with pytest.raises(UserError, match="needs classes"):
+        small_prior(classes=0, conditioning="norm")
 
 
 def test_labels_for_a_prior_without_classes_are_a_user_error() -> None:
@@ -238,6 +258,8 @@ def test_the_codes_head_needs_code_vectors_of_the_right_number() -> None:
         ({"kind": "mamba", "positions": "rotary"}, "use positions=learned"),
         ({"kind": "gpt", "positions": "rotary", "width": 36, "heads": 6}, "multiple of 4, not 6"),
         ({"kind": "gtp"}, "gtp"),
+        ({"kind": "hybrid", "pattern": "mm"}, "use kind=mamba"),
+        ({"kind": "hybrid", "pattern": "mxa"}, "pattern"),
         ({"label_dropout": 1.5}, "label_dropout"),
     ],
 )
@@ -250,3 +272,8 @@ def test_options_that_do_not_fit_are_one_message(options: dict[str, Any], messag
 def test_block_pattern(kind: str, pattern: str) -> None:
     config = PriorConfig(kind=kind)
     assert "".join("a" if config.is_attention(layer) else "m" for layer in range(8)) == pattern
+
+
+def test_any_hybrid_pattern_repeats_over_the_depth() -> None:
+    prior = small_prior(kind="hybrid", pattern="amm", depth=5)
+    assert ["m" if isinstance(block.mixer, Mamba2) else "a" for block in prior.blocks] == list("ammam")

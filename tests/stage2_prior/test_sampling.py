@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared.errors import UserError
+from stage2_prior.guidance import GuidanceConfig
 from stage2_prior.prior import Prior, PriorConfig
 from stage2_prior.sampling import (
     SamplingConfig,
@@ -25,7 +26,7 @@ from stage2_prior.sampling import (
     uniforms,
 )
 
-SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "attention_every": 2, "chunk_size": 4}
+SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "pattern": "ma", "chunk_size": 4}
 GREEDY = SamplingConfig(temperature=0)
 
 
@@ -118,6 +119,29 @@ def test_filters_combine_in_the_documented_order() -> None:
     assert filter_logits(logits_BV, SamplingConfig()) is logits_BV
 
 
+def brute_filters(logits: list[float], config: SamplingConfig) -> set[int]:
+    """The codes kept, each filter seeing what the one before it left, by plain arithmetic on probabilities."""
+    best = max(range(len(logits)), key=lambda i: logits[i])
+    if config.temperature == 0:
+        return {best}
+    odds = [math.exp((value - logits[best]) / config.temperature) for value in logits]
+    left = sorted(range(len(logits)), key=lambda i: -odds[i])[: config.top_k]
+    if config.top_p is not None:
+        total = math.fsum(odds[i] for i in left)
+        chosen = brute_top_p([odds[i] / total for i in left], config.top_p)
+        left = [left[i] for i in chosen]
+    return {i for i in left if odds[i] >= (config.min_p or 0) * odds[best]}
+
+
+@pytest.mark.parametrize("value", [0, 0.3, 1, 20])
+def test_all_filters_together_at_their_edges(value: float) -> None:
+    logits_BV = random_logits()
+    for k, p, least in product((None, 1, 7, 31, 10_000), (None, 0, 0.6, 1), (None, 0, 0.2, 1)):
+        config = SamplingConfig(temperature=value, top_k=k, top_p=p, min_p=least)
+        expected = [brute_filters(row, config) for row in logits_BV.double().tolist()]
+        assert kept(filter_logits(logits_BV, config)) == expected, config
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -179,13 +203,14 @@ def test_guidance_extrapolates_from_the_unconditional() -> None:
         torch.testing.assert_close(guide(torch.cat((cond, uncond)), scale), expected, atol=1e-5, rtol=1e-5)
 
 
-def rollout(prior: Prior, labels_B: Tensor | None, prefix_BK: Tensor, cfg_scale: float = 1.0) -> Tensor:
+def rollout(prior: Prior, labels_B: Tensor | None, prefix_BK: Tensor, cfg_scale: float | list[float]) -> Tensor:
     """Greedy decoding by whole uncached forwards."""
     tokens_BK = prefix_BK
+    scales = cfg_scale if isinstance(cfg_scale, list) else [cfg_scale] * prior.length
     while tokens_BK.shape[1] < prior.length:
         padded_BL = F.pad(tokens_BK, (0, 1))
         cond, uncond = (prior(prior.inputs(padded_BL, labels))[:, -1] for labels in (labels_B, None))
-        logits_BV = uncond + cfg_scale * (cond - uncond)
+        logits_BV = uncond + scales[tokens_BK.shape[1]] * (cond - uncond)
         tokens_BK = torch.cat((tokens_BK, logits_BV.argmax(-1, keepdim=True)), dim=1)
     return tokens_BK.unflatten(1, prior.grid)
 
@@ -199,7 +224,13 @@ def test_greedy_is_the_argmax_of_uncached_forwards(kind: str, cfg_scale: float, 
     with torch.no_grad():
         expected = rollout(prior, labels_B, prefix_BK, cfg_scale)
     tokens_BHW = generate(
-        prior, range(3), config=GREEDY, labels_B=labels_B, cfg_scale=cfg_scale, prefix_tokens_BK=prefix_BK, batch_size=2
+        prior,
+        range(3),
+        config=GREEDY,
+        labels_B=labels_B,
+        guidance=GuidanceConfig(scale=cfg_scale),
+        prefix_tokens_BK=prefix_BK,
+        batch_size=2,
     )
     assert torch.equal(tokens_BHW, expected)
 
@@ -211,15 +242,42 @@ def test_guidance_of_scale_one_is_no_guidance_and_not_doubled(monkeypatch: pytes
     monkeypatch.setattr(prior, "init_state", lambda batch: batches.append(batch) or init_state(batch))
     labels_B = torch.tensor([2, 0])
     plain = generate(prior, range(2), labels_B=labels_B)
-    assert torch.equal(generate(prior, range(2), labels_B=labels_B, cfg_scale=1.0), plain)
-    guided = generate(prior, range(2), labels_B=labels_B, cfg_scale=4.0)
+    assert torch.equal(generate(prior, range(2), labels_B=labels_B, guidance=GuidanceConfig(scale=1.0)), plain)
+    guided = generate(prior, range(2), labels_B=labels_B, guidance=GuidanceConfig(scale=4.0))
     assert not torch.equal(guided, plain)
     assert batches == [2, 2, 4]
 
 
+def test_an_interval_over_kept_tokens_only_is_no_guidance_and_not_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = confident_prior()
+    batches: list[int] = []
+    init_state = prior.init_state
+    monkeypatch.setattr(prior, "init_state", lambda batch: batches.append(batch) or init_state(batch))
+    asked: dict[str, Any] = {"labels_B": torch.tensor([2, 0]), "prefix_tokens_BK": torch.randint(40, (2, 6))}
+    plain = generate(prior, range(2), **asked)
+    guided = generate(prior, range(2), guidance=GuidanceConfig(scale=4, interval=(0, 6)), **asked)
+    assert torch.equal(guided, plain)
+    assert batches == [2, 2]
+
+
+@pytest.mark.parametrize("options", [{"schedule": "linear"}, {"schedule": "power-cosine", "power": 1.5}, {}])
+@pytest.mark.parametrize("interval", [None, (3, 11)])
+def test_each_position_is_guided_by_its_own_scale(options: dict[str, Any], interval: tuple[int, int] | None) -> None:
+    prior = confident_prior()
+    labels_B, nothing_BK = torch.tensor([2, 0, 1]), torch.zeros(3, 0, dtype=torch.long)
+    guidance = GuidanceConfig(scale=6, interval=interval, **options)
+    scales = guidance.scales(prior.length).tolist()
+    with torch.no_grad():
+        expected = rollout(prior, labels_B, nothing_BK, scales)
+        constant = rollout(prior, labels_B, nothing_BK, 6.0)
+    tokens_BHW = generate(prior, range(3), config=GREEDY, labels_B=labels_B, guidance=guidance)
+    assert torch.equal(tokens_BHW, expected)
+    assert torch.equal(expected, constant) == (not options and interval is None)
+
+
 def test_guidance_of_scale_zero_is_the_unconditional_model() -> None:
     prior = confident_prior()
-    guided = generate(prior, range(4), labels_B=torch.tensor([0, 1, 2, 0]), cfg_scale=0.0)
+    guided = generate(prior, range(4), labels_B=torch.tensor([0, 1, 2, 0]), guidance=GuidanceConfig(scale=0.0))
     assert torch.equal(guided, generate(prior, range(4)))
 
 
@@ -245,6 +303,17 @@ def test_tokens_are_int64_in_range_and_progress_counts_them() -> None:
     assert sum(drawn) == 5 * 17
 
 
+def test_rows_are_shown_as_they_are_drawn() -> None:
+    prior = confident_prior()
+    shown: list[Tensor] = []
+    prefix_BK = torch.randint(40, (3, 7))
+    tokens_BHW = generate(prior, range(3), prefix_tokens_BK=prefix_BK, batch_size=2,
+                          on_row=lambda rows_BrW: shown.append(rows_BrW.clone()))  # fmt: skip
+    expected = [tokens_BHW[batch, :rows] for batch in (slice(0, 2), slice(2, 3)) for rows in (2, 3, 4)]
+    assert len(shown) == len(expected)
+    assert all(torch.equal(rows, truth) for rows, truth in zip(shown, expected, strict=True))
+
+
 def test_completion_keeps_the_prefix_and_its_image_stream() -> None:
     prior = confident_prior()
     whole = generate(prior, range(3), seed=1)
@@ -258,8 +327,7 @@ def test_completion_keeps_the_prefix_and_its_image_stream() -> None:
         ({"images": []}, "0 images"),
         ({"batch_size": 0}, "batches of 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"cfg_scale": 2.0}, "needs a class label"),
-        ({"cfg_scale": -1.0}, "cfg_scale is -1"),
+        ({"guidance": GuidanceConfig(scale=2.0)}, "needs a class label"),
         ({"labels_B": torch.tensor([0])}, "1 class labels were given for 2 images"),
         ({"labels_B": torch.tensor([0, 3])}, "class label 3 is unknown: this prior's labels are 0 to 2"),
         ({"prefix_tokens_BK": torch.zeros(2, 21, dtype=torch.long)}, "more than an image's 20"),

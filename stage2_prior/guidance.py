@@ -1,0 +1,71 @@
+"""How strongly each position of a grid is guided towards its class: constant, growing, or within an interval.
+
+Shapes: L grid length.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict, model_validator
+from torch import Tensor
+
+from shared.config import Config
+from shared.errors import UserError
+
+
+class GuidanceConfig(Config):
+    """Classifier-free guidance over the positions of a grid; the default is none.
+
+    scale: 1 is the conditional model, 0 the unconditional one, more exaggerates the class.
+    schedule: how the scale comes about over the positions k = 0 .. L-1, at x = k / L of the way. "constant": `scale`
+        from the first to the last. Else 1 + (scale - 1) r(x), from 1 (no guidance) upwards, so that the first tokens,
+        which settle what the image is of, keep their variety: "linear", r(x) = x; "power-cosine",
+        r(x) = (1 - cos(pi x^power)) / 2, as in RAR (Yu et al. 2024) and MDT (Gao et al. 2023).
+    power: of power-cosine only, 2.5 if not given; the larger, the later the scale rises.
+    interval: guide the positions from the first number up to, not with, the second; the rest is not guided
+        (Kynkäänniemi et al. 2024, there over noise levels).
+
+    Raises UserError naming the option where a value is out of its range, or nothing would read it.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=True)  # so that they too get the message below
+
+    scale: float = 1.0
+    schedule: Literal["constant", "linear", "power-cosine"] = "constant"
+    power: float | None = None
+    interval: tuple[int, int] | None = None
+
+    @model_validator(mode="after")
+    def _in_range(self) -> "GuidanceConfig":
+        if not 0 <= self.scale <= 1000:
+            raise UserError(f"cfg_scale is {self.scale}: it must be from 0 to 1000 (1: no guidance)")
+        if self.power is not None and self.schedule != "power-cosine":
+            raise UserError(
+                f"cfg_power is {self.power}, but only the power-cosine schedule has one, not {self.schedule}"
+            )
+        if self.power is not None and not 0 < self.power < math.inf:
+            raise UserError(f"cfg_power is {self.power}: it must be above 0")
+        if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
+            raise UserError(f"cfg_interval is {list(self.interval)}: give the first position, from 0, and a later one")
+        return self
+
+    def scales(self, length: int) -> Tensor:
+        """(L,) float32: the scale of each position of a grid of `length` tokens.
+
+        Raises UserError where the interval begins behind the last of them.
+        """
+        scales_L = 1 + (self.scale - 1) * self._rise(torch.arange(length, dtype=torch.float64) / length)
+        if self.interval is not None:
+            start, end = self.interval
+            if start >= length:
+                raise UserError(f"cfg_interval begins at {start}, but a grid's positions are 0 to {length - 1}")
+            scales_L[:start] = scales_L[end:] = 1
+        return scales_L.float()
+
+    def _rise(self, x_L: Tensor) -> Tensor:
+        if self.schedule == "constant":
+            return torch.ones_like(x_L)
+        if self.schedule == "linear":
+            return x_L
+        return (1 - torch.cos(math.pi * x_L ** (2.5 if self.power is None else self.power))) / 2
