@@ -6,6 +6,9 @@ products do depend on the latter two, and may in rare cases turn one token into 
 
 import argparse
 import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -18,11 +21,14 @@ from shared.errors import UserError, run_command
 from shared.pictures import save_grid, save_picture
 from shared.token_cache import TokenInfo
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
+from stage2_prior.completion import Photo, ShownRows, open_photo, paste
 from stage2_prior.guidance import GuidanceConfig
 from stage2_prior.prior import load_prior
 from stage2_prior.sampling import SamplingConfig, generate
 
 IN_GRID = 64  # images shown in grid.png
+COLUMNS = 8
+STREAM_SHARE = 0.1  # of the time may go into showing what is not finished
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -32,37 +38,100 @@ def parse_arguments() -> argparse.Namespace:
         "--prior", type=Path, metavar="RUN", help="run directory of the prior (default: the last one trained)"
     )
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if it was moved")
-    parser.add_argument("--num", type=int, default=16, help="how many images (default: 16)")
+    parser.add_argument("--num", type=int, default=16, help="how many images, or completions of each (default: 16)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--temperature", type=float, default=1.0, help="below 1: likelier codes; 0: always the likeliest"
-    )
-    parser.add_argument("--top-k", type=int, help="keep the K likeliest codes only")
-    parser.add_argument("--top-p", type=float, help="keep the likeliest codes that together have probability P")
-    parser.add_argument("--min-p", type=float, help="keep codes at least P times as likely as the likeliest")
-    parser.add_argument("--class-label", metavar="NAME", help="name or number of a class")
-    parser.add_argument("--cfg-scale", type=float, default=1.0, help="classifier-free guidance; 1: none")
-    parser.add_argument(
-        "--cfg-schedule", choices=get_args(GuidanceConfig.model_fields["schedule"].annotation), default="constant",
-        help="the scale over the positions: the same, or rising from 1 (default: constant)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--cfg-power", type=float, metavar="P", help="of power-cosine: larger rises later (default: 2.5)"
-    )
-    parser.add_argument(
-        "--cfg-interval", type=int, nargs=2, metavar=("FROM", "TO"), help="guide tokens FROM .. TO-1 only"
-    )
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN/samples)")
+    parser.add_argument("--stream", action="store_true", help="show the images in grid.png while they are drawn")
+    _filter_arguments(parser.add_argument_group("how a token is drawn; these act in this order"))
+    _guidance_arguments(parser.add_argument_group("classes and guidance towards them"))
+    _completion_arguments(parser.add_argument_group("completing pictures"))
     return parser.parse_args()
+
+
+def _filter_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="below 1: likelier codes; 0: always the likeliest"
+    )
+    group.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest codes only")
+    group.add_argument(
+        "--top-p", type=float, metavar="P", help="keep the likeliest codes that together have probability P"
+    )
+    group.add_argument(
+        "--min-p", type=float, metavar="P", help="keep codes at least P times as likely as the likeliest"
+    )
+
+
+def _guidance_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--class-label", metavar="NAME", help="name or number of a class")
+    group.add_argument("--cfg-scale", type=float, default=1.0, metavar="S", help="classifier-free guidance; 1: none")
+    schedules = get_args(GuidanceConfig.model_fields["schedule"].annotation)
+    group.add_argument(
+        "--cfg-schedule", choices=schedules, default=schedules[0], help="the same everywhere, or rising from 1 to S"
+    )
+    group.add_argument(
+        "--cfg-power", type=float, metavar="P", help="of power-cosine: larger rises later (default: 2.5)"
+    )
+    group.add_argument("--cfg-interval", type=int, nargs=2, metavar=("FROM", "TO"), help="guide tokens FROM .. TO-1")
+
+
+def _completion_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--complete", type=Path, nargs="+", metavar="IMAGE", default=[], help="keep the top of these, draw the rest"
+    )
+    group.add_argument("--keep-rows", type=int, metavar="N", help="rows of TOKENS to show (default: half of them)")
+    group.add_argument("--margin", type=int, metavar="M", help="draw the last M of them anew, to fit (default: 1)")
+    group.add_argument("--paste", action="store_true", help="put the shown pixels back over the completions")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What image n is to be: of class `label`, if there is one; completing photo n // num, if there are photos.
+
+    prefixes_NK: the tokens kept of each photo; one row of none where there are no photos.
+    pasted: how many rows of the photos' pixels are put back over their completions.
+    """
+
+    num: int
+    label: int | None
+    photos: Sequence[Photo]
+    prefixes_NK: Tensor
+    pasted: int
+
+    @property
+    def total(self) -> int:
+        """How many images there are to draw."""
+        return self.num * len(self.prefixes_NK)
+
+    def batches(self, size: int) -> Iterator[range]:
+        """The numbers of all images, `size` at a time."""
+        return (range(begin, min(begin + size, self.total)) for begin in range(0, self.total, size))
+
+    def labels(self, numbers: range) -> Tensor | None:
+        """(B,): their classes."""
+        return None if self.label is None else torch.full((len(numbers),), self.label)
+
+    def prefixes(self, numbers: range) -> Tensor:
+        """(B, K): their first tokens."""
+        return self.prefixes_NK[torch.tensor(numbers) // self.num]
+
+    def finish(self, images_BCHW: Tensor, numbers: range) -> Tensor:
+        """The images with what is to be pasted back."""
+        if not self.pasted:
+            return images_BCHW
+        originals_BCHW = torch.stack([self.photos[number // self.num].original_CHW for number in numbers])
+        return paste(images_BCHW, originals_BCHW, self.pasted)
+
+    def name(self, number: int, seed: int) -> str:
+        """What to call an image's file."""
+        photo = f"{self.photos[number // self.num].name}-" if self.photos else ""
+        return f"{photo}seed{seed}-{number:04d}"
 
 
 def main() -> None:
     """Draw, decode, write, say what was written."""
     args = parse_arguments()
-    for name, value in (("num", args.num), ("batch-size", args.batch_size)):
-        if value < 1:
-            raise UserError(f"--{name} must be at least 1, not {value}")
+    check(args)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sampling = SamplingConfig(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, min_p=args.min_p)
     guidance = GuidanceConfig(
@@ -71,29 +140,42 @@ def main() -> None:
     run = args.prior or newest_run("prior", "ema.safetensors")
     prior, info = load_prior(run)
     tokenizer = matching_tokenizer(args.tokenizer or Path(info.tokenizer), info, run).to(device)
-    label = class_label(args.class_label, info.class_names)
+    task = make_task(args, info, tokenizer)
     out = args.out or run / "samples"
-    prior, first, drawing, start = prior.to(device), [], 0.0, time.perf_counter()
-    with tqdm(total=args.num * prior.length, unit="tok", desc="drawing", leave=False) as bar:
-        for begin in range(0, args.num, args.batch_size):
-            numbers = range(begin, min(begin + args.batch_size, args.num))
-            labels_B = None if label is None else torch.full((len(numbers),), label)
+    size = tokenizer.detokenize(torch.zeros(1, *info.grid, dtype=torch.long, device=device)).shape[2:]
+    panel = Panel(task, size, out / ("completions.png" if task.photos else "grid.png"))
+    stream = Stream(panel, tokenizer, info.grid[0]) if args.stream else None
+    to_draw = task.total * (prior.length - task.prefixes_NK.shape[1])
+    prior, drawing, start = prior.to(device), 0.0, time.perf_counter()
+    with tqdm(total=to_draw, unit="tok", desc="drawing", leave=False) as bar:
+        for numbers in task.batches(args.batch_size):
             began = time.perf_counter()
             tokens_BHW = generate(
-                prior, numbers, args.seed, sampling, labels_B=labels_B, guidance=guidance,
-                batch_size=args.batch_size, progress=bar.update,
+                prior, numbers, args.seed, sampling, labels_B=task.labels(numbers), guidance=guidance,
+                prefix_tokens_BK=task.prefixes(numbers), batch_size=args.batch_size, progress=bar.update,
+                on_row=partial(stream.show, numbers) if stream else None,
             )  # fmt: skip
             drawing += time.perf_counter() - began
-            images_BCHW = tokenizer.detokenize(tokens_BHW.to(device)).cpu()
-            write(images_BCHW, numbers, out, args.seed)
-            first += images_BCHW[: max(0, IN_GRID - begin)]
-    save_grid(torch.stack(first), out / "grid.png", columns=min(8, len(first)))
+            images_BCHW = task.finish(tokenizer.detokenize(tokens_BHW.to(device)).cpu(), numbers)
+            write(images_BCHW, [out / f"{task.name(number, args.seed)}.png" for number in numbers])
+            panel.put(numbers, images_BCHW)
+    panel.save()
     seconds = time.perf_counter() - start
     print(
-        f"wrote {args.num} images and {out / 'grid.png'}: {args.num / seconds:.1f} images/s, "
-        f"{args.num * prior.length / drawing:.0f} tokens/s on {device}\n"
+        f"wrote {task.total} images and {panel.path}: {task.total / seconds:.1f} images/s, "
+        f"{to_draw / drawing:.0f} tokens/s on {device}\n"
         f"next: look at them; draw others with --seed {args.seed + 1}, tamer ones with --temperature 0.85"
     )
+
+
+def check(args: argparse.Namespace) -> None:
+    """UserError where an option cannot be used, or nothing would read it."""
+    for name, value in (("num", args.num), ("batch-size", args.batch_size)):
+        if value < 1:
+            raise UserError(f"--{name} must be at least 1, not {value}")
+    for name, value in (("keep-rows", args.keep_rows), ("margin", args.margin), ("paste", args.paste or None)):
+        if value is not None and not args.complete:
+            raise UserError(f"--{name} is about completing pictures: say which with --complete IMAGE")
 
 
 def matching_tokenizer(path: Path, info: TokenInfo, run: Path) -> Tokenizer:
@@ -122,14 +204,93 @@ def class_label(wanted: str | None, names: list[str] | None) -> int | None:
     raise UserError(f"--class-label {wanted}: there is no such class; known are {known}")
 
 
-def write(images_BCHW: Tensor, numbers: range, out: Path, seed: int) -> None:
+def make_task(args: argparse.Namespace, info: TokenInfo, tokenizer: Tokenizer) -> Task:
+    """What was asked for; reads and tokenizes the photos."""
+    label = class_label(args.class_label, info.class_names)
+    if not args.complete:
+        return Task(args.num, label, photos=[], prefixes_NK=torch.empty(1, 0, dtype=torch.long), pasted=0)
+    margin = 1 if args.margin is None else args.margin
+    shown = max(margin + 1, info.grid[0] // 2) if args.keep_rows is None else args.keep_rows
+    rows, size = ShownRows(shown, margin, info.grid[0]), info.data.height_width
+    photos = [open_photo(path, size, rows, info.data.max_pixels) for path in args.complete]
+    device = next(tokenizer.parameters()).device
+    tokens_Bhw = torch.cat([tokenizer.tokenize(photo.shown_CHW[None].to(device)).cpu() for photo in photos])
+    return Task(args.num, label, photos, rows.prefix(tokens_Bhw), rows.pixels(size[0]) if args.paste else 0)
+
+
+def write(images_BCHW: Tensor, paths: Sequence[Path]) -> None:
     """Each image as a PNG of its own."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    for image_CHW, path in zip(images_BCHW, paths, strict=True):
+        save(path, partial(save_picture, image_CHW))
+
+
+class Panel:
+    """The picture of pictures, neutral grey where none is drawn yet.
+
+    Without photos, the first of all images. Else a row for each photo: itself, what is shown of it, its completions.
+    """
+
+    def __init__(self, task: Task, size: Sequence[int], path: Path) -> None:
+        lead = 2 if task.photos else 0
+        self.num, self.lead, self.path = task.num, lead, path
+        self.each = min(task.num, COLUMNS - lead if task.photos else IN_GRID)
+        photos = task.photos[: IN_GRID // COLUMNS]
+        self.images_PNCHW = torch.zeros(max(1, len(photos)), lead + self.each, 3, *size)
+        for row_NCHW, photo in zip(self.images_PNCHW, photos, strict=False):
+            row_NCHW[0], row_NCHW[1] = photo.original_CHW, photo.masked_CHW
+
+    def shows(self, number: int) -> bool:
+        """Whether image `number` has a place here."""
+        return number // self.num < len(self.images_PNCHW) and number % self.num < self.each
+
+    def put(self, numbers: Sequence[int], images_BCHW: Tensor, height: int | None = None) -> None:
+        """Put those of the images that are shown in their places; of each, the first `height` rows of pixels."""
         for number, image_CHW in zip(numbers, images_BCHW, strict=True):
-            save_picture(image_CHW, out / f"seed{seed}-{number:04d}.png")
+            if self.shows(number):
+                photo, place = divmod(number, self.num)
+                self.images_PNCHW[photo, self.lead + place, :, :height] = image_CHW[:, :height]
+
+    def save(self) -> None:
+        """Write it as one PNG."""
+        images_BCHW = self.images_PNCHW.flatten(0, 1)
+        columns = min(COLUMNS, self.images_PNCHW.shape[1])
+        save(self.path, partial(save_grid, images_BCHW, columns=columns))
+
+
+class Stream:
+    """Shows images in a panel while they are drawn, row by row of tokens.
+
+    Rows are passed over while this has taken more than a tenth of the time, so it never costs much more than that.
+    """
+
+    def __init__(self, panel: Panel, tokenizer: Tokenizer, rows: int) -> None:
+        self.panel, self.tokenizer, self.rows = panel, tokenizer, rows
+        self.start, self.spent = time.perf_counter(), 0.0
+
+    def show(self, numbers: range, tokens_BrW: Tensor) -> None:
+        """Decode the first r rows of the grids of these images, put them into the panel and write it."""
+        began = time.perf_counter()
+        if self.spent > STREAM_SHARE * (began - self.start):
+            return
+        shown = [place for place, number in enumerate(numbers) if self.panel.shows(number)]
+        if shown:
+            tokens_BrW = tokens_BrW[shown]
+            # The decoder wants a whole grid; what the last row is repeated into stays grey.
+            missing_BrW = tokens_BrW[:, -1:].expand(-1, self.rows - tokens_BrW.shape[1], -1)
+            images_BCHW = self.tokenizer.detokenize(torch.cat((tokens_BrW, missing_BrW), dim=1)).cpu()
+            height = images_BCHW.shape[2] * tokens_BrW.shape[1] // self.rows
+            self.panel.put([numbers[place] for place in shown], images_BCHW, height)
+            self.panel.save()
+        self.spent += time.perf_counter() - began
+
+
+def save(path: Path, write_to: Callable[[Path], None]) -> None:
+    """Write a file where there may be no folder yet; UserError where that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_to(path)
     except OSError as error:
-        raise UserError(f"cannot write to {out}: {error}") from None
+        raise UserError(f"cannot write to {path}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -146,10 +146,11 @@ class ImageDataset(Dataset):
         index, image = self._first_readable(position)
         label = self.source.labels[index] if self.source.labels is not None else None
         if self._augment is None:
-            return _centre_crop(image, *self.config.height_width), label
+            size = self.config.height_width
+            return resize(pixels_of(centre_crop(image, *size)), *size), label
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_hash("augment", self.seed, epoch, index))
-            return self._augment(transforms.functional.pil_to_tensor(image)), label
+            return self._augment(pixels_of(image)), label
 
     @property
     def unreadable(self) -> list[str]:
@@ -293,16 +294,25 @@ def _augmentation(config: AugmentConfig, size: tuple[int, int]) -> transforms.Tr
     )
 
 
-def _centre_crop(image: Image.Image, height: int, width: int) -> Tensor:
-    """The largest centred part of the right shape, resized to uint8 (3, height, width).
+def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest centred part of the shape height : width.
 
     Cropped before it is resized: a strip of 1 x 50,000 pixels would grow to gigabytes the other way round.
     """
     scale = min(image.width / width, image.height / height)
     crop_width, crop_height = max(1, round(width * scale)), max(1, round(height * scale))
     left, top = (image.width - crop_width) // 2, (image.height - crop_height) // 2
-    part = image.crop((left, top, left + crop_width, top + crop_height))
-    return transforms.functional.resize(transforms.functional.pil_to_tensor(part), [height, width], antialias=True)
+    return image.crop((left, top, left + crop_width, top + crop_height))
+
+
+def resize(pixels_CHW: Tensor, height: int, width: int) -> Tensor:
+    """uint8 (3, H, W) -> uint8 (3, height, width), with antialiasing."""
+    return transforms.functional.resize(pixels_CHW, [height, width], antialias=True)
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """A picture as uint8 (3, H, W)."""
+    return transforms.functional.pil_to_tensor(image)
 
 
 def _sha256(key: str) -> bytes:

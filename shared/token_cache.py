@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.checkpoint import read_weights
-from shared.config import Config
+from shared.config import Config, parse_config
+from shared.data import DataConfig
 from shared.errors import UserError
 
 disable_progress_bars()  # a cache is written in a blink; the tokenizing before it shows a bar
@@ -44,6 +45,11 @@ class TokenInfo(Config):
     preprocessing: dict[str, Any]
     views: int  # of each training image; the first is not augmented
     class_names: list[str] | None
+
+    @property
+    def data(self) -> DataConfig:
+        """How an image becomes what was tokenized. Raises UserError where that is not recorded."""
+        return parse_config(DataConfig, self.preprocessing, where="tokens.json, preprocessing")
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
-from shared import openmoji
-
-NAMES = ("1F600", "1F603", "1F604", "1F606", "1F60A", "1F60D", "1F431", "1F436", "1F981", "1F42F", "1F43A", "1F98A")
+from tests.tiny import save_drawings
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +20,4 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def drawings(tmp_path: Path) -> Path:
     """A folder of twelve drawings at 32 px in two classes, `animals` and `faces`."""
-    folder = tmp_path / "drawings"
-    for number, pixels_HWC in enumerate(openmoji.draw(NAMES, "test", 32)):
-        place = folder / ("faces" if number < 6 else "animals")
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels_HWC).save(place / f"{NAMES[number]}.png")
-    return folder
+    return save_drawings(tmp_path / "drawings")

@@ -1,0 +1,188 @@
+"""sample.py on tiny runs: completion, streaming, guidance options, and what is refused."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import sample
+from shared import openmoji
+from shared.errors import UserError
+from stage1_tokenizer import train as stage1
+from stage1_tokenizer.cache import cache_tokens
+from stage1_tokenizer.tokenizer import load_tokenizer
+from stage2_prior import train as stage2
+from stage2_prior.completion import ShownRows, open_photo
+from stage2_prior.guidance import GuidanceConfig
+from tests.tiny import NAMES, prior_run, save_drawings, tokenizer_run
+
+TOP = ShownRows(shown=3, margin=1, total=4)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny tokenizer and prior: 4 x 4 tokens of 8 px, two classes."""
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("TESSERA_CACHE", str(place / "cache"))
+        run, _ = stage1.train(tokenizer_run(save_drawings(place / "drawings")))
+        cache_tokens(run.path)
+        stage2.train(prior_run())
+    return place
+
+
+@pytest.fixture(autouse=True)
+def runs(trained: Path, own_directory: Path) -> None:
+    """Each test has the runs to itself, and two pictures to complete."""
+    shutil.copytree(trained / "runs", own_directory / "runs")
+    for name, pixels_HWC in zip(("cat", "lion"), openmoji.draw(NAMES[6:8], "test", 64), strict=True):
+        Image.fromarray(pixels_HWC).save(f"{name}.png")
+
+
+def run_sample(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[dict[str, Any]]:
+    """What `generate` was asked for, call by call, and the `tokens_BHW` that it gave."""
+    calls: list[dict[str, Any]] = []
+    generate = sample.generate
+
+    def spy(prior: Any, images: Any, *args: Any, **options: Any) -> Tensor:
+        tokens_BHW = generate(prior, images, *args, **options)
+        calls.append({**options, "tokens_BHW": tokens_BHW})
+        return tokens_BHW
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sample, "generate", spy)
+        patch.setattr(sys, "argv", ["sample.py", "--out", "out", *arguments])
+        sample.main()
+    return calls
+
+
+def pixels(path: str) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_completions_keep_the_tokens_of_the_shown_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = run_sample(monkeypatch, "--complete", "cat.png", "lion.png", "--keep-rows", "3", "--num", "3")
+    tokens_BHW = torch.cat([call["tokens_BHW"] for call in calls])
+    tokenizer = load_tokenizer(Path("runs/tokenizer/tiny"))
+    for number, name in enumerate(["cat", "lion"]):
+        shown_CHW = open_photo(Path(f"{name}.png"), (32, 32), TOP, 10**6).shown_CHW
+        kept_hW = tokenizer.tokenize(shown_CHW[None])[0, :2]
+        completions_BHW = tokens_BHW[3 * number : 3 * number + 3]
+        assert all(torch.equal(grid_HW[:2], kept_hW) for grid_HW in completions_BHW)
+        assert len(completions_BHW.flatten(1).unique(dim=0)) == 3
+    written = sorted(path.name for path in Path("out").iterdir())
+    cats = [f"cat-seed0-000{n}.png" for n in range(3)]
+    assert written == [*cats, "completions.png", *(f"lion-seed0-000{n}.png" for n in range(3, 6))]
+
+
+def test_the_panel_shows_original_masked_and_completions(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_sample(monkeypatch, "--complete", "cat.png", "lion.png", "--keep-rows", "3", "--num", "3")
+    panel = pixels("out/completions.png")
+    assert panel.shape == (2 * 36, 5 * 36, 3)  # 32 px and a gap of 2 on every side
+    cells = panel.reshape(2, 36, 5, 36, 3).transpose(0, 2, 1, 3, 4)[:, :, 2:34, 2:34]
+    for row, name in enumerate(["cat", "lion"]):
+        original_CHW = open_photo(Path(f"{name}.png"), (32, 32), TOP, 10**6).original_CHW
+        assert np.array_equal(cells[row, 0], ((original_CHW + 1) * 127.5).round().permute(1, 2, 0).numpy())
+        assert np.array_equal(cells[row, 1, :24], cells[row, 0, :24])
+        assert np.ptp(cells[row, 1, 24:]) == 0
+        for n in range(3):
+            assert np.array_equal(cells[row, 2 + n], pixels(f"out/{name}-seed0-000{3 * row + n}.png"))
+
+
+def test_a_completion_does_not_depend_on_what_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("--complete", "cat.png", "--keep-rows", "2", "--num", "2", "--margin", "0")
+    run_sample(monkeypatch, *arguments)
+    before = [pixels(f"out/cat-seed0-000{n}.png") for n in range(2)]
+    changed = pixels("cat.png").copy()
+    changed[32:] = 255 - changed[32:]
+    Image.fromarray(changed).save("cat.png")
+    run_sample(monkeypatch, *arguments)
+    assert all(np.array_equal(pixels(f"out/cat-seed0-000{n}.png"), before[n]) for n in range(2))
+
+
+def test_paste_puts_the_shown_pixels_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("--complete", "cat.png", "lion.png", "--keep-rows", "3", "--num", "1")
+    run_sample(monkeypatch, *arguments)
+    plain = pixels("out/lion-seed0-0001.png")
+    run_sample(monkeypatch, *arguments, "--paste")
+    pasted = pixels("out/lion-seed0-0001.png")
+    original_CHW = open_photo(Path("lion.png"), (32, 32), TOP, 10**6).original_CHW
+    assert np.array_equal(pasted[:24], ((original_CHW + 1) * 127.5).round().permute(1, 2, 0).numpy()[:24])
+    assert np.array_equal(pasted[24:], plain[24:])
+
+
+def test_streaming_changes_no_image_and_shows_whole_rows_on_grey(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_sample(monkeypatch, "--num", "5", "--batch-size", "3")
+    expected = [pixels(f"out/seed0-000{n}.png") for n in range(5)] + [pixels("out/grid.png")]
+    seen: list[np.ndarray] = []
+    save = sample.Panel.save
+    monkeypatch.setattr(sample.Panel, "save", lambda panel: save(panel) or seen.append(pixels("out/grid.png")))
+    monkeypatch.setattr(sample, "STREAM_SHARE", 1.0)
+    run_sample(monkeypatch, "--num", "5", "--batch-size", "3", "--stream")
+    got = [pixels(f"out/seed0-000{n}.png") for n in range(5)] + [pixels("out/grid.png")]
+    assert all(np.array_equal(one, other) for one, other in zip(expected, got, strict=True))
+    assert len(seen) == 2 * 4 + 1  # each row of both batches, and the end
+    for rows, panel in enumerate(seen[:4], start=1):
+        cells = panel.reshape(36, 5, 36, 3).transpose(1, 0, 2, 3)[:, 2:34, 2:34]
+        assert (cells[:3, 8 * rows :] == 128).all()
+        assert (cells[3:] == 128).all()
+        assert not (cells[:3, : 8 * rows] == 128).all()
+
+
+def test_streaming_stops_when_it_takes_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    saves: list[int] = []
+    save = sample.Panel.save
+    monkeypatch.setattr(sample.Panel, "save", lambda panel: saves.append(1) or save(panel))
+    monkeypatch.setattr(sample, "STREAM_SHARE", 0.0)
+    run_sample(monkeypatch, "--num", "5", "--batch-size", "3", "--stream")
+    assert len(saves) == 2  # the first row, and the end
+
+
+def test_only_as_many_images_as_fit_are_in_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sample, "IN_GRID", 3)
+        run_sample(patch, "--num", "5", "--batch-size", "2")
+    assert pixels("out/grid.png").shape == (36, 3 * 36, 3)
+    assert len(list(Path("out").glob("seed0-*.png"))) == 5
+    run_sample(monkeypatch, "--complete", "cat.png", "--num", "7")
+    assert pixels("out/completions.png").shape == (36, 8 * 36, 3)
+    assert len(list(Path("out").glob("cat-seed0-*.png"))) == 7
+
+
+def test_guidance_options_reach_the_decode_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    (call,) = run_sample(
+        monkeypatch, "--num", "1", "--class-label", "faces", "--cfg-scale", "3", "--cfg-schedule", "power-cosine",
+        "--cfg-power", "1.5", "--cfg-interval", "2", "9",
+    )  # fmt: skip
+    assert call["guidance"] == GuidanceConfig(scale=3, schedule="power-cosine", power=1.5, interval=(2, 9))
+    assert call["labels_B"].tolist() == [1]
+    (call,) = run_sample(monkeypatch, "--num", "1")
+    assert call["guidance"] == GuidanceConfig()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--keep-rows", "2"], "--keep-rows is about completing pictures"),
+        (["--margin", "0"], "--margin is about completing pictures"),
+        (["--paste"], "--paste is about completing pictures"),
+        (["--complete", "cat.png", "--keep-rows", "4"], "--keep-rows is 4.*4 rows of tokens.*from 2 .* to 3"),
+        (["--complete", "cat.png", "--keep-rows", "1"], "--keep-rows is 1.*from 2"),
+        (["--complete", "nowhere.png"], "--complete nowhere.png cannot be read"),
+        (["--cfg-power", "2"], "only the power-cosine schedule has one"),
+        (["--cfg-interval", "5", "5"], "cfg_interval is"),
+        (["--cfg-interval", "16", "20", "--cfg-scale", "2"], "cfg_interval begins at 16"),
+        (["--batch-size", "0"], "--batch-size must be at least 1"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        run_sample(monkeypatch, *arguments)
+    assert not Path("out").exists()
