@@ -3,13 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .NOTPARALLEL:
-.PHONY: help install demo tokenizer prior sample compare test check bench
+.PHONY: help install demo tokenizer prior sample compare web test check bench
 
 help:
 	@echo "make demo        train a small tokenizer and prior on real drawings, and draw from them (10 minutes, 2 CPU cores)"
 	@echo "make tokenizer   train stage one and cache its token grids   [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make prior       train stage two on the cached grids         [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make sample      draw images                                 [ARGS=\"--num 16 --seed 0 ...\"]"
+	@echo "make web         a page to draw, reconstruct, complete and browse codes on   [ARGS=\"--port 7860 ...\"]"
 	@echo "make compare     train several tokenizers on the same images and report   [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make test        run the tests"
 
@@ -34,6 +35,9 @@ prior: install
 
 sample: install
 	$(BIN)/python sample.py $(ARGS)
+
+web: install
+	$(BIN)/python web.py $(ARGS)
 
 compare: install
 	$(BIN)/python -m stage1_tokenizer.compare $(CONFIG) $(ARGS)
