@@ -372,7 +372,7 @@ def complete_tab(run: Run) -> None:
         with gr.Column(scale=1):
             given = image_input()
             cut = gr.Slider(1, rows - 1, rows // 2, step=1, label="Rows of tokens to keep", buttons=[], elem_id="cut")
-            shown = picture("What is kept, above the line")
+            shown = picture("What is kept, above the line", elem_id="kept")
             start, stop = start_and_stop("Complete")
         with gr.Column(scale=2):
             images = gr.HTML(NOTHING_YET, padding=False, elem_id="completed")
@@ -415,11 +415,13 @@ def image_input() -> gr.Image:
     return gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Your image", height=280)
 
 
-def picture(caption: str) -> gr.Image:
+def picture(caption: str, elem_id: str | None = None) -> gr.Image:
     """A place for an image of few pixels, shown large, below its caption."""
     with gr.Column(min_width=130):
         gr.Markdown(caption)
-        return gr.Image(format="png", interactive=False, show_label=False, buttons=[], elem_classes="pixels")
+        return gr.Image(
+            format="png", interactive=False, show_label=False, buttons=[], elem_classes="pixels", elem_id=elem_id
+        )
 
 
 # The command
@@ -451,21 +453,18 @@ def count_uses(cache: Path, info: TokenInfo) -> Tensor | None:
     return torch.from_numpy(sum(np.bincount(part.ravel(), minlength=info.codes) for part in parts))
 
 
-def serve(run: Run, host: str, port: int | None, block: bool = True) -> str:
-    """Serve the page; returns its address once it is up, or, with `block`, when it is stopped."""
+def serve(run: Run, host: str, port: int | None) -> gr.Blocks:
+    """The page, served from a thread of its own until it is closed. Raises UserError where the port is taken."""
     page = build_page(run)
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     try:
-        _, address, _ = page.launch(
+        page.launch(
             server_name=host, server_port=port, share=False, ssr_mode=False, theme=theme, css=CSS, show_error=True,
             footer_links=[], run_history=False, prevent_thread_lock=True, quiet=True,
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"cannot serve on {host}, port {port or 'from 7860 on'}: {error}. Try another --port") from None
-    print(f"{run.name}: {address} (stop with Ctrl-C)", flush=True)
-    if block:
-        page.block_thread()
-    return address
+    return page
 
 
 def main() -> None:
@@ -477,7 +476,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
     args = parser.parse_args()
     run = load_run(args.prior or newest_run("prior", "ema.safetensors"), args.tokenizer)
-    serve(run, args.host, args.port)
+    page = serve(run, args.host, args.port)
+    print(f"{run.name}: open {page.local_url} (stop with Ctrl-C)", flush=True)
+    page.block_thread()
 
 
 if __name__ == "__main__":
