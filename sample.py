@@ -23,7 +23,7 @@ from shared.token_cache import TokenInfo
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage2_prior.completion import Photo, ShownRows, open_photo, paste
 from stage2_prior.guidance import GuidanceConfig
-from stage2_prior.prior import load_prior
+from stage2_prior.prior import Weights, load_prior
 from stage2_prior.sampling import SamplingConfig, generate
 
 IN_GRID = 64  # images shown in grid.png
@@ -37,6 +37,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--prior", type=Path, metavar="RUN", help="run directory of the prior (default: the last one trained)"
     )
+    parser.add_argument(
+        "--weights", choices=get_args(Weights), default="best",
+        help="those that did best on held-out grids, or the last (default: best)",
+    )  # fmt: skip
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if it was moved")
     parser.add_argument("--num", type=int, default=16, help="how many images, or completions of each (default: 16)")
     parser.add_argument("--seed", type=int, default=0)
@@ -138,7 +142,8 @@ def main() -> None:
         scale=args.cfg_scale, schedule=args.cfg_schedule, power=args.cfg_power, interval=args.cfg_interval
     )
     run = args.prior or newest_run("prior", "ema.safetensors")
-    prior, info = load_prior(run)
+    prior, info = load_prior(run, args.weights)
+    scale_L = guidance.scales(prior.length)
     tokenizer = matching_tokenizer(args.tokenizer or Path(info.tokenizer), info, run).to(device)
     task = make_task(args, info, tokenizer)
     out = args.out or run / "samples"
@@ -151,7 +156,7 @@ def main() -> None:
         for numbers in task.batches(args.batch_size):
             began = time.perf_counter()
             tokens_BHW = generate(
-                prior, numbers, args.seed, sampling, labels_B=task.labels(numbers), guidance=guidance,
+                prior, numbers, args.seed, sampling, labels_B=task.labels(numbers), cfg_scale=scale_L,
                 prefix_tokens_BK=task.prefixes(numbers), batch_size=args.batch_size, progress=bar.update,
                 on_row=partial(stream.show, numbers) if stream else None,
             )  # fmt: skip

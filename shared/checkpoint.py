@@ -1,10 +1,10 @@
 """A run directory: what training leaves on disk, saved so that a kill at any instant harms nothing.
 
-    config.yaml  metrics.jsonl  model.safetensors  ema.safetensors  samples/*.png  state/<images seen>/
+    config.yaml  metrics.jsonl  {model,ema,best}.safetensors  samples/*.png  state/<images seen>/
 
 Each `state/<images seen>/` is whole: it is written under another name and appears by rename, and the one before is
 removed only afterwards. `model.safetensors` and `ema.safetensors` are links to the newest state's, for those who want
-weights only.
+weights only. `best.safetensors` are averaged weights of the moment that did best on held-out data (stage two only).
 """
 
 import fcntl
@@ -28,6 +28,7 @@ from shared.errors import UserError
 RUNS = Path("runs")
 _LOCKS: dict[Path, TextIO] = {}  # held until the process ends
 WEIGHTS = ("model.safetensors", "ema.safetensors")
+BEST = "best.safetensors"
 
 
 class RunDirectory:
@@ -112,6 +113,14 @@ class RunDirectory:
         for name in WEIGHTS:
             write_atomically(self.path / name, partial(_link, state / name))
 
+    def save_best(self, ema: dict[str, Tensor]) -> None:
+        """Keep weights for inference beside the checkpoints; a resume does not need them."""
+        weights = {name: tensor.contiguous() for name, tensor in ema.items()}
+        try:
+            write_atomically(self.path / BEST, partial(save_file, weights))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"the best weights could not be written to {self.path}: {error}. Make room") from None
+
     def load(self, state: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """(model, ema, training) of a state; nothing in it can execute code."""
         try:
@@ -121,16 +130,18 @@ class RunDirectory:
         return read_weights(state / WEIGHTS[0]), read_weights(state / WEIGHTS[1]), training
 
 
-def load_for_inference(run: Path, key: str, config: type[C], build: Callable[[C], nn.Module]) -> Any:
+def load_for_inference(
+    run: Path, key: str, config: type[C], build: Callable[[C], nn.Module], weights: str = WEIGHTS[1]
+) -> Any:
     """The model of a run with its averaged weights, in eval mode: `build(config)` of the part `key` of its config.yaml.
 
     Raises UserError where the run or a part of it is missing or does not fit.
     """
-    if not (run / "config.yaml").is_file() or not (run / WEIGHTS[1]).exists():
-        raise UserError(f"{run} holds no finished checkpoint (config.yaml and {WEIGHTS[1]} are needed)")
+    if not (run / "config.yaml").is_file() or not (run / weights).exists():
+        raise UserError(f"{run} holds no finished checkpoint (config.yaml and {weights} are needed)")
     saved = read_yaml(run / "config.yaml")
     model = build(parse_config(config, saved.get(key), where=f"{run / 'config.yaml'}, {key}"))
-    load_strictly(model, read_weights(run / WEIGHTS[1]), run / WEIGHTS[1])
+    load_strictly(model, read_weights(run / weights), run / weights)
     return model.eval()
 
 

@@ -28,10 +28,11 @@ C = TypeVar("C", bound=Config)
 def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
     """Read `path` (YAML) into `model`, after setting each `a.b=value` of `overrides` (values are YAML too).
 
+    A file may begin from another, beside it: `extends: other.yaml`; its own keys then change the other's.
     Raises UserError naming the key, the value, what is allowed, and for an unknown key the nearest known one.
     """
     path = Path(path)
-    values = _read_yaml(path)
+    values = _read_extended(path)
     for override in overrides:
         _set(values, override)
     return parse_config(model, values, where=str(path))
@@ -54,6 +55,25 @@ def save_config(config: Config, path: Path) -> None:
 def dump_config(config: Config) -> str:
     """Every resolved value of `config` as YAML text."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a file on top of those of the file that it extends, and so on."""
+    if path in extending:
+        raise UserError(f"{path} extends itself, by way of {', '.join(map(str, extending))}")
+    values = _read_yaml(path)
+    if "extends" not in values:
+        return values
+    other = values.pop("extends")
+    if not isinstance(other, str):
+        raise UserError(f"{path}: extends must name another configuration's file, not {other!r}")
+    return _merged(_read_extended(path.parent / other, (*extending, path)), values)
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    both = {key: (values[key], changes[key]) for key in values.keys() & changes.keys()}
+    nested = {key: _merged(*pair) for key, pair in both.items() if all(isinstance(side, dict) for side in pair)}
+    return values | changes | nested
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -39,13 +39,19 @@ class SwiGLU(nn.Module):
 
 
 class LearnedPositions(nn.Module):
-    """Adds one learned vector for each of `length` positions; `offset` is the position of the first one given."""
+    """Adds one learned vector for each of `length` positions.
+
+    `offset` is the position of the first one given. Where only one is given, it may also be a tensor (1,) on the
+    device, which a captured step reads anew at each replay; nothing then checks that it is within the length.
+    """
 
     def __init__(self, length: int, dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(length, dim) * 0.02)
 
-    def forward(self, x_BLD: Tensor, offset: int = 0) -> Tensor:
+    def forward(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Tensor:
+        if isinstance(offset, Tensor):
+            return x_BLD + self.weight.index_select(0, offset)
         length = x_BLD.shape[-2]
         if offset + length > len(self.weight):
             last = offset + length - 1
@@ -74,9 +80,15 @@ class Rotary(nn.Module):
         self.register_buffer("cos_LF", angles_LF.cos().float(), persistent=False)
         self.register_buffer("sin_LF", angles_LF.sin().float(), persistent=False)
 
-    def forward(self, x_BHLD: Tensor, offset: int = 0) -> Tensor:
-        """Turn queries or keys whose first position is `offset`; same shape and dtype, float32 inside."""
-        span = slice(offset, offset + x_BHLD.shape[-2])
-        cos_LF, sin_LF = self.cos_LF[span], self.sin_LF[span]
+    def forward(self, x_BHLD: Tensor, offset: int | Tensor = 0) -> Tensor:
+        """Turn queries or keys whose first position is `offset`; same shape and dtype, float32 inside.
+
+        For a single position `offset` may be a tensor (1,), as in `LearnedPositions`.
+        """
+        if isinstance(offset, Tensor):
+            cos_LF, sin_LF = self.cos_LF.index_select(0, offset), self.sin_LF.index_select(0, offset)
+        else:
+            span = slice(offset, offset + x_BHLD.shape[-2])
+            cos_LF, sin_LF = self.cos_LF[span], self.sin_LF[span]
         a, b = x_BHLD.float().chunk(2, dim=-1)
         return torch.cat((a * cos_LF - b * sin_LF, a * sin_LF + b * cos_LF), dim=-1).to(x_BHLD.dtype)

@@ -10,6 +10,7 @@ convolution.
 A chunked length is c chunks of Q positions (S where the position is a source).
 """
 
+import itertools
 import logging
 import math
 from collections.abc import Callable
@@ -34,13 +35,17 @@ class Mamba2State:
     a decay near 1 applied a thousand times does not survive bfloat16.
     """
 
-    conv_BCK: Tensor  # the last K inputs of the convolution, the newest last
+    conv_KBC: Tensor  # the last K inputs of the convolution, the newest last; this order makes the shift K - 1 copies
     ssm_BGNJ: Tensor  # the state axis before the channels: twice as fast as mamba_ssm's order in the product with C
 
     def reset(self) -> None:
         """Forget everything, as before the first input."""
-        self.conv_BCK.zero_()
+        self.conv_KBC.zero_()
         self.ssm_BGNJ.zero_()
+
+    def rows(self, count: int) -> "Mamba2State":
+        """The state of the first `count` sequences, in the same memory."""
+        return Mamba2State(self.conv_KBC[:, :count], self.ssm_BGNJ[:count])
 
 
 class Mamba2(nn.Module):
@@ -100,7 +105,7 @@ class Mamba2(nn.Module):
         device = device or self.A_log.device
         J = self.d_inner // self.ngroups
         return Mamba2State(
-            conv_BCK=torch.zeros(batch, self.d_xBC, self.d_conv, device=device),
+            conv_KBC=torch.zeros(self.d_conv, batch, self.d_xBC, device=device),
             ssm_BGNJ=torch.zeros(batch, self.ngroups, self.d_state, J, device=device),
         )
 
@@ -109,11 +114,11 @@ class Mamba2(nn.Module):
         """`forward` from where `state` stands, any L >= 1; leaves `state` as L calls of `step` would. No gradient."""
         self._check_input(u_BLD, ndim=3, state=state)
         z_BLI, xBC_BLC, dt_BLH = self._project(u_BLD)
-        history_BKC = state.conv_BCK.mT.to(xBC_BLC.dtype)
+        history_BKC = state.conv_KBC.transpose(0, 1).to(xBC_BLC.dtype)
         seen_BLC = torch.cat((history_BKC, xBC_BLC), dim=1)
         convolved_BLC = self._convolve(seen_BLC)[:, self.d_conv :]
         y_BLHP = self._scan(convolved_BLC, dt_BLH, state.ssm_BGNJ)
-        state.conv_BCK.copy_(seen_BLC[:, -self.d_conv :].mT)
+        state.conv_KBC.copy_(seen_BLC[:, -self.d_conv :].transpose(0, 1))
         return self.out_proj(self.norm(y_BLHP.flatten(2), z_BLI))
 
     @torch.no_grad()
@@ -121,8 +126,11 @@ class Mamba2(nn.Module):
         """Take in one input per sequence, (B, d_model) -> (B, d_model), updating `state` in place. No gradient."""
         self._check_input(u_BD, ndim=2, state=state)
         z_BI, xBC_BC, dt_BH = self._project(u_BD)
-        x_BHP, B_BGN, C_BGN = self._split(self._convolve_step(xBC_BC, state.conv_BCK))
-        y_BHP = ssd_step(x_BHP, self._positive(dt_BH), self._A(), B_BGN, C_BGN, _wide(self.D), state.ssm_BGNJ)
+        x_BHP, B_BGN, C_BGN = self._split(self._convolve_step(xBC_BC, state.conv_KBC))
+        if self._kernels is not None and u_BD.is_cuda and self.ngroups == 1:
+            y_BHP = self._fused_step(self._kernels, x_BHP, dt_BH, B_BGN, C_BGN, state.ssm_BGNJ)
+        else:
+            y_BHP = ssd_step(x_BHP, self._positive(dt_BH), self._A(), B_BGN, C_BGN, _wide(self.D), state.ssm_BGNJ)
         return self.out_proj(self.norm(y_BHP.flatten(1), z_BI))
 
     def _project(self, u: Tensor) -> tuple[Tensor, ...]:
@@ -145,10 +153,11 @@ class Mamba2(nn.Module):
         )
         return F.silu(y_BC1L[:, :, 0, : xBC_BLC.shape[1]].mT)
 
-    def _convolve_step(self, xBC_BC: Tensor, conv_BCK: Tensor) -> Tensor:
-        conv_BCK.copy_(conv_BCK.roll(-1, dims=-1))
-        conv_BCK[:, :, -1] = xBC_BC
-        y_BC = (conv_BCK * self.conv1d.weight[:, 0]).sum(-1)
+    def _convolve_step(self, xBC_BC: Tensor, conv_KBC: Tensor) -> Tensor:
+        for older_BC, newer_BC in itertools.pairwise(conv_KBC.unbind(0)):
+            older_BC.copy_(newer_BC)
+        conv_KBC[-1].copy_(xBC_BC)
+        y_BC = (conv_KBC * self.conv1d.weight[:, 0].T[:, None]).sum(0)
         return F.silu(y_BC if self.conv1d.bias is None else y_BC + self.conv1d.bias)
 
     def _scan(self, xBC_BLC: Tensor, dt_BLH: Tensor, state_BGNJ: Tensor | None = None) -> Tensor:
@@ -170,6 +179,26 @@ class Mamba2(nn.Module):
         options = {"D": self.D, "dt_bias": self.dt_bias, "dt_softplus": True}
         return kernels.scan(x_BLHP, dt_BLH, self._A(), B_BLGN, C_BLGN, self.chunk_size, **options)
 
+    def _fused_step(
+        self, kernels: "Kernels", x_BHP: Tensor, dt_BH: Tensor, B_BGN: Tensor, C_BGN: Tensor, ssm_BGNJ: Tensor
+    ) -> Tensor:
+        """The recurrence in one pass over the state instead of three. The kernel takes any strides, so it reads our
+        order of the axes; expanded arguments tell it that a head's channels share them.
+        """
+        state_BHPN = ssm_BGNJ[:, 0].unflatten(2, (self.nheads, self.headdim)).permute(0, 2, 3, 1)
+        of_channels = (self.nheads, self.headdim)
+        return kernels.step(
+            state_BHPN,
+            x_BHP,
+            dt_BH[..., None].expand(-1, *of_channels),
+            self._A()[:, None, None].expand(*of_channels, self.d_state),
+            B_BGN,
+            C_BGN,
+            D=_wide(self.D)[:, None].expand(of_channels),
+            dt_bias=_wide(self.dt_bias)[:, None].expand(of_channels),
+            dt_softplus=True,
+        )
+
     def _A(self) -> Tensor:
         return -_wide(self.A_log).exp()
 
@@ -190,8 +219,8 @@ class Mamba2(nn.Module):
         if u.ndim != ndim or u.shape[-1] != self.d_model or 0 in u.shape:
             wanted = "(batch, length, d_model)" if ndim == 3 else "(batch, d_model)"
             raise ValueError(f"Mamba2 needs {wanted} with d_model {self.d_model}, and was given {tuple(u.shape)}")
-        if state is not None and len(state.conv_BCK) != len(u):
-            raise ValueError(f"the state holds {len(state.conv_BCK)} sequences, and {len(u)} inputs were given")
+        if state is not None and len(state.ssm_BGNJ) != len(u):
+            raise ValueError(f"the state holds {len(state.ssm_BGNJ)} sequences, and {len(u)} inputs were given")
 
 
 class GatedRMSNorm(nn.Module):
@@ -317,9 +346,10 @@ def _from_states(before_BcGNJ: Tensor, until_BcGRQ: Tensor, C_BcGQN: Tensor) -> 
 
 
 class Kernels(NamedTuple):
-    """mamba_ssm's Triton scan, and causal_conv1d's convolution where that package is present too."""
+    """mamba_ssm's Triton scan and step, and causal_conv1d's convolution where that package is present too."""
 
     scan: Callable[..., Tensor]
+    step: Callable[..., Tensor]
     conv: Callable[..., Tensor] | None
 
 
@@ -334,14 +364,17 @@ def _find_kernels() -> tuple[Kernels | None, str]:
     if not torch.cuda.is_available():
         return None, "there is no CUDA device"
     try:
+        from mamba_ssm.ops.triton.selective_state_update import selective_state_update
         from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
     except Exception as error:  # a Triton or CUDA that does not fit raises far more than ImportError
         return None, f"mamba_ssm cannot be imported ({error})"
     try:
         from causal_conv1d import causal_conv1d_fn
     except Exception as error:
-        return Kernels(mamba_chunk_scan_combined, None), f"mamba_ssm is installed; PyTorch's convolution ({error})"
-    return Kernels(mamba_chunk_scan_combined, causal_conv1d_fn), "mamba_ssm and causal_conv1d are installed"
+        reason = f"mamba_ssm is installed; PyTorch's convolution ({error})"
+        return Kernels(mamba_chunk_scan_combined, selective_state_update, None), reason
+    reason = "mamba_ssm and causal_conv1d are installed"
+    return Kernels(mamba_chunk_scan_combined, selective_state_update, causal_conv1d_fn), reason
 
 
 def _sample_dt(count: int, low: float, high: float, floor: float) -> Tensor:

@@ -103,6 +103,10 @@ def open_cache(path: Path) -> TokenCache:
     largest = max((int(grids.max()) for grids in tokens.values() if grids.size), default=0)
     if largest >= info.codes:
         raise UserError(f"{path} holds the token {largest}, but its tokenizer has {info.codes} codes: {HOW}")
+    if len(tokens["train"]) % info.views:
+        raise UserError(
+            f"{path} holds {len(tokens['train'])} training grids, which are not {info.views} views each: {HOW}"
+        )
     return TokenCache(path, info, tokens, labels, read_weights(path / "codebook.safetensors")["codebook"])
 
 

@@ -1,61 +1,157 @@
-"""How well a prior predicts tokens: python -m stage2_prior.evaluate [--prior RUN] [--split validation] [--json]"""
+"""How well a prior predicts tokens it knows and tokens it never saw: python -m stage2_prior.evaluate [--prior RUN]
+
+The difference between the two is what it learned by heart. Writes RUN/evaluation.json too.
+
+Shapes: B batch, L = h * w tokens, V codes, K the five likeliest codes.
+"""
 
 import argparse
 import json
 import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from shared.checkpoint import newest_run, read_yaml
+from shared.checkpoint import newest_run, read_yaml, write_atomically
 from shared.errors import UserError, run_command
 from shared.token_cache import Split, TokenCache, open_cache
-from stage2_prior.prior import Prior, load_prior
+from stage2_prior.prior import Prior, Weights, load_prior
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Of some tokens: bits per token, and the share of them that were the likeliest code, or one of the five."""
+
+    bits_per_token: float
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class Evaluation(Accuracy):
+    """Of `grids` whole grids, and of each of their rows, the top one first."""
+
+    grids: int
+    rows: list[Accuracy]
+
+    def figures(self) -> dict[str, float]:
+        """The overall figures, for a log."""
+        return {"bits_per_token": self.bits_per_token, "top1": self.top1, "top5": self.top5}
 
 
 @torch.inference_mode()
-def evaluate(prior: Prior, cache: TokenCache, split: Split, batch_size: int = 32) -> dict[str, float]:
-    """Bits per token, and the share of tokens ranked first, over a whole split, in float32, given any labels.
+def evaluate(
+    prior: Prior, cache: TokenCache, split: Split, batch_size: int = 8, most_grids: int | None = None
+) -> Evaluation:
+    """Predict the grids of a split in float32, given their labels, if any: all, or `most_grids` spread evenly over it.
 
     Leaves the prior in eval mode.
     """
     device = prior.eval().norm.weight.device
-    count = len(cache.tokens[split])
-    nats = correct = 0.0
-    for rows in torch.arange(count).split(batch_size):
-        tokens_BL, labels_B = cache.batch(split, rows)
+    total = len(cache.tokens[split])
+    grids = min(total, most_grids or total)
+    sums_h3 = torch.zeros(prior.grid[0], 3, dtype=torch.float64)
+    for places in torch.arange(grids).split(batch_size):
+        tokens_BL, labels_B = cache.batch(split, places * total // grids)
         tokens_BL = tokens_BL.to(device)
         logits_BLV = prior(prior.inputs(tokens_BL, labels_B))
-        nats += float(torch.nn.functional.cross_entropy(logits_BLV.flatten(0, 1), tokens_BL.flatten(), reduction="sum"))
-        correct += float((logits_BLV.argmax(-1) == tokens_BL).sum())
-    tokens = count * prior.length
-    return {"bits_per_token": nats / math.log(2) / tokens, "top1": correct / tokens, "grids": count}
+        rows = zip(logits_BLV.split(prior.grid[1], 1), tokens_BL.split(prior.grid[1], 1), strict=True)
+        # Row by row, because what comes after the logits would take three times their memory.
+        sums_h3 += torch.stack([_sums(row_BwV.flatten(0, 1), row_Bw.flatten()) for row_BwV, row_Bw in rows]).cpu()
+    means_h3 = sums_h3 / (grids * prior.grid[1])
+    return Evaluation(*means_h3.mean(0).tolist(), grids, [Accuracy(*row.tolist()) for row in means_h3])
+
+
+def _sums(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
+    """(3,) float64: bits, tokens ranked first, tokens among the first five."""
+    nats = F.cross_entropy(logits_NV, tokens_N, reduction="none").double().sum()
+    hits_NK = logits_NV.topk(min(5, logits_NV.shape[1])).indices == tokens_N[:, None]
+    return torch.stack([nats / math.log(2), hits_NK[:, 0].sum().double(), hits_NK.sum().double()])
+
+
+def report(run: Path, weights: Weights, batch_size: int, most_grids: int) -> dict[str, Any]:
+    """Evaluate the prior of a run, with its best or last weights, on both splits of the tokens it was trained on.
+
+    `bits_per_dim` are the bits of a grid over 3 * H * W: they are spent on tokens, so they say nothing of what the
+    tokenizer lost, and compare with those of other priors of the same tokenizer only.
+    """
+    prior, info = load_prior(run, weights)
+    cache = open_cache(tokens_of(run))
+    if cache.info != info:
+        raise UserError(
+            f"{cache.path} was made anew, by another tokenizer or of other images, since {run} was trained on it: "
+            "train the prior again under another name"
+        )
+    prior.to("cuda" if torch.cuda.is_available() else "cpu")
+    train, validation = (evaluate(prior, cache, split, batch_size, most_grids) for split in ("train", "validation"))
+    per_dim = prior.length / (3 * math.prod(info.data.height_width))
+    splits = {
+        name: {**asdict(figures), "bits_per_dim": figures.bits_per_token * per_dim}
+        for name, figures in (("train", train), ("validation", validation))
+    }
+    return {"prior": str(run), "weights": weights, **splits, "gap": validation.bits_per_token - train.bits_per_token}
+
+
+def tokens_of(run: Path) -> Path:
+    """The token cache that a run was trained on. Raises UserError where its configuration does not say."""
+    tokens = read_yaml(run / "config.yaml").get("tokens")
+    if not isinstance(tokens, str):
+        raise UserError(
+            f"{run / 'config.yaml'} does not say which tokens the prior was trained on (tokens: {tokens!r}): it was "
+            "changed, or written by something else. Set `tokens` to the directory of its token cache"
+        )
+    return Path(tokens)
+
+
+def table(figures: dict[str, Any]) -> str:
+    """A report as text."""
+    train, validation = figures["train"], figures["validation"]
+    lines = [f"{'':12}{'train':>10}{'validation':>12}"]
+    lines += [
+        f"{name:12}{pattern.format(train[key]):>10}{pattern.format(validation[key]):>12}"
+        for name, key, pattern in (
+            ("grids", "grids", "{}"),
+            ("bits/token", "bits_per_token", "{:.3f}"),
+            ("bits/dim", "bits_per_dim", "{:.4f}"),
+            ("top-1", "top1", "{:.1%}"),
+            ("top-5", "top5", "{:.1%}"),
+        )
+    ]
+    lines += ["", "by row of the grid: bits/token and top-1"]
+    lines += [
+        f"{number:12}{_row(known):>16}{_row(unseen):>18}"
+        for number, (known, unseen) in enumerate(zip(train["rows"], validation["rows"], strict=True))
+    ]
+    return "\n".join(lines)
+
+
+def _row(row: dict[str, float]) -> str:
+    return f"{row['bits_per_token']:.3f} {row['top1']:6.1%}"
 
 
 def main() -> None:
-    """Read the command line and report."""
-    parser = argparse.ArgumentParser(prog="python -m stage2_prior.evaluate", description=__doc__)
+    """Read the command line, evaluate, report."""
+    parser = argparse.ArgumentParser(prog="python -m stage2_prior.evaluate", description=__doc__.split("\n")[0])
     parser.add_argument("--prior", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
-    parser.add_argument("--split", choices=["train", "validation"], default="validation")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--weights", choices=get_args(Weights), default="best", help="those at its best, or at its end")
+    parser.add_argument("--grids", type=int, default=10_000, help="of each split, at most (default: 10000)")
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     args = parser.parse_args()
-    if args.batch_size < 1:
-        raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")
+    for name, value in (("batch-size", args.batch_size), ("grids", args.grids)):
+        if value < 1:
+            raise UserError(f"--{name} must be at least 1, not {value}")
     run = args.prior or newest_run("prior", "ema.safetensors")
-    prior, info = load_prior(run)
-    cache = open_cache(Path(read_yaml(run / "config.yaml")["tokens"]))
-    if cache.info.fingerprint != info.fingerprint:
-        raise UserError(
-            f"{cache.path} was made anew by another tokenizer since {run} was trained: train the prior again"
-        )
-    report = evaluate(prior.to("cuda" if torch.cuda.is_available() else "cpu"), cache, args.split, args.batch_size)
-    print(
-        f"{run}, {args.split} split, {report['grids']} grids: {report['bits_per_token']:.3f} bits per token, "
-        f"{report['top1']:.1%} of tokens ranked first"
-    )
+    figures = report(run, args.weights, args.batch_size, args.grids)
+    write_atomically(run / "evaluation.json", lambda temporary: temporary.write_text(json.dumps(figures, indent=2)))
+    print(f"{run}, {args.weights} weights\n{table(figures)}\n")
+    print(f"gap {figures['gap']:.2f} bits/token: what the prior knows of its training grids and not of unseen ones")
     if args.json:
-        print(json.dumps({"prior": str(run), "split": args.split, **report}))
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":

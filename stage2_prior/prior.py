@@ -9,8 +9,10 @@ Shapes: B batch, L length (h * w), D width, H heads, K codes, V = K logits, R wi
 head or of a tokenizer code.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +21,16 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from shared.checkpoint import load_for_inference
+from shared.checkpoint import BEST, WEIGHTS, load_for_inference
 from shared.config import Config
 from shared.errors import UserError
 from shared.layers import LearnedPositions, RMSNorm, Rotary, SwiGLU
-from shared.mamba2 import Mamba2
+from shared.mamba2 import Mamba2, Mamba2State
 from shared.token_cache import TokenInfo, read_info
 from stage2_prior.cross_entropy import linear_cross_entropy
 
 INIT_STD = 0.02  # GPT-2's
+Weights = Literal["best", "last"]
 
 
 class PriorConfig(Config):
@@ -76,26 +79,65 @@ class PriorConfig(Config):
         return self.kind == "gpt" or (self.kind == "hybrid" and self.pattern[layer % len(self.pattern)] == "a")
 
 
+class Place:
+    """Where decoding stands, the same for every layer: after `position` inputs.
+
+    A step captured in a CUDA graph is replayed at every position, so it writes where a tensor says and looks at a fixed
+    `window` of places, masking those still empty. Without a window it looks at exactly those written.
+    """
+
+    def __init__(self, length: int, device: torch.device | str) -> None:
+        self.position = 0
+        self.index_1 = torch.zeros(1, dtype=torch.long, device=device)  # `position`, on the device
+        self.window: int | None = None
+        self._places_L = torch.arange(length, device=device)
+
+    def advance(self, count: int = 1) -> None:
+        self.position += count
+        self.index_1.add_(count)
+
+    def reset(self) -> None:
+        self.position = 0
+        self.index_1.zero_()
+
+    def looks_at(self) -> int:
+        """How many places the next input sees, itself included."""
+        return self.position + 1 if self.window is None else self.window
+
+    def empty_W(self) -> Tensor | None:
+        """(window,) bool, true where the next input must not look."""
+        return None if self.window is None else self._places_L[: self.window] > self.index_1
+
+
 class KVCache:
     """Keys and values of one attention layer, allocated once: (batch, heads, time, headdim), written in place.
 
-    On a CPU, SDPA reads time-before-heads at half the speed, and a cache grown by `cat` becomes the main cost.
+    On a CPU, attention reads time-before-heads at half the speed, and a cache grown by `cat` becomes the main cost.
     """
 
-    def __init__(self, shape_BHLE: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device | str) -> None:
-        self.k_BHLE = torch.zeros(shape_BHLE, dtype=dtype, device=device)
-        self.v_BHLE = torch.zeros_like(self.k_BHLE)
-        self.length = 0
+    def __init__(self, k_BHLE: Tensor, v_BHLE: Tensor, place: Place) -> None:
+        self.k_BHLE, self.v_BHLE, self.place = k_BHLE, v_BHLE, place
 
-    def append(self, k_BHLE: Tensor, v_BHLE: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values behind the old; returns all so far, as views."""
-        start, self.length = self.length, self.length + k_BHLE.shape[2]
-        self.k_BHLE[:, :, start : self.length] = k_BHLE
-        self.v_BHLE[:, :, start : self.length] = v_BHLE
-        return self.k_BHLE[:, :, : self.length], self.v_BHLE[:, :, : self.length]
+    def fill(self, k_BHLE: Tensor, v_BHLE: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the first keys and values; returns them in the cache's dtype, as views."""
+        written = slice(0, k_BHLE.shape[2])
+        self.k_BHLE[:, :, written] = k_BHLE
+        self.v_BHLE[:, :, written] = v_BHLE
+        return self.k_BHLE[:, :, written], self.v_BHLE[:, :, written]
+
+    def append(self, k_BH1E: Tensor, v_BH1E: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the next key and value; returns all that the next query looks at, as views."""
+        self.k_BHLE.index_copy_(2, self.place.index_1, k_BH1E.to(self.k_BHLE.dtype))
+        self.v_BHLE.index_copy_(2, self.place.index_1, v_BH1E.to(self.v_BHLE.dtype))
+        window = slice(0, self.place.looks_at())
+        return self.k_BHLE[:, :, window], self.v_BHLE[:, :, window]
 
     def reset(self) -> None:
-        self.length = 0
+        """Nothing to do: what `place` has not reached is not looked at."""
+
+    def rows(self, count: int) -> "KVCache":
+        """The cache of the first `count` sequences, in the same memory."""
+        return KVCache(self.k_BHLE[:count], self.v_BHLE[:count], self.place)
 
 
 class Attention(nn.Module):
@@ -103,7 +145,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, length: int, qk_norm: bool, rotary: Rotary | None) -> None:
         super().__init__()
-        self.heads, self.length = heads, length
+        self.heads, self.headdim, self.length = heads, width // heads, length
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
         self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
@@ -113,21 +155,23 @@ class Attention(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         return self._attend(*self._qkv(x_BLD))
 
-    def init_state(self, batch: int, device: torch.device | str) -> KVCache:
-        weight = self.out_proj.weight
-        shape = (batch, self.heads, self.length, weight.shape[0] // self.heads)
-        return KVCache(shape, weight.dtype, device)
+    def init_state(self, batch: int, place: Place, dtype: torch.dtype) -> KVCache:
+        shape = (batch, self.heads, self.length, self.headdim)
+        k_BHLE = torch.zeros(shape, dtype=dtype, device=place.index_1.device)
+        return KVCache(k_BHLE, torch.zeros_like(k_BHLE), place)
 
     def prefill(self, x_BLD: Tensor, state: KVCache) -> Tensor:
         """`forward` from an empty cache, which it fills."""
         q_BHLE, k_BHLE, v_BHLE = self._qkv(x_BLD)
-        return self._attend(q_BHLE, *state.append(k_BHLE, v_BHLE))
+        return self._attend(q_BHLE, *state.fill(k_BHLE, v_BHLE))
 
     def step(self, x_BD: Tensor, state: KVCache) -> Tensor:
-        q_BHLE, k_BHLE, v_BHLE = self._qkv(x_BD[:, None], offset=state.length)
-        return self._attend(q_BHLE, *state.append(k_BHLE, v_BHLE))[:, 0]
+        q_BH1E, k_BH1E, v_BH1E = self._qkv(x_BD[:, None], offset=state.place.index_1)
+        keys_BHWE, values_BHWE = state.append(k_BH1E, v_BH1E)
+        y_BH1E = attend_once(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE, state.place.empty_W())
+        return self.out_proj(y_BH1E.flatten(1).to(x_BD.dtype))
 
-    def _qkv(self, x_BLD: Tensor, offset: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def _qkv(self, x_BLD: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         qkv = self.qkv_proj(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q_BHLE, k_BHLE, v_BHLE = qkv.unbind(0)
         q_BHLE, k_BHLE = self.q_norm(q_BHLE), self.k_norm(k_BHLE)
@@ -136,9 +180,20 @@ class Attention(nn.Module):
         return q_BHLE, k_BHLE, v_BHLE
 
     def _attend(self, q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor) -> Tensor:
-        causal = q_BHLE.shape[2] > 1  # a single query is the newest position and may see every key
-        y_BHLE = F.scaled_dot_product_attention(q_BHLE.to(k_BHLE.dtype), k_BHLE, v_BHLE, is_causal=causal)
+        y_BHLE = F.scaled_dot_product_attention(q_BHLE.to(k_BHLE.dtype), k_BHLE, v_BHLE, is_causal=True)
         return self.out_proj(y_BHLE.transpose(1, 2).flatten(2))
+
+
+def attend_once(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor, empty_W: Tensor | None) -> Tensor:
+    """Attention of one query a sequence to all places but the empty ones."""
+    if q_BH1E.is_cuda:
+        mask_W = None if empty_W is None else ~empty_W
+        return F.scaled_dot_product_attention(q_BH1E, k_BHWE, v_BHWE, attn_mask=mask_W)
+    # For a single query, SDPA's blocks take up to four times as long on a CPU as the two products.
+    scores_BH1W = (q_BH1E * q_BH1E.shape[-1] ** -0.5) @ k_BHWE.mT
+    if empty_W is not None:
+        scores_BH1W = scores_BH1W.masked_fill_(empty_W, -math.inf)
+    return scores_BH1W.softmax(-1) @ v_BHWE
 
 
 class Block(nn.Module):
@@ -173,6 +228,12 @@ class Block(nn.Module):
             return x + self.dropout(branch(norm(x)))
         shift, scale, gate = modulation
         return x + gate * self.dropout(branch(norm(x) * scale + shift))
+
+    def init_state(self, batch: int, place: Place, dtype: torch.dtype) -> KVCache | Mamba2State:
+        """Keys and values of `dtype` (a recurrent state is float32) for `batch` sequences."""
+        if isinstance(self.mixer, Attention):
+            return self.mixer.init_state(batch, place, dtype)
+        return self.mixer.init_state(batch, place.index_1.device)
 
     def branches(self) -> list[Attention | Mamba2 | SwiGLU]:
         """The modules whose `out_proj` writes into the residual stream."""
@@ -298,28 +359,36 @@ class CodeVocabulary(nn.Module):
 
     def query(self, h: Tensor) -> Tensor:
         # As in attention: without the scale the first logits grow with the rank, and the first loss beyond log(codes).
-        return self.down(h) * self.down.out_features**-0.5
+        return self.down(h) * self.free_KR.shape[1] ** -0.5
 
 
 @dataclass
 class PriorState:
-    """What decoding remembers: one state a block, the table of the codes, what the class does to the norms (from the
-    first token on), and how many tokens were taken in.
+    """What decoding remembers: one state a block, the table of the codes and the product with it that gives logits,
+    what the class does to the norms, and how many inputs were taken in.
 
-    Allocated once for a batch; `reset` makes it ready for the next. Stale as soon as the weights change.
+    Allocated once for a batch and then written in place; `reset` makes it ready for the next batch. Stale as soon as
+    the weights change.
     """
 
     batch: int
     blocks: list[Any]
     table_KR: Tensor
+    score: Callable[[Tensor], Tensor]
     modulations: Sequence[Tensor | None]
-    position: int = 0
+    place: Place
 
     def reset(self) -> None:
         """Forget the sequence, keep the memory."""
-        self.position = 0
+        self.place.reset()
         for state in self.blocks:
             state.reset()
+
+    def rows(self, count: int) -> "PriorState":
+        """The state of the first `count` sequences, in the same memory."""
+        modulations = [None if modulation is None else modulation[:, :count] for modulation in self.modulations]
+        blocks = [state.rows(count) for state in self.blocks]
+        return replace(self, batch=count, blocks=blocks, modulations=modulations)
 
 
 class Prior(nn.Module):
@@ -378,7 +447,7 @@ class Prior(nn.Module):
         table_KR = self.vocabulary.table()
         h_BLD = self.hidden(inputs_BL, table_KR)
         if targets_BL is None:
-            return self._logits(h_BLD, table_KR)
+            return F.linear(self.vocabulary.query(h_BLD), table_KR, self.vocabulary.bias_K).float()
         h_NR = self.vocabulary.query(h_BLD).flatten(0, 1)
         return linear_cross_entropy(h_NR, table_KR, self.vocabulary.bias_K, targets_BL.flatten())
 
@@ -394,38 +463,62 @@ class Prior(nn.Module):
         """Mean next-token cross-entropy in nats of (B, L) tokens."""
         return self(self.inputs(tokens_BL, labels_B), tokens_BL)
 
-    def init_state(self, batch: int, device: torch.device | str | None = None) -> PriorState:
-        """An empty decoding state for `batch` sequences, on the weights' device unless another is given."""
-        device = self.norm.weight.device if device is None else device
-        with torch.no_grad():
-            table_KR = self.vocabulary.table()
-        blocks = [block.mixer.init_state(batch, device) for block in self.blocks]
-        return PriorState(batch, blocks, table_KR, self._modulations(self.start_tokens(None, batch)))
+    @torch.no_grad()
+    def init_state(
+        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> PriorState:
+        """An empty decoding state for `batch` sequences, on the weights' device unless another is given.
+
+        `dtype` is that of keys, values and modulations, unless given the weights'; recurrent states are float32.
+        """
+        weight = self.norm.weight
+        dtype = dtype or weight.dtype
+        place = Place(self.length, weight.device if device is None else device)
+        modulations = [m if m is None else m.to(dtype) for m in self._modulations(self.start_tokens(None, batch))]
+        table_KR = self.vocabulary.table()
+        score = partial(F.linear, weight=table_KR, bias=self.vocabulary.bias_K)
+        blocks = [block.init_state(batch, place, dtype) for block in self.blocks]
+        return PriorState(batch, blocks, table_KR, score, modulations, place)
+
+    def condition(self, start_B: Tensor, state: PriorState) -> None:
+        """Write into an empty state what the classes of these start tokens do to the norms.
+
+        `prefill` and the first `step` do it; only who calls `advance` must.
+        """
+        for written, modulation in zip(state.modulations, self._modulations(start_B), strict=True):
+            if written is not None and modulation is not None:
+                written.copy_(modulation)
 
     def prefill(self, inputs_BL: Tensor, state: PriorState) -> Tensor:
         """Take in the first inputs of each sequence at once; returns (B, codes) logits after the last of them.
 
         Raises ValueError where the state is not empty.
         """
-        if state.position:
-            raise ValueError(f"prefill needs an empty state, and {state.position} tokens are in this one: reset it")
-        state.modulations = self._modulations(inputs_BL[:, 0])
+        if state.place.position:
+            given = state.place.position
+            raise ValueError(f"prefill needs an empty state, and {given} tokens are in this one: reset it")
+        self.condition(inputs_BL[:, 0], state)
         x_BLD = self._embed(inputs_BL, state.table_KR)
         modulations = _along_length(state.modulations[:-1])
         for block, block_state, modulation in zip(self.blocks, state.blocks, modulations, strict=True):
             x_BLD = block.prefill(x_BLD, block_state, modulation)
-        state.position = inputs_BL.shape[1]
-        return self._logits(self._last_norm(x_BLD[:, -1], state.modulations[-1]), state.table_KR)
+        state.place.advance(inputs_BL.shape[1])
+        return self._score(self._last_norm(x_BLD[:, -1], state.modulations[-1]), state)
 
     def step(self, token_B: Tensor, state: PriorState) -> Tensor:
         """Take in one more id per sequence, updating `state` in place; returns (B, codes) logits of the next token."""
-        if not state.position:
-            state.modulations = self._modulations(token_B)
-        x_BD = self._embed(token_B[:, None], state.table_KR, offset=state.position)[:, 0]
+        if not state.place.position:
+            self.condition(token_B, state)
+        logits_BV = self.advance(token_B, state)
+        state.place.advance()
+        return logits_BV
+
+    def advance(self, token_B: Tensor, state: PriorState) -> Tensor:
+        """What `step` does on the device, where `state.place` says and without moving it; may be captured."""
+        x_BD = self._embed(token_B[:, None], state.table_KR, offset=state.place.index_1)[:, 0]
         for block, block_state, modulation in zip(self.blocks, state.blocks, state.modulations[:-1], strict=True):
             x_BD = block.step(x_BD, block_state, modulation)
-        state.position += 1
-        return self._logits(self._last_norm(x_BD, state.modulations[-1]), state.table_KR)
+        return self._score(self._last_norm(x_BD, state.modulations[-1]), state)
 
     def _modulations(self, start_B: Tensor) -> Sequence[Tensor | None]:
         """What the classes of these start tokens do to each block, and then to the last norm."""
@@ -439,12 +532,12 @@ class Prior(nn.Module):
         shift, scale = modulation
         return self.norm(x) * scale + shift
 
-    def _embed(self, ids_BL: Tensor, table_KR: Tensor, offset: int = 0) -> Tensor:
+    def _embed(self, ids_BL: Tensor, table_KR: Tensor, offset: int | Tensor = 0) -> Tensor:
         x_BLD = self.vocabulary.embed(ids_BL, table_KR)
         return x_BLD if self.positions is None else self.positions(x_BLD, offset)
 
-    def _logits(self, h: Tensor, table_KR: Tensor) -> Tensor:
-        return F.linear(self.vocabulary.query(h), table_KR, self.vocabulary.bias_K).float()
+    def _score(self, h: Tensor, state: PriorState) -> Tensor:
+        return state.score(self.vocabulary.query(h)).float()
 
     def _class_modulation(self) -> ClassModulation | None:
         if self.config.conditioning == "token":
@@ -515,9 +608,10 @@ def build_prior(config: PriorConfig, info: TokenInfo, code_vectors_KD: Tensor) -
     return Prior(config, info.codes, info.grid, classes, code_vectors_KD)
 
 
-def load_prior(run: Path) -> tuple[Prior, TokenInfo]:
+def load_prior(run: Path, weights: Weights = "best") -> tuple[Prior, TokenInfo]:
     """The prior of a run directory, with averaged weights, in eval mode on the CPU, and what it says of its tokens.
 
+    `weights` are those that predicted held-out grids best (the last, where none were evaluated), or the last.
     Raises UserError where the run cannot be used.
     """
     if not (run / "tokens.json").is_file():
@@ -529,4 +623,5 @@ def load_prior(run: Path) -> tuple[Prior, TokenInfo]:
         dim = info.code_dim
         return build_prior(config, info, torch.zeros(info.codes, dim))
 
-    return load_for_inference(run, "model", PriorConfig, build), info
+    file = BEST if weights == "best" and (run / BEST).exists() else WEIGHTS[1]
+    return load_for_inference(run, "model", PriorConfig, build, file), info

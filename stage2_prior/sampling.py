@@ -9,6 +9,7 @@ N nodes of one level.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from shared.config import Config
 from shared.errors import UserError
-from stage2_prior.guidance import GuidanceConfig
-from stage2_prior.prior import Prior, PriorState
+from stage2_prior.decoding import Choose, decoder_for
+from stage2_prior.prior import Prior
 
 BRANCHES = 8  # of each node in `draw`'s tree; more would be fewer steps, but more boundaries on the way to a leaf
 
@@ -101,10 +102,11 @@ def filter_logits(logits_BV: Tensor, config: SamplingConfig) -> Tensor:
     return logits_BV
 
 
-def guide(logits_2BV: Tensor, scale: Tensor | float) -> Tensor:
+def guide(logits_2BV: Tensor, scale: float | Tensor) -> Tensor:
     """Classifier-free guidance, uncond + scale * (cond - uncond), of B conditional rows and then B unconditional ones.
 
-    Ho & Salimans 2021, with their w = scale - 1: scale 1 is the conditional model, 0 the unconditional one.
+    Ho & Salimans 2021, with their w = scale - 1: scale 1 is the conditional model, 0 the unconditional one. A tensor
+    (1,) is a scale that is not known on the host.
     """
     cond_BV, uncond_BV = logits_2BV.chunk(2)
     return torch.lerp(uncond_BV, cond_BV, scale)
@@ -123,7 +125,7 @@ def draw(logits_BV: Tensor, uniforms_BU: Tensor) -> Tensor:
     A tree has few boundaries on the way to a leaf, and each of its levels a random number of its own.
     """
     strides = _strides(logits_BV.shape[-1])
-    levels = [(logits_BV - logits_BV.amax(-1, keepdim=True)).exp_()]
+    levels = [logits_BV.softmax(-1)]
     for stride in strides:
         levels.append(_branches(levels[-1], stride).sum(1))
     index_B1 = torch.zeros(len(logits_BV), 1, dtype=torch.long, device=logits_BV.device)
@@ -163,90 +165,58 @@ def generate(
     config: SamplingConfig | None = None,
     *,
     labels_B: Tensor | None = None,
-    guidance: GuidanceConfig | None = None,
+    cfg_scale: float | Tensor = 1.0,
     prefix_tokens_BK: Tensor | None = None,
     batch_size: int = 16,
+    exact: bool = False,
     progress: Callable[[int], None] | None = None,
     on_row: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Token grids (B, h, w) int64, on the CPU, of the images numbered `images`, one for each number.
 
     Image k depends on `seed` and k alone: not on the batch size, nor on which others are drawn with it. `labels_B` are
-    their classes, `prefix_tokens_BK` their first K tokens, which are kept. Where `guidance` has a scale other than 1,
-    each image takes two rows of a batch. `progress` is called with the number of tokens just drawn, `on_row` with the
-    rows (B, r, w) of a batch's grids so far, each time that a row of them is whole.
+    their classes, `prefix_tokens_BK` their first K tokens, which are kept. With a `cfg_scale` other than 1, each image
+    takes two rows of a batch; it may also be a tensor (L,), the scale at each position. `progress` is called with the
+    number of tokens just drawn, `on_row` with the rows (B, r, w) of a batch's grids so far, on the prior's device, each
+    time that a row of them is whole. Weights are rounded to bfloat16 where the hardware multiplies it, unless `exact`.
 
     Raises UserError for labels or prefixes that do not fit the prior, or guidance without labels.
     """
-    config = config or SamplingConfig()
     prefix_BK = torch.empty(len(images), 0, dtype=torch.long) if prefix_tokens_BK is None else prefix_tokens_BK
-    scales_L = (guidance or GuidanceConfig()).scales(prior.length)
-    scales_L[: prefix_BK.shape[1]] = 1  # nothing is drawn there
-    _check(prior, images, seed, labels_B, scales_L, prefix_BK, batch_size)
-    state, grids = None, []
-    for rows in _batches(len(images), batch_size):
-        count = len(images[rows]) * (2 if _is_guided(scales_L) else 1)
-        state = _empty_state(prior, count, state)
-        draws_BLU = np.stack([uniforms(seed, image, prior.length, prior.codes) for image in images[rows]])
-        labels = None if labels_B is None else labels_B[rows]
-        tokens_BL = _decode(
-            prior, state, torch.from_numpy(draws_BLU), config, labels, scales_L, prefix_BK[rows], progress, on_row
+    scale_L = torch.as_tensor(cfg_scale, dtype=torch.float32).expand(prior.length)
+    guided = bool((scale_L[prefix_BK.shape[1] :] != 1).any())
+    _check(prior, images, seed, labels_B, scale_L, prefix_BK, batch_size)
+    rows = min(batch_size, len(images)) * (2 if guided else 1)
+    decoder = decoder_for(prior, rows, levels=len(_strides(prior.codes)), exact=exact)
+    choose = _chooser(config or SamplingConfig())
+    grids = []
+    for part in _batches(len(images), batch_size):
+        numbers = images[part]
+        uniforms_BLU = np.stack([uniforms(seed, image, prior.length, prior.codes) for image in numbers])
+        starts = [prior.start_tokens(None if labels_B is None else labels_B[part], len(numbers))]
+        if guided:
+            starts.append(prior.start_tokens(None, len(numbers)))
+        grids.append(
+            decoder.decode(
+                torch.cat(starts),
+                prefix_BK[part],
+                torch.from_numpy(uniforms_BLU),
+                choose,
+                scale_L if guided else None,
+                progress,
+                on_row,
+            )
         )
-        grids.append(tokens_BL.cpu())
     return torch.cat(grids).unflatten(1, prior.grid)
 
 
-def _decode(
-    prior: Prior,
-    state: PriorState,
-    uniforms_BLU: Tensor,
-    config: SamplingConfig,
-    labels_B: Tensor | None,
-    scales_L: Tensor,
-    prefix_BK: Tensor,
-    progress: Callable[[int], None] | None,
-    on_row: Callable[[Tensor], None] | None,
-) -> Tensor:
-    """The decode loop of one batch: (B, L) tokens."""
-    device = prior.norm.weight.device
-    batch, known = prefix_BK.shape
-    guided, scales_L = _is_guided(scales_L), scales_L.to(device)
-    uniforms_LBU = uniforms_BLU.to(device).transpose(0, 1).contiguous()
-    tokens_LB = torch.empty(prior.length, batch, dtype=torch.long, device=device)
-    tokens_LB[:known] = prefix_BK.T
-    inputs_BL = _first_inputs(prior, labels_B, tokens_LB[:known].T, guided)
-    for position in range(known, prior.length):
-        if position == known:
-            logits_BV = prior.prefill(inputs_BL, state)
-        else:
-            logits_BV = prior.step(tokens_LB[position - 1].repeat(2 if guided else 1), state)
-        if guided:
-            logits_BV = guide(logits_BV, scales_L[position])
-        tokens_LB[position] = draw(filter_logits(logits_BV, config), uniforms_LBU[position])
-        if progress is not None:
-            progress(batch)
-        if on_row is not None and (position + 1) % prior.grid[1] == 0:
-            on_row(tokens_LB[: position + 1].T.unflatten(1, (-1, prior.grid[1])))
-    return tokens_LB.T
+@cache  # equal configurations are the same function, so that what was captured with it can be used again
+def _chooser(config: SamplingConfig) -> Choose:
+    def choose(logits_RV: Tensor, uniforms_BU: Tensor, scale_1: Tensor | None) -> Tensor:
+        logits_BV = logits_RV if scale_1 is None else guide(logits_RV, scale_1)
+        return draw(filter_logits(logits_BV, config), uniforms_BU)
 
-
-def _is_guided(scales_L: Tensor) -> bool:
-    return bool((scales_L != 1).any())
-
-
-def _first_inputs(prior: Prior, labels_B: Tensor | None, prefix_BK: Tensor, guided: bool) -> Tensor:
-    """Start tokens and prefixes; when guided, of the conditional rows and then of the unconditional ones."""
-    batch = len(prefix_BK)
-    starts = [prior.start_tokens(labels_B, batch)] + ([prior.start_tokens(None, batch)] if guided else [])
-    return torch.cat([torch.cat((start_B[:, None], prefix_BK), dim=1) for start_B in starts])
-
-
-def _empty_state(prior: Prior, count: int, last: PriorState | None) -> PriorState:
-    """The last batch's state emptied, where it is of the right size, or else a new one."""
-    if last is None or last.batch != count:
-        return prior.init_state(count)
-    last.reset()
-    return last
+    return choose
 
 
 def _batches(total: int, size: int) -> Iterator[slice]:
@@ -258,7 +228,7 @@ def _check(
     images: Sequence[int],
     seed: int,
     labels_B: Tensor | None,
-    scales_L: Tensor,
+    scale_L: Tensor,
     prefix_BK: Tensor,
     batch_size: int,
 ) -> None:
@@ -266,8 +236,11 @@ def _check(
         raise UserError(f"{len(images)} images in batches of {batch_size}: both must be 1 or more")
     if seed < 0:
         raise UserError(f"seed is {seed}: it must be 0 or more")
-    if labels_B is None and _is_guided(scales_L):
-        raise UserError("cfg_scale is not 1, but guidance needs a class label: give one, or leave it at 1")
+    for scale in scale_L.tolist():
+        if not 0 <= scale <= 1000:
+            raise UserError(f"cfg_scale is {scale:g}: it must be from 0 to 1000 (1: no guidance)")
+        if labels_B is None and scale != 1:
+            raise UserError(f"cfg_scale is {scale:g}, but guidance needs a class label: give one, or leave it at 1")
     if labels_B is not None:
         _check_labels(prior, labels_B, len(images))
     _check_prefix(prior, prefix_BK, len(images))

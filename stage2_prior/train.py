@@ -4,6 +4,8 @@ Writes runs/prior/<name>/. Started again after a stop, the same command goes on 
 """
 
 import argparse
+import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +13,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from shared.checkpoint import RUNS, RunDirectory, newest_run, write_atomically
+from shared.checkpoint import BEST, RUNS, RunDirectory, newest_run, write_atomically
 from shared.config import Config, load_config
 from shared.data import ImageBatches
 from shared.errors import UserError, run_command
 from shared.token_cache import TokenCache, open_cache, read_info
 from shared.training import MAY_CHANGE_ON_RESUME, Log, Means, Trainee, TrainingConfig, crossed, make_accelerator
-from stage2_prior.evaluate import evaluate
+from stage2_prior.evaluate import Evaluation, evaluate
 from stage2_prior.prior import PriorConfig, build_prior
 
 DEFAULT_CONFIG = "configs/demo/prior.yaml"
@@ -32,8 +34,12 @@ class PriorRun(Config):
     training: TrainingConfig
 
 
-def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
-    """Train to the end of `config.training.images`, from the last checkpoint if there is one; then evaluate."""
+def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
+    """Train to the end of `config.training.images`, from the last checkpoint if there is one.
+
+    Returns how the last weights do on held-out grids. Those that did best are kept too: on small data, a prior is at
+    its best long before it is done learning its training grids by heart.
+    """
     accelerator = make_accelerator()
     device = accelerator.device
     cache = open_cache(find_tokens(config.tokens))
@@ -53,6 +59,7 @@ def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
     shown: dict[str, float] = {}
     log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="grid")
     means = Means()
+    report, (best, _) = None, best_so_far(run)
     while trainee.images < config.training.images:
         # Step
         trainee.begin_step()
@@ -72,27 +79,48 @@ def train(config: PriorRun) -> tuple[RunDirectory, dict[str, float]]:
             log.write(trainee.images, {**average, "gradient_norm": gradient_norm, "lr": rate})
             log.show(shown := shown | average)
         # Evaluate, save
-        if crossed(config.training.evaluate_every, trainee.images, trainee.step_images):
+        at_end = trainee.images >= config.training.images
+        if at_end or crossed(config.training.evaluate_every, trainee.images, trainee.step_images):
             with trainee.ema.applied():
                 report = evaluate(prior, cache, "validation")
-            log.write(trainee.images, {f"validation/{name}": value for name, value in report.items()})
-            log.show(shown := shown | {"held out": report["bits_per_token"]})
+            log.write(trainee.images, {f"validation/{name}": value for name, value in report.figures().items()})
+            log.show(shown := shown | {"held out": report.bits_per_token})
+            if report.bits_per_token < best and accelerator.is_main_process:
+                best = report.bits_per_token
+                run.save_best(trainee.ema.state_dict())
         if crossed(config.training.save_every, trainee.images, trainee.step_images):
             trainee.save(run)
     log.close()
     if run.newest() != run.state_after(trainee.images):
         trainee.save(run)
-    with trainee.ema.applied():
-        return run, evaluate(prior, cache, "validation")
+    if report is None:  # the run was finished before
+        with trainee.ema.applied():
+            report = evaluate(prior, cache, "validation")
+    return run, report
+
+
+def best_so_far(run: RunDirectory) -> tuple[float, int]:
+    """Bits per token on held-out grids of the weights kept as best, and after how many grids they were; or (inf, 0)."""
+    if not (run.path / BEST).exists() or not run.metrics.exists():
+        return math.inf, 0
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    key = "validation/bits_per_token"
+    return min(((line[key], line["images"]) for line in lines if key in line), default=(math.inf, 0))
 
 
 def token_batches(
     cache: TokenCache, config: TrainingConfig, start: int, rank: int, ranks: int
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Endless batches of tokens (B, L) and labels (B,) from the `start`-th grid of the run on."""
-    count = len(cache.tokens["train"])
+    """Endless batches of tokens (B, L) and labels (B,) from the `start`-th grid of the run on.
+
+    An epoch has each image once; the next has its next view.
+    """
+    count = len(cache.tokens["train"]) // cache.info.views
     for batch in ImageBatches(count, config.batch_size, config.seed, start, rank, ranks):
-        yield cache.batch("train", torch.tensor([row for _, row in batch]))
+        # By image and epoch, so that every epoch has all kinds of views.
+        yield cache.batch(
+            "train", torch.tensor([(image + epoch) % cache.info.views * count + image for epoch, image in batch])
+        )
 
 
 def find_tokens(tokens: str | None) -> Path:
@@ -128,8 +156,10 @@ def main() -> None:
     if "=" in args.config:
         args.config, args.overrides = DEFAULT_CONFIG, [args.config, *args.overrides]
     run, report = train(load_config(PriorRun, args.config, args.overrides))
+    best, images = best_so_far(run)
     print(
-        f"wrote {run.path}: {report['bits_per_token']:.2f} bits per token on held-out grids\n"
+        f"wrote {run.path}: {report.bits_per_token:.2f} bits per token on held-out grids; at its best, after {images} "
+        f"grids, {best:.2f}\n"
         f"next: make sample    (or: python sample.py --prior {run.path} --num 16)"
     )
 

@@ -10,7 +10,6 @@ from shared.config import parse_config
 from stage1_tokenizer.train import TokenizerRun
 from stage2_prior.train import PriorRun
 
-
 NAMES = ("1F600", "1F603", "1F604", "1F606", "1F60A", "1F60D", "1F431", "1F436", "1F981", "1F42F", "1F43A", "1F98A")
 
 

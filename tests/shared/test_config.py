@@ -67,3 +67,26 @@ def test_a_missing_file_is_named() -> None:
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(UserError, match="name: this key is needed"):
         parse_config(TokenizerRun, {"training": {"images": 1}}, where="here")
+
+
+def test_a_file_that_extends_another_changes_its_keys_only(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("name: one\nmodel: {depth: 3, width: 32, heads: 2}\ntraining: {images: 5}\n")
+    (tmp_path / "two.yaml").write_text("extends: one.yaml\nname: two\nmodel: {depth: 4}\n")
+    (tmp_path / "three.yaml").write_text("extends: two.yaml\ntraining: {batch_size: 7}\n")
+    config = load_config(PriorRun, tmp_path / "three.yaml", ["model.heads=4"])
+    assert (config.name, config.model.depth, config.model.width, config.model.heads) == ("two", 4, 32, 4)
+    assert (config.training.images, config.training.batch_size) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("extends", "said"),
+    [
+        ("self.yaml", "self.yaml extends itself"),
+        ("nowhere.yaml", "cannot read the configuration .*nowhere.yaml"),
+        ("[a, b]", r"extends must name another configuration's file, not \['a', 'b'\]"),
+    ],
+)
+def test_a_file_that_extends_what_it_cannot_is_refused(tmp_path: Path, extends: str, said: str) -> None:
+    (tmp_path / "self.yaml").write_text(f"extends: {extends}\n")
+    with pytest.raises(UserError, match=said):
+        load_config(PriorRun, tmp_path / "self.yaml")

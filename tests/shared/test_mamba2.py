@@ -218,7 +218,7 @@ def test_prefill_leaves_the_state_that_steps_leave() -> None:
     mixer.prefill(u_BLD, prefilled)
     for u_BD in u_BLD.unbind(1):
         mixer.step(u_BD, stepped)
-    torch.testing.assert_close(prefilled.conv_BCK, stepped.conv_BCK, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(prefilled.conv_KBC, stepped.conv_KBC, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(prefilled.ssm_BGNJ, stepped.ssm_BGNJ, atol=1e-5, rtol=1e-5)
 
 
@@ -235,7 +235,7 @@ def test_the_state_is_float32_for_bfloat16_weights() -> None:
     state = mixer.init_state(2)
     assert mixer.step(u_BD, state).dtype == torch.bfloat16
     assert mixer.prefill(u_BD[:, None], state).dtype == torch.bfloat16
-    assert state.ssm_BGNJ.dtype == state.conv_BCK.dtype == torch.float32
+    assert state.ssm_BGNJ.dtype == state.conv_KBC.dtype == torch.float32
 
 
 def test_no_output_depends_on_a_later_input() -> None:
@@ -298,9 +298,44 @@ def test_fused_kernels_are_given_what_they_document(with_conv: bool) -> None:
 
     mixer, u_BLD = small(ngroups=2), torch.randn(2, 11, 48)
     z_BLI, xBC_BLC, dt_BLH = mixer._project(u_BLD)
-    y_BLHP = mixer._fused_scan(Kernels(scan, conv if with_conv else None), xBC_BLC, dt_BLH)
+    y_BLHP = mixer._fused_scan(Kernels(scan, mamba2.ssd_step, conv if with_conv else None), xBC_BLC, dt_BLH)
     y_BLD = mixer.out_proj(mixer.norm(y_BLHP.flatten(2), z_BLI))
     torch.testing.assert_close(y_BLD, mixer(u_BLD), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_fused_step_is_given_what_it_documents() -> None:
+    """A stand-in with the signature of mamba_ssm's selective_state_update, computed by its definition."""
+
+    def step(state, x, dt, A, B, C, D, dt_bias, dt_softplus):  # type: ignore[no-untyped-def]
+        assert dt_softplus
+        assert A.stride()[1:] == (0, 0)
+        assert dt.stride(2) == dt_bias.stride(1) == D.stride(1) == 0
+        dt_BHP = F.softplus(dt + dt_bias)
+        state *= (dt_BHP[..., None] * A).exp()
+        state += dt_BHP[..., None] * x[..., None] * B[:, :, None]
+        return (state * C[:, :, None]).sum(-1) + D * x
+
+    mixer, u_BLD = small(), torch.randn(2, 11, 48)
+    fused, ours = mixer.init_state(2), mixer.init_state(2)
+    kernels = Kernels(ssd, step, None)
+    for u_BD in u_BLD.unbind(1):
+        z_BI, xBC_BC, dt_BH = mixer._project(u_BD)
+        x_BHP, B_BGN, C_BGN = mixer._split(mixer._convolve_step(xBC_BC, fused.conv_KBC))
+        y_BHP = mixer._fused_step(kernels, x_BHP, dt_BH, B_BGN, C_BGN, fused.ssm_BGNJ)
+        y_BD = mixer.out_proj(mixer.norm(y_BHP.flatten(1), z_BI))
+        torch.testing.assert_close(y_BD, mixer.step(u_BD, ours), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fused.ssm_BGNJ, ours.ssm_BGNJ, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_of_a_state_are_views() -> None:
+    mixer, u_BD = small(), torch.randn(3, 48)
+    state, alone = mixer.init_state(3), mixer.init_state(2)
+    for _ in range(3):
+        y_BD = mixer.step(u_BD[:2], state.rows(2))
+        assert y_BD.equal(mixer.step(u_BD[:2], alone))
+    assert state.ssm_BGNJ[:2].equal(alone.ssm_BGNJ)
+    assert not state.ssm_BGNJ[2].any()
 
 
 @needs_kernels

@@ -223,41 +223,49 @@ def test_greedy_is_the_argmax_of_uncached_forwards(kind: str, cfg_scale: float, 
     labels_B, prefix_BK = torch.tensor([2, 0, 1]), torch.randint(40, (3, known))
     with torch.no_grad():
         expected = rollout(prior, labels_B, prefix_BK, cfg_scale)
-    tokens_BHW = generate(
-        prior,
-        range(3),
-        config=GREEDY,
-        labels_B=labels_B,
-        guidance=GuidanceConfig(scale=cfg_scale),
-        prefix_tokens_BK=prefix_BK,
-        batch_size=2,
-    )
+    tokens_BHW = generate(prior, range(3), config=GREEDY, labels_B=labels_B, cfg_scale=cfg_scale,
+                          prefix_tokens_BK=prefix_BK, batch_size=2, exact=True)  # fmt: skip
     assert torch.equal(tokens_BHW, expected)
 
 
 def test_guidance_of_scale_one_is_no_guidance_and_not_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
     prior = confident_prior()
-    batches: list[int] = []
-    init_state = prior.init_state
-    monkeypatch.setattr(prior, "init_state", lambda batch: batches.append(batch) or init_state(batch))
+    rows: list[int] = []
+    advance = Prior.advance
+    monkeypatch.setattr(Prior, "advance", lambda self, ids, state: rows.append(len(ids)) or advance(self, ids, state))
     labels_B = torch.tensor([2, 0])
     plain = generate(prior, range(2), labels_B=labels_B)
-    assert torch.equal(generate(prior, range(2), labels_B=labels_B, guidance=GuidanceConfig(scale=1.0)), plain)
-    guided = generate(prior, range(2), labels_B=labels_B, guidance=GuidanceConfig(scale=4.0))
+    assert torch.equal(generate(prior, range(2), labels_B=labels_B, cfg_scale=1.0), plain)
+    assert set(rows) == {2}
+    guided = generate(prior, range(2), labels_B=labels_B, cfg_scale=4.0)
     assert not torch.equal(guided, plain)
-    assert batches == [2, 2, 4]
+    assert rows[-1] == 4
 
 
-def test_an_interval_over_kept_tokens_only_is_no_guidance_and_not_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guidance_may_differ_at_each_position() -> None:
     prior = confident_prior()
-    batches: list[int] = []
-    init_state = prior.init_state
-    monkeypatch.setattr(prior, "init_state", lambda batch: batches.append(batch) or init_state(batch))
+    labels_B = torch.tensor([2, 0])
+    scale_L = torch.tensor([1.0] * 7 + [5.0] * 13)
+    scheduled = generate(prior, range(2), labels_B=labels_B, cfg_scale=scale_L).flatten(1)
+    plain = generate(prior, range(2), labels_B=labels_B).flatten(1)
+    assert torch.equal(scheduled[:, :7], plain[:, :7])
+    guided = generate(
+        prior, range(2), labels_B=labels_B, cfg_scale=5.0, prefix_tokens_BK=plain[:, :7], batch_size=1
+    ).flatten(1)
+    assert torch.equal(scheduled, guided)
+    assert not torch.equal(scheduled, plain)
+
+
+def test_guidance_of_kept_tokens_only_is_no_guidance_and_not_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = confident_prior()
+    rows: list[int] = []
+    advance = Prior.advance
+    monkeypatch.setattr(Prior, "advance", lambda self, ids, state: rows.append(len(ids)) or advance(self, ids, state))
     asked: dict[str, Any] = {"labels_B": torch.tensor([2, 0]), "prefix_tokens_BK": torch.randint(40, (2, 6))}
     plain = generate(prior, range(2), **asked)
-    guided = generate(prior, range(2), guidance=GuidanceConfig(scale=4, interval=(0, 6)), **asked)
-    assert torch.equal(guided, plain)
-    assert batches == [2, 2]
+    scale_L = torch.tensor([4.0] * 6 + [1.0] * 14)
+    assert torch.equal(generate(prior, range(2), cfg_scale=scale_L, **asked), plain)
+    assert set(rows) == {2}
 
 
 @pytest.mark.parametrize("options", [{"schedule": "linear"}, {"schedule": "power-cosine", "power": 1.5}, {}])
@@ -266,18 +274,18 @@ def test_each_position_is_guided_by_its_own_scale(options: dict[str, Any], inter
     prior = confident_prior()
     labels_B, nothing_BK = torch.tensor([2, 0, 1]), torch.zeros(3, 0, dtype=torch.long)
     guidance = GuidanceConfig(scale=6, interval=interval, **options)
-    scales = guidance.scales(prior.length).tolist()
+    scale_L = guidance.scales(prior.length)
     with torch.no_grad():
-        expected = rollout(prior, labels_B, nothing_BK, scales)
+        expected = rollout(prior, labels_B, nothing_BK, scale_L.tolist())
         constant = rollout(prior, labels_B, nothing_BK, 6.0)
-    tokens_BHW = generate(prior, range(3), config=GREEDY, labels_B=labels_B, guidance=guidance)
+    tokens_BHW = generate(prior, range(3), config=GREEDY, labels_B=labels_B, cfg_scale=scale_L, exact=True)
     assert torch.equal(tokens_BHW, expected)
     assert torch.equal(expected, constant) == (not options and interval is None)
 
 
 def test_guidance_of_scale_zero_is_the_unconditional_model() -> None:
     prior = confident_prior()
-    guided = generate(prior, range(4), labels_B=torch.tensor([0, 1, 2, 0]), guidance=GuidanceConfig(scale=0.0))
+    guided = generate(prior, range(4), labels_B=torch.tensor([0, 1, 2, 0]), cfg_scale=0.0)
     assert torch.equal(guided, generate(prior, range(4)))
 
 
@@ -327,7 +335,7 @@ def test_completion_keeps_the_prefix_and_its_image_stream() -> None:
         ({"images": []}, "0 images"),
         ({"batch_size": 0}, "batches of 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"guidance": GuidanceConfig(scale=2.0)}, "needs a class label"),
+        ({"cfg_scale": 2.0}, "needs a class label"),
         ({"labels_B": torch.tensor([0])}, "1 class labels were given for 2 images"),
         ({"labels_B": torch.tensor([0, 3])}, "class label 3 is unknown: this prior's labels are 0 to 2"),
         ({"prefix_tokens_BK": torch.zeros(2, 21, dtype=torch.long)}, "more than an image's 20"),

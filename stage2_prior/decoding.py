@@ -1,0 +1,268 @@
+"""The decoding engine: weights laid out once a call, memory allocated once a prior, a step that touches nothing else.
+
+A step takes in one id a row and draws the next token. On CUDA it is captured in a graph, filters and draw included, and
+replayed for every position: nothing is launched from Python, and nothing waits for the host. On a CPU it runs as it
+stands, on weights in the layout that the CPU multiplies fastest.
+
+Shapes: B images, R rows (B; with guidance B conditional ones, then B unconditional ones), L grid length, K prefix
+length, V codes, U random numbers per token.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared.layers import LearnedPositions
+from stage2_prior.prior import Prior, PriorState
+
+PACKED_FOR = 32  # rows; always the same, so that the bits of a row do not depend on how many others are drawn with it
+WINDOWS = 4  # attention looks at the first quarter of the places in the first quarter of the steps, and so on
+MOST_GRAPHS = 8  # batch sizes and ways to choose for which graphs are kept
+
+# (logits (R, V), uniforms (B, U), guidance scale (1,) or None) -> tokens (B,)
+Choose = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass
+class Batch:
+    """What one batch uses of a decoder's memory: views, so that a smaller batch needs no memory of its own."""
+
+    state: PriorState
+    input_R: Tensor  # the ids to take in next
+    tokens_LB: Tensor
+    uniforms_LBU: Tensor
+    scale_L: Tensor | None  # of guidance, at each position
+
+
+class Decoder:
+    """Draws grids of one prior, up to `rows` rows at a time, on the device where the prior is when this is made.
+
+    Matrices are rounded to bfloat16 where the hardware multiplies it, unless `exact`. Recurrent states are float32, and
+    on a CPU so are keys and values. `levels` is the number of uniforms per token.
+    """
+
+    def __init__(self, prior: Prior, rows: int, levels: int, exact: bool) -> None:
+        self.device = device = prior.norm.weight.device
+        self.rows, self.exact = rows, exact
+        self.weights = (PackedWeights if device.type == "cpu" else StaticWeights)(prior, exact)
+        self.state = prior.init_state(rows, dtype=self.weights.cache_dtype)
+        self.input_R = torch.zeros(rows, dtype=torch.long, device=device)
+        self.tokens_LR = torch.zeros(prior.length, rows, dtype=torch.long, device=device)
+        self.uniforms_LRU = torch.zeros(prior.length, rows, levels, dtype=torch.float64, device=device)
+        self.scale_L = torch.ones(prior.length, device=device)
+        self.windows = _windows(prior)
+        self.graphs: dict[tuple[int, bool, Choose], dict[int, Callable[[], None]]] = {}
+
+    def fits(self, prior: Prior, rows: int, exact: bool) -> bool:
+        """Whether this decoder can serve a call for `rows` rows."""
+        return rows <= self.rows and exact == self.exact and prior.norm.weight.device == self.device
+
+    def load(self, prior: Prior) -> None:
+        """Take over the weights as they are now."""
+        self.weights.load(prior)
+        self.state = replace(self.state, table_KR=self.weights.table_KR, score=self.weights.score)
+
+    def decode(
+        self,
+        start_R: Tensor,
+        prefix_BK: Tensor,
+        uniforms_BLU: Tensor,
+        choose: Choose,
+        scale_L: Tensor | None = None,
+        progress: Callable[[int], None] | None = None,
+        on_row: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
+        """(B, L) tokens, on the CPU, behind these start tokens and prefixes.
+
+        With guidance of `scale_L` (L,) there are twice as many start tokens as prefixes: B of classes, then B of none.
+        `progress` is called with the number of tokens at each step; a GPU may be behind it. `on_row` is called with the
+        rows (B, r, w) so far, on this device, after each whole one.
+        """
+        width = self.weights.model.grid[1]
+        count, known = prefix_BK.shape
+        batch = self._batch(count, guided=scale_L is not None)
+        graphs = {} if self.device.type == "cpu" else self._graphs(batch, choose)
+        if batch.scale_L is not None and scale_L is not None:
+            batch.scale_L.copy_(scale_L)
+        batch.uniforms_LBU.copy_(uniforms_BLU.transpose(0, 1))
+        self._begin(batch, start_R.to(self.device), prefix_BK.to(self.device))
+        place = batch.state.place
+        for position in range(known, len(self.tokens_LR)):
+            if graphs:
+                graphs[next(window for window in self.windows if position < window)]()
+            else:
+                self._step(batch, choose)
+            place.position += 1
+            if progress is not None:
+                progress(count)
+            if on_row is not None and (position + 1) % width == 0:
+                on_row(batch.tokens_LB[: position + 1].T.unflatten(1, (-1, width)))
+        return batch.tokens_LB.T.to("cpu", copy=True)
+
+    def _batch(self, count: int, guided: bool) -> Batch:
+        rows = 2 * count if guided else count
+        return Batch(
+            self.state.rows(rows),
+            self.input_R[:rows],
+            self.tokens_LR[:, :count],
+            self.uniforms_LRU[:, :count],
+            self.scale_L if guided else None,
+        )
+
+    def _begin(self, batch: Batch, start_R: Tensor, prefix_BK: Tensor) -> None:
+        """Take in all that is known but its last id, which is left for the first step."""
+        known, model = prefix_BK.shape[1], self.weights.model
+        batch.state.reset()
+        batch.tokens_LB[:known] = prefix_BK.T
+        inputs_RK = torch.cat((start_R[:, None], prefix_BK.repeat(len(start_R) // len(prefix_BK), 1)), dim=1)
+        if known:
+            model.prefill(inputs_RK[:, :-1], batch.state)
+        else:
+            model.condition(start_R, batch.state)
+        batch.input_R.copy_(inputs_RK[:, -1])
+
+    def _step(self, batch: Batch, choose: Choose) -> None:
+        """Take in an id a row, draw the next, move on. All that changes from step to step is in tensors."""
+        index_1 = batch.state.place.index_1
+        logits_RV = self.weights.model.advance(batch.input_R, batch.state)
+        scale_1 = None if batch.scale_L is None else batch.scale_L.index_select(0, index_1)
+        drawn_B = choose(logits_RV, batch.uniforms_LBU.index_select(0, index_1)[0], scale_1)
+        batch.tokens_LB.index_copy_(0, index_1, drawn_B[None])
+        batch.input_R.view(-1, len(drawn_B)).copy_(drawn_B)
+        index_1.add_(1)
+
+    def _graphs(self, batch: Batch, choose: Choose) -> dict[int, Callable[[], None]]:
+        """A step captured for each window that attention looks at; kept for the next batch of the same size."""
+        key = (len(batch.input_R), batch.scale_L is not None, choose)
+        if key not in self.graphs:
+            if len(self.graphs) == MOST_GRAPHS:
+                self.graphs.clear()
+            self.graphs[key] = {window: self._capture(batch, choose, window) for window in self.windows}
+        return self.graphs[key]
+
+    def _capture(self, batch: Batch, choose: Choose, window: int) -> Callable[[], None]:
+        place = batch.state.place
+
+        def step() -> None:
+            place.window = window
+            self._step(batch, choose)
+            place.window = None
+
+        return capture(step, place.reset)
+
+
+def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[], None]:
+    """A function that replays what `step` does on the GPU, whose side effects here are undone by whoever begins anew.
+
+    It runs twice on a side stream first, since libraries set themselves up in their first calls; `reset` comes before
+    each run.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            reset()
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    reset()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+class PackedLinear(nn.Module):
+    """A linear map whose weights are rounded to `dtype` and laid out for oneDNN once, instead of in every call.
+
+    With few rows, laying them out costs more than the product. Returns the input's dtype.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), PACKED_FOR)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, "none", [], "")
+        return y.to(x.dtype)
+
+
+class PackedWeights:
+    """A prior's weights for a CPU: packed linear maps, and for all else the prior's own tensors."""
+
+    cache_dtype = torch.float32  # bfloat16 attention is slower on a CPU
+
+    def __init__(self, prior: Prior, exact: bool) -> None:
+        self.dtype = torch.float32 if exact or not _cpu_multiplies_bfloat16() else torch.bfloat16
+        self.load(prior)
+
+    def load(self, prior: Prior) -> None:
+        tensors = itertools.chain(prior.parameters(), prior.buffers())
+        self.model = copy.deepcopy(prior, {id(tensor): tensor for tensor in tensors}).eval()
+        self.table_KR = prior.vocabulary.table()
+        self.score: Callable[[Tensor], Tensor] = partial(F.linear, weight=self.table_KR, bias=prior.vocabulary.bias_K)
+        if _can_pack():
+            self.score = PackedLinear(self.table_KR, prior.vocabulary.bias_K, self.dtype)
+            for module in list(self.model.modules()):
+                for name, child in module.named_children():
+                    if isinstance(child, nn.Linear):
+                        setattr(module, name, PackedLinear(child.weight, child.bias, self.dtype))
+
+
+class StaticWeights:
+    """A prior's weights for a GPU: copies at fixed addresses, where captured graphs find them; matrices in bfloat16."""
+
+    def __init__(self, prior: Prior, exact: bool) -> None:
+        self.cache_dtype = dtype = torch.float32 if exact else torch.bfloat16
+        self.model = copy.deepcopy(prior).eval()
+        for module in self.model.modules():
+            if isinstance(module, nn.Linear | nn.Embedding | LearnedPositions):
+                module.to(dtype)
+        self.table_KR = prior.vocabulary.table().to(dtype, copy=True)
+        bias_K = prior.vocabulary.bias_K
+        self.bias_K = None if bias_K is None else bias_K.detach().to(dtype, copy=True)
+        self.score: Callable[[Tensor], Tensor] = partial(F.linear, weight=self.table_KR, bias=self.bias_K)
+
+    def load(self, prior: Prior) -> None:
+        for mine, given in zip(self.model.parameters(), prior.parameters(), strict=True):
+            mine.copy_(given)
+        self.table_KR.copy_(prior.vocabulary.table())
+        if self.bias_K is not None and prior.vocabulary.bias_K is not None:
+            self.bias_K.copy_(prior.vocabulary.bias_K)
+
+
+def _can_pack() -> bool:
+    """Whether PyTorch brings oneDNN's packed products for this CPU."""
+    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _windows(prior: Prior) -> list[int]:
+    """How many places attention looks at in each captured step; without attention one is enough."""
+    attends = any(prior.config.is_attention(layer) for layer in range(prior.config.depth))
+    parts = WINDOWS if attends else 1
+    return sorted({-(-prior.length * part // parts) for part in range(1, parts + 1)})
+
+
+_decoders: WeakKeyDictionary[Prior, Decoder] = WeakKeyDictionary()
+
+
+def decoder_for(prior: Prior, rows: int, levels: int, exact: bool) -> Decoder:
+    """A decoder of at least `rows` rows with the prior's present weights: the last one, where it is large enough."""
+    decoder = _decoders.get(prior)
+    if decoder is None or not decoder.fits(prior, rows, exact):
+        _decoders.pop(prior, None)  # its memory goes before the new one's comes
+        decoder = _decoders[prior] = Decoder(prior, rows, levels, exact)
+    decoder.load(prior)
+    return decoder

@@ -1,0 +1,109 @@
+"""Stage two's training: which views it sees when, and which weights it keeps."""
+
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shared.checkpoint import read_weights
+from shared.errors import UserError
+from shared.token_cache import TokenCache, TokenInfo, open_cache, write_cache
+from shared.training import TrainingConfig
+from stage2_prior import train as stage2
+from stage2_prior.evaluate import Evaluation
+from stage2_prior.prior import load_prior
+from tests.tiny import prior_run
+
+INFO = TokenInfo(
+    grid=(3, 4), codes=20, code_dim=8, tokenizer="nowhere", fingerprint="0", source="none",
+    preprocessing={"image_size": [24, 32]}, views=3, class_names=None,
+)  # fmt: skip
+
+
+def write_random_cache(info: TokenInfo = INFO, grids: int = 18) -> None:
+    tokens_Bhw = torch.randint(20, (grids, 3, 4))
+    rows = {"train": [(tokens_Bhw, None)], "validation": [(tokens_Bhw[:5], None)]}
+    write_cache(Path("tokens"), info, torch.randn(20, 8), rows)
+
+
+def test_every_epoch_has_each_image_once_and_in_its_next_view() -> None:
+    images, views, epochs = 10, 3, 6
+    # Grid i of view v is all 16 * v + i, so that a batch tells which it holds.
+    numbers = np.add.outer(16 * np.arange(views), np.arange(images)).flatten()
+    cache = TokenCache(Path(), INFO, {"train": np.repeat(numbers[:, None], 12, 1)}, {"train": None}, torch.empty(0))
+    config = TrainingConfig(images=1, batch_size=5)
+    batches = stage2.token_batches(cache, config, start=0, rank=0, ranks=1)
+    seen = [divmod(int(number), 16) for _ in range(2 * epochs) for number in next(batches)[0][:, 0]]
+    by_epoch = [seen[images * epoch : images * (epoch + 1)] for epoch in range(epochs)]
+    for epoch in by_epoch:
+        assert sorted(image for _, image in epoch) == list(range(images))
+        assert len({view for view, _ in epoch}) == views
+    for before, after in pairwise(by_epoch):
+        assert {((view + 1) % views, image) for view, image in before} == set(after)
+    assert set(Counter(seen).values()) == {epochs // views}
+
+
+def test_a_cache_whose_views_do_not_add_up_is_refused() -> None:
+    write_random_cache(grids=17)
+    with pytest.raises(UserError, match="17 training grids, which are not 3 views each"):
+        open_cache(Path("tokens"))
+
+
+def scripted(bits: list[float], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """Let evaluations find `bits`, one after the other; returns the weights that they were given."""
+    left, given = iter(bits), []
+
+    def evaluate(prior: Any, *_: Any) -> Evaluation:
+        given.append({name: tensor.clone() for name, tensor in prior.state_dict().items()})
+        return Evaluation(next(left), 0.0, 0.0, 5, [])
+
+    monkeypatch.setattr(stage2, "evaluate", evaluate)
+    return given
+
+
+def equal(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_the_weights_that_did_best_are_kept_and_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_random_cache()
+    config = prior_run(evaluate_every=16, save_every=16).model_copy(update={"tokens": "tokens"})
+    given = scripted([3.0, 2.0, 2.5, 2.2], monkeypatch)
+    run, report = stage2.train(config)
+    assert report.bits_per_token == 2.2
+    assert stage2.best_so_far(run) == (2.0, 32)
+    assert equal(read_weights(run.path / "best.safetensors"), given[1])
+    assert equal(load_prior(run.path)[0].state_dict(), given[1])
+    assert equal(load_prior(run.path, "last")[0].state_dict(), given[3])
+    (run.path / "best.safetensors").unlink()
+    assert equal(load_prior(run.path)[0].state_dict(), given[3])
+
+
+def test_a_resumed_run_keeps_the_best_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_random_cache()
+    config = prior_run(evaluate_every=16, save_every=16).model_copy(update={"tokens": "tokens"})
+    given = scripted([3.0, 2.0], monkeypatch)  # the third evaluation finds none and ends the run
+    with pytest.raises(StopIteration):
+        stage2.train(config)
+    best = given[1]
+    scripted([2.5, 2.2], monkeypatch)
+    run, _ = stage2.train(config)
+    assert stage2.best_so_far(run) == (2.0, 32)
+    assert equal(read_weights(run.path / "best.safetensors"), best)
+
+
+def test_the_end_is_evaluated_and_logged_whatever_the_interval() -> None:
+    write_random_cache()
+    run, report = stage2.train(prior_run(evaluate_every=10_000).model_copy(update={"tokens": "tokens"}))
+    last = json.loads(run.metrics.read_text().splitlines()[-1])
+    assert last["images"] == 64
+    assert last["validation/bits_per_token"] == report.bits_per_token
+    again, same = stage2.train(prior_run(evaluate_every=10_000).model_copy(update={"tokens": "tokens"}))
+    assert same == report
+    assert len(again.metrics.read_text().splitlines()) == len(run.metrics.read_text().splitlines())
+    assert equal(read_weights(run.path / "best.safetensors"), read_weights(run.path / "ema.safetensors"))
