@@ -37,6 +37,7 @@ sample: install
 	$(BIN)/python sample.py $(ARGS)
 
 web: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[web]'
 	$(BIN)/python web.py $(ARGS)
 
 compare: install

@@ -1,7 +1,7 @@
 """A web page over a prior and its tokenizer: python web.py [--prior RUN] [--tokenizer RUN] [--port 7860]
 
 It draws, reconstructs, completes and shows the codebook. Works offline, and is reachable from this computer only unless
---host says otherwise. Visitors share the models, which nobody changes, and nothing else.
+--host says otherwise. Visitors share the models, which nobody changes, and take turns at the prior, batch by batch.
 
 Shapes: B batch, C image channels (3), H and W pixels, h and w the token grid, r rows of it, K codes.
 """
@@ -12,10 +12,11 @@ import html
 import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, get_args
 
 import gradio as gr
@@ -87,6 +88,12 @@ class Run:
     tokenizer: Tokenizer
     uses_K: Tensor | None
     colours_K3: Tensor
+    turn: Lock = field(default_factory=Lock)
+
+    def in_turn(self, draw: Callable[..., Tensor], on_row: Callable[[Tensor], None]) -> Tensor:
+        """`draw(on_row=on_row)`, alone: a prior's decoding engine has memory for one batch at a time."""
+        with self.turn:
+            return draw(on_row=on_row)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -106,9 +113,9 @@ class Request(NamedTuple):
     min_p: float
     scale: float
     schedule: str
-    power: float | None
-    guide_from: int | None
-    guide_to: int | None
+    power: float
+    guide_from: int
+    guide_to: int
 
     def sampling(self) -> SamplingConfig:
         """How a token is drawn; UserError for what is out of range."""
@@ -116,13 +123,13 @@ class Request(NamedTuple):
             temperature=self.temperature, top_k=self.top_k or None, top_p=self.top_p, min_p=self.min_p
         )
 
-    def guidance(self, length: int) -> GuidanceConfig:
-        """How grids of `length` tokens are guided; UserError for what is out of range."""
-        interval = None
-        if self.guide_from is not None or self.guide_to is not None:
-            interval = (self.guide_from or 0, length if self.guide_to is None else self.guide_to)
+    def guidance(self) -> GuidanceConfig:
+        """How the tokens of a grid are guided; UserError for what is out of range."""
         schedule: Any = self.schedule
-        return GuidanceConfig(scale=self.scale, schedule=schedule, power=self.power, interval=interval)
+        power = self.power if schedule == "power-cosine" else None
+        return GuidanceConfig(
+            scale=self.scale, schedule=schedule, power=power, interval=(self.guide_from, self.guide_to)
+        )
 
 
 # What the tabs do
@@ -140,16 +147,16 @@ def growing(run: Run, request: Request, prefix_1K: Tensor) -> Iterator[Tensor]:
     if request.seed is None:
         raise UserError("the seed is empty: give a whole number, 0 or more")
     label = class_label(None if request.label == ANY_CLASS else request.label, run.info.class_names)
-    sampling, guidance = request.sampling(), request.guidance(run.prior.length)
+    sampling, scale_L = request.sampling(), request.guidance().scales(run.prior.length)
     images_BCHW = torch.zeros(request.num, 3, *run.size)
     for begin in range(0, request.num, BATCH):
         numbers = range(begin, min(begin + BATCH, request.num))
         draw_batch = partial(
-            generate, run.prior, numbers, request.seed, sampling, guidance=guidance,
+            generate, run.prior, numbers, request.seed, sampling, cfg_scale=scale_L,
             labels_B=None if label is None else torch.full((len(numbers),), label),
             prefix_tokens_BK=prefix_1K.expand(len(numbers), -1), batch_size=BATCH,
         )  # fmt: skip
-        for tokens_Brw in stream(lambda on_row, draw_batch=draw_batch: draw_batch(on_row=on_row)):
+        for tokens_Brw in stream(partial(run.in_turn, draw_batch)):
             images_BCHW[numbers.start : numbers.stop] = decode_rows(run.tokenizer, tokens_Brw, run.prior.grid[0])
             yield images_BCHW
 
@@ -333,9 +340,9 @@ def guidance_controls(length: int) -> list[gr.components.Component]:
         return [
             gr.Slider(0, 10, 1, step=0.1, label="Scale", info="1: none; more exaggerates the class"),
             gr.Dropdown(schedules, value=schedules[0], label="Schedule", info="over the tokens: constant or rising"),
-            gr.Number(None, label="Power", info="of power-cosine; larger rises later; empty: 2.5"),
-            gr.Number(None, label="From token", precision=0, info="empty: 0"),
-            gr.Number(None, label="To token", precision=0, info=f"empty: {length}"),
+            gr.Slider(0.5, 8, 2.5, step=0.5, label="Power", info="of power-cosine: the larger, the later it rises"),
+            gr.Slider(0, length - 1, 0, step=1, label="From token", info="tokens before this one are not guided"),
+            gr.Slider(1, length, length, step=1, label="To token", info="this one and those behind it are not guided"),
         ]
 
 

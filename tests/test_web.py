@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -150,26 +151,28 @@ def test_drawing_shows_the_images_of_that_seed_growing(
     def slowly(*arguments: Any, on_row: Callable[[Tensor], None], **options: Any) -> Tensor:
         return generate(*arguments, on_row=lambda rows: (on_row(rows), time.sleep(0.5)), **options)
 
+    whole_NHWC = expected_drawings(run, 3, seed=5)
     monkeypatch.setattr(web, "generate", slowly)
     page = open_page()
     choose(page, "How many", 3)
     choose(page, "Seed", 5)
     page.get_by_role("button", name="Draw", exact=True).click()
     page.locator("#drawn img").nth(2).wait_for()
-    growing_NHWC, whole_NHWC = shown(page, "drawn"), expected_drawings(run, 3, seed=5)
+    growing_NHWC = shown(page, "drawn")
     assert np.unique(growing_NHWC[:, -8:]).tolist() == [128]
     assert np.ptp(growing_NHWC[:, :8]) > 0
     wait_for_pictures(page, "drawn", whole_NHWC)
 
 
 def test_two_visitors_at_once_each_get_their_own(run: web.Run, open_page: Callable[..., Any]) -> None:
-    pages = [open_page(), open_page()]
-    for seed, page in enumerate(pages, start=1):
+    expected = {seed: expected_drawings(run, 16, seed) for seed in (1, 2)}
+    pages = {seed: open_page() for seed in expected}
+    for seed, page in pages.items():
         choose(page, "Seed", seed)
-    for page in pages:
+    for page in pages.values():
         page.get_by_role("button", name="Draw", exact=True).click()
-    for seed, page in enumerate(pages, start=1):
-        wait_for_pictures(page, "drawn", expected_drawings(run, 16, seed))
+    for seed, page in pages.items():
+        wait_for_pictures(page, "drawn", expected[seed])
 
 
 def test_an_uploaded_image_is_reconstructed_and_its_tokens_named(
@@ -216,15 +219,13 @@ def test_mistakes_are_named_on_the_page(open_page: Callable[..., Any], drawing: 
     page.get_by_role("tab", name="Complete").click()
     page.get_by_role("button", name="Complete", exact=True).click()
     page.get_by_text("there is no image to complete").wait_for()
-    (tmp_path / "cut.png").write_bytes(drawing.read_bytes()[:-60])
     (tmp_path / "text.png").write_text("no picture at all")
+    page.locator("[role=tabpanel]:visible input[type=file]").set_input_files(tmp_path / "text.png")
+    page.get_by_text("cannot identify image file").first.wait_for()
+    (tmp_path / "cut.png").write_bytes(drawing.read_bytes()[:-60])
     page.get_by_role("tab", name="Reconstruct").click()
-    upload = page.locator("[role=tabpanel]:visible input[type=file]")
-    upload.set_input_files(tmp_path / "cut.png")
-    page.get_by_text("cut.png cannot be read as a picture").wait_for()
-    page.get_by_role("button", name="Clear").or_(page.get_by_label("Clear")).locator("visible=true").click()
-    upload.set_input_files(tmp_path / "text.png")
-    page.get_by_text("cannot identify image file").wait_for()
+    page.locator("[role=tabpanel]:visible input[type=file]").set_input_files(tmp_path / "cut.png")
+    page.get_by_text("cut.png cannot be read as a picture").first.wait_for()
 
 
 def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Any], drawing: Path) -> None:
@@ -251,33 +252,54 @@ def test_the_codebook_is_shown_by_use(run: web.Run, open_page: Callable[..., Any
     assert list(shown_uses.values()) == sorted(shown_uses.values(), reverse=True)
 
 
+def test_stop_ends_the_drawing(open_page: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, ended = [], Event()
+
+    def endless(*arguments: Any, on_row: Callable[[Tensor], None], **options: Any) -> Tensor:
+        try:
+            while len(rows) < PATIENCE / 100:
+                rows.append(on_row(torch.zeros(16, 1, 4, dtype=torch.long)))
+                time.sleep(0.1)
+        finally:
+            ended.set()
+        raise AssertionError("nobody stopped it")
+
+    monkeypatch.setattr(web, "generate", endless)
+    page = open_page()
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.locator("#drawn img").nth(15).wait_for()
+    assert not ended.is_set()
+    page.get_by_role("button", name="Stop", exact=True).locator("visible=true").click()
+    assert ended.wait(PATIENCE / 2000)
+    assert len(rows) < PATIENCE / 100
+
+
 # Without a browser
 
 
 def request(**values: Any) -> web.Request:
     """What the controls say when nobody has touched them, but for `values`."""
-    untouched = web.Request(16, 0, web.ANY_CLASS, 1.0, 0, 1.0, 0.0, 1.0, "constant", None, None, None)
+    untouched = web.Request(16, 0, web.ANY_CLASS, 1.0, 0, 1.0, 0.0, 1.0, "constant", 2.5, 0, 16)
     return untouched._replace(**values)
 
 
 def test_untouched_controls_change_nothing() -> None:
     logits_BV = torch.randn(3, 20)
     assert torch.equal(filter_logits(logits_BV, request().sampling()), logits_BV)
-    assert request().guidance(16).scales(16).tolist() == [1.0] * 16
+    assert request().guidance().scales(16).tolist() == [1.0] * 16
 
 
 def test_every_control_reaches_the_sampler() -> None:
     wanted = request(temperature=0.5, top_k=7, top_p=0.9, min_p=0.1)
     assert wanted.sampling() == SamplingConfig(temperature=0.5, top_k=7, top_p=0.9, min_p=0.1)
     wanted = request(scale=3.0, schedule="power-cosine", power=2.0, guide_from=4)
-    assert wanted.guidance(16) == GuidanceConfig(scale=3, schedule="power-cosine", power=2, interval=(4, 16))
-    assert request(guide_to=9).guidance(16).interval == (0, 9)
+    assert wanted.guidance() == GuidanceConfig(scale=3, schedule="power-cosine", power=2, interval=(4, 16))
 
 
 def test_a_class_and_its_guidance_are_those_of_the_sampler(run: web.Run) -> None:
     *_, html = web.draw(run, *request(num=2, label="faces", scale=3.0))
     labels_B = torch.full((2,), run.info.class_names.index("faces"))
-    expected_NHWC = expected_drawings(run, 2, 0, labels_B=labels_B, guidance=GuidanceConfig(scale=3))
+    expected_NHWC = expected_drawings(run, 2, 0, labels_B=labels_B, cfg_scale=3.0)
     assert np.array_equal(pictures_of(html), expected_NHWC)
 
 
@@ -335,7 +357,6 @@ def test_messages_are_text_not_html(run: web.Run) -> None:
         ({"seed": -1}, "seed is -1"),
         ({"top_k": -2}, "top_k is -2"),
         ({"label": "dogs"}, "dogs: there is no such class"),
-        ({"power": 2.0}, "only the power-cosine schedule"),
         ({"guide_from": 9, "guide_to": 3}, r"cfg_interval is \[9, 3\]"),
     ],
 )
