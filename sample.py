@@ -38,8 +38,8 @@ def parse_arguments() -> argparse.Namespace:
         "--prior", type=Path, metavar="RUN", help="run directory of the prior (default: the last one trained)"
     )
     parser.add_argument(
-        "--weights", choices=get_args(Weights), default="best",
-        help="those that did best on held-out grids, or the last (default: best)",
+        "--weights", choices=get_args(Weights), default="last",
+        help="the last, or those that did best on held-out grids (default: last)",
     )  # fmt: skip
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if it was moved")
     parser.add_argument("--num", type=int, default=16, help="how many images, or completions of each (default: 16)")

@@ -137,7 +137,10 @@ def main() -> None:
     """Read the command line, evaluate, report."""
     parser = argparse.ArgumentParser(prog="python -m stage2_prior.evaluate", description=__doc__.split("\n")[0])
     parser.add_argument("--prior", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
-    parser.add_argument("--weights", choices=get_args(Weights), default="best", help="those at its best, or at its end")
+    parser.add_argument(
+        "--weights", choices=get_args(Weights), default="last",
+        help="the last, or those that did best on held-out grids (default: last)",
+    )  # fmt: skip
     parser.add_argument("--grids", type=int, default=10_000, help="of each split, at most (default: 10000)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")

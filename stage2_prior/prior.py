@@ -30,7 +30,7 @@ from shared.token_cache import TokenInfo, read_info
 from stage2_prior.cross_entropy import linear_cross_entropy
 
 INIT_STD = 0.02  # GPT-2's
-Weights = Literal["best", "last"]
+Weights = Literal["last", "best"]
 
 
 class PriorConfig(Config):
@@ -608,11 +608,10 @@ def build_prior(config: PriorConfig, info: TokenInfo, code_vectors_KD: Tensor) -
     return Prior(config, info.codes, info.grid, classes, code_vectors_KD)
 
 
-def load_prior(run: Path, weights: Weights = "best") -> tuple[Prior, TokenInfo]:
+def load_prior(run: Path, weights: Weights = "last") -> tuple[Prior, TokenInfo]:
     """The prior of a run directory, with averaged weights, in eval mode on the CPU, and what it says of its tokens.
 
-    `weights` are those that predicted held-out grids best (the last, where none were evaluated), or the last.
-    Raises UserError where the run cannot be used.
+    `weights` are the last, or those that predicted held-out grids best. Raises UserError where the run cannot be used.
     """
     if not (run / "tokens.json").is_file():
         raise UserError(f"{run} is not a prior's run directory (it holds no tokens.json): `make prior` makes one")
@@ -623,5 +622,4 @@ def load_prior(run: Path, weights: Weights = "best") -> tuple[Prior, TokenInfo]:
         dim = info.code_dim
         return build_prior(config, info, torch.zeros(info.codes, dim))
 
-    file = BEST if weights == "best" and (run / BEST).exists() else WEIGHTS[1]
-    return load_for_inference(run, "model", PriorConfig, build, file), info
+    return load_for_inference(run, "model", PriorConfig, build, BEST if weights == "best" else WEIGHTS[1]), info

@@ -69,7 +69,7 @@ def test_a_whole_cache_is_left_as_it_is(tokens: Path) -> None:
 @pytest.mark.parametrize("kind", ["mamba", "gpt", "hybrid"])
 def test_every_kind_of_prior_trains_saves_and_loads(tokens: Path, kind: str) -> None:
     run, report = stage2.train(prior_run(kind))
-    prior, info = load_prior(run.path, "last")
+    prior, info = load_prior(run.path)
     assert info == read_info(tokens)
     assert evaluate(prior, open_cache(tokens), "validation") == report
     assert report.bits_per_token < 8
@@ -170,6 +170,17 @@ def test_a_prior_never_goes_on_with_other_tokens_than_it_began_with(tokens: Path
     with pytest.raises(UserError, match=r"was begun on the tokens of tokenizer.*name of its own"):
         stage2.train(prior_run())
     assert (run.path / "tokens.json").read_text() == before
+
+
+def test_pictures_that_changed_make_a_new_cache_and_are_named_to_a_prior(tokens: Path, drawings: Path) -> None:
+    stage2.train(prior_run())
+    picture = next((drawings / "faces").iterdir())
+    picture.write_bytes(picture.read_bytes() + b"more")
+    before = read_info(tokens)
+    cache_tokens(tokens.parent)
+    assert read_info(tokens).contents != before.contents
+    with pytest.raises(UserError, match=r"contents changed\): give this prior a name of its own"):
+        stage2.train(prior_run())
 
 
 @pytest.mark.parametrize("damage", ["tokens.json", "codebook.safetensors", "train"])

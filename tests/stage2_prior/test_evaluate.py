@@ -106,11 +106,11 @@ def evaluate_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_the_command_reports_both_splits(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate_command(monkeypatch, "--json", "--weights", "last")
+    evaluate_command(monkeypatch, "--json", "--weights", "best")
     text = capsys.readouterr().out
     figures = json.loads(text.splitlines()[-1])
     assert json.loads((run / "evaluation.json").read_text()) == figures
-    assert figures["weights"] == "last"
+    assert figures["weights"] == "best"
     assert figures["train"] == figures["validation"]  # they are the same grids here
     assert figures["gap"] == 0
     assert figures["train"]["bits_per_dim"] == pytest.approx(figures["train"]["bits_per_token"] * 12 / (3 * 24 * 32))
