@@ -3,23 +3,31 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .NOTPARALLEL:
-.PHONY: help install demo tokenizer prior sample compare test check bench torture
+.PHONY: help install develop demo tokenizer prior sample compare web test check bench torture
 
 help:
 	@echo "make demo        train a small tokenizer and prior on real drawings, and draw from them (10 minutes, 2 CPU cores)"
 	@echo "make tokenizer   train stage one and cache its token grids   [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make prior       train stage two on the cached grids         [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make sample      draw images                                 [ARGS=\"--num 16 --seed 0 ...\"]"
+	@echo "make web         a page to draw, reconstruct, complete and browse codes on   [ARGS=\"--port 7860 ...\"]"
 	@echo "make compare     train several tokenizers on the same images and report   [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make test        run the tests"
 	@echo "make torture     kill training and caching 60 times and see that nothing is lost   [ARGS=\"--kills 500\"]"
 
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
 install: .venv/installed
+develop: .venv/installed-dev
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tessera needs Python 3.11 or newer; say which with: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP_INSTALL) '.[demo,lpips,quantisers]'
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP_INSTALL) '.[dev]'
 	@touch $@
 
 demo: install
@@ -37,20 +45,24 @@ prior: install
 sample: install
 	$(BIN)/python sample.py $(ARGS)
 
+web: install
+	$(PIP_INSTALL) '.[web]'
+	$(BIN)/python web.py $(ARGS)
+
 compare: install
 	$(BIN)/python -m stage1_tokenizer.compare $(CONFIG) $(ARGS)
 
-test: install
+test: develop
 	$(BIN)/python -m pytest
 
-check: install
+check: develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install
+bench: develop
 	$(BIN)/python -m tests.benchmarks.$(or $(BENCH),mamba2)
 
-torture: install
+torture: develop
 	$(BIN)/python -W ignore -m tests.torture $(ARGS)
 	$(BIN)/python -m pytest tests/shared/test_mutations.py --hypothesis-profile=torture --timeout=3600

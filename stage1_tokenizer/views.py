@@ -1,0 +1,69 @@
+"""What a tokenizer does, made visible: tokens as colours, errors as a map, codes one by one, grids not yet whole.
+
+Shapes: B batch, C image channels (3), H and W pixels, h and w the token grid, r rows of it, K codes, D code dimensions.
+"""
+
+import matplotlib
+import torch
+from torch import Tensor
+
+from shared.data import to_float, to_uint8
+from stage1_tokenizer.tokenizer import Tokenizer
+
+ERROR_LEVELS = 64  # of 255: errors of this size and more have the brightest colour
+
+
+def code_colours(codes_KD: Tensor) -> Tensor:
+    """A colour for each code, (K, 3) in [-1, 1]: codes that are close have colours that are close.
+
+    Red, green and blue are the codes' ranks along their first three principal components, so that all colours occur.
+    """
+    centred_KD = codes_KD.double() - codes_KD.double().mean(0)
+    axes_DD = torch.linalg.svd(centred_KD, full_matrices=False).Vh[:3].T
+    ranks_K3 = (centred_KD @ axes_DD).argsort(0).argsort(0)
+    colours_K3 = ranks_K3.float() / max(1, len(codes_KD) - 1) * 2 - 1
+    # Codes of fewer than three dimensions leave the last channels without a component: neutral.
+    return torch.nn.functional.pad(colours_K3, (0, 3 - colours_K3.shape[1]))
+
+
+def token_picture(tokens_hw: Tensor, colours_K3: Tensor) -> Tensor:
+    """A grid of tokens as an image (3, h, w) in [-1, 1]: one pixel a token, of its code's colour."""
+    return colours_K3[tokens_hw].permute(2, 0, 1)
+
+
+def error_picture(x_hat_CHW: Tensor, x_CHW: Tensor) -> Tensor:
+    """Where a reconstruction is wrong, (3, H, W) in [-1, 1]: from black (nowhere) by purple and orange to nearly white.
+
+    By the mean absolute error of the three channels in 8-bit levels, from 0 to `ERROR_LEVELS`.
+    """
+    error_HW = (to_uint8(x_hat_CHW).float() - to_uint8(x_CHW).float()).abs().mean(0)
+    shades_HWC = matplotlib.colormaps["inferno"]((error_HW / ERROR_LEVELS).clamp(max=1).cpu().numpy())
+    return torch.from_numpy(shades_HWC[..., :3]).float().permute(2, 0, 1) * 2 - 1
+
+
+@torch.no_grad()
+def decode_codes(tokenizer: Tokenizer, codes_N: Tensor, side: int = 4) -> Tensor:
+    """What each code looks like: uniform grids of side x side times that code alone, decoded to (N, 3, H, W)."""
+    device = tokenizer.to_codes.weight.device
+    return tokenizer.detokenize(codes_N.to(device)[:, None, None].expand(-1, side, side)).cpu()
+
+
+@torch.no_grad()
+def decode_rows(tokenizer: Tokenizer, tokens_Brw: Tensor, rows: int) -> Tensor:
+    """The images (B, 3, H, W) of grids of which the first r of `rows` rows are known; grey below them."""
+    known = tokens_Brw.shape[1]
+    # The decoder takes whole grids: the last row known is repeated, and what comes of that is hidden.
+    missing_Brw = tokens_Brw[:, -1:].expand(-1, rows - known, -1)
+    whole_Bhw = torch.cat((tokens_Brw, missing_Brw), dim=1)
+    images_BCHW = tokenizer.detokenize(whole_Bhw.to(tokenizer.to_codes.weight.device)).cpu()
+    images_BCHW[:, :, images_BCHW.shape[2] * known // rows :] = 0
+    return images_BCHW
+
+
+def cut_picture(image_CHW: Tensor, row: int) -> Tensor:
+    """The image with an orange line above pixel row `row`, and what is below it faded."""
+    shown_CHW = image_CHW.clone()
+    shown_CHW[:, row:] = shown_CHW[:, row:] * 0.25 + 0.5
+    thickness = max(1, image_CHW.shape[1] // 64)
+    shown_CHW[:, max(0, row - thickness) : row] = to_float(torch.tensor([213, 94, 0]))[:, None, None]
+    return shown_CHW

@@ -1,0 +1,381 @@
+"""The page as visitors use it, in headless Chromium, against the same work done without it. Nothing is downloaded."""
+
+import base64
+import io
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from shared.data import to_uint8
+from shared.errors import UserError
+from shared.token_cache import open_cache
+from stage1_tokenizer import train as stage1
+from stage1_tokenizer.cache import cache_tokens
+from stage1_tokenizer.evaluate import psnr_of
+from stage2_prior import train as stage2
+from stage2_prior.guidance import GuidanceConfig
+from stage2_prior.sampling import SamplingConfig, filter_logits, generate
+from tests.tiny import prior_run, save_drawings, tokenizer_run
+
+gr = pytest.importorskip("gradio", reason="the web page needs gradio: pip install '.[web]'")
+sync_api = pytest.importorskip("playwright.sync_api", reason="testing the web page needs playwright")
+
+import web  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+BROWSERS = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
+TABS = ("Draw", "Reconstruct", "Complete", "Codebook")
+PATIENCE = 60_000  # ms
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> web.Run:
+    """A tiny tokenizer and prior, trained in seconds."""
+    folder = tmp_path_factory.mktemp("web")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("TESSERA_CACHE", str(folder / "cache"))
+        tokenizer, _ = stage1.train(tokenizer_run(save_drawings(folder / "drawings")))
+        cache_tokens(tokenizer.path)
+        prior, _ = stage2.train(prior_run())
+        return web.load_run(folder / prior.path, folder / tokenizer.path)
+
+
+@pytest.fixture(scope="module")
+def address(run: web.Run) -> Iterator[str]:
+    """Where the page is served."""
+    page = web.serve(run, "127.0.0.1", port=None)
+    yield page.local_url
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The system's Chromium."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser on this machine: install one of {', '.join(BROWSERS)}")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
+    """Opens the page as a new visitor. No visitor's browser may ask anything of the rest of the internet."""
+    contexts, elsewhere = [], []
+
+    def ask(route: Any) -> None:
+        if route.request.url.startswith(address):
+            route.continue_()
+        else:
+            elsewhere.append(route.request.url)
+            route.abort()
+
+    def open_page(width: int = 1280, height: int = 900) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": height})
+        contexts.append(context)
+        context.route("**/*", ask)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        page.get_by_role("button", name="Draw", exact=True).wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert elsewhere == []
+
+
+@pytest.fixture
+def drawing(run: web.Run, tmp_path: Path) -> Path:
+    """One of the drawings, as a visitor's file."""
+    return Path(shutil.copy(next(Path(run.info.preprocessing["source"]).rglob("*.png")), tmp_path / "mine.png"))
+
+
+def expected_drawings(run: web.Run, num: int, seed: int, **options: Any) -> np.ndarray:
+    """(num, H, W, 3) uint8, drawn without the page."""
+    images_BCHW = run.tokenizer.detokenize(generate(run.prior, range(num), seed, **options))
+    return to_uint8(images_BCHW).permute(0, 2, 3, 1).numpy()
+
+
+def shown(page: Any, place: str) -> np.ndarray:
+    """(N, H, W, 3): the pictures of a sheet, from the page."""
+    addresses = page.locator(f"#{place} img").evaluate_all("images => images.map(image => image.src)")
+    return pictures_of("".join(f'src="{address}"' for address in addresses))
+
+
+def pictures_of(html: str) -> np.ndarray:
+    """(N, H, W, 3): the pictures inside some HTML."""
+    files = [base64.b64decode(part.split('"')[0]) for part in html.split('src="data:image/png;base64,')[1:]]
+    return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
+
+
+def wait_for_pictures(page: Any, place: str, expected_NHWC: np.ndarray) -> None:
+    """Until the sheet shows these."""
+    page.locator(f"#{place} img").nth(len(expected_NHWC) - 1).wait_for()
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not np.array_equal(shown(page, place), expected_NHWC):
+        assert time.monotonic() < deadline, "the page does not show what was drawn"
+        page.wait_for_timeout(50)
+
+
+def choose(page: Any, label: str, value: object) -> None:
+    """Type into the visible control of that name."""
+    box = page.locator(f'input[aria-label="number input for {label}"]:visible, label:has-text("{label}") input:visible')
+    box.first.fill(str(value))
+    box.first.press("Enter")
+
+
+# In the browser
+
+
+def test_drawing_shows_the_images_of_that_seed_growing(
+    run: web.Run, open_page: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*arguments: Any, on_row: Callable[[Tensor], None], **options: Any) -> Tensor:
+        return generate(*arguments, on_row=lambda rows: (on_row(rows), time.sleep(0.5)), **options)
+
+    whole_NHWC = expected_drawings(run, 3, seed=5)
+    monkeypatch.setattr(web, "generate", slowly)
+    page = open_page()
+    choose(page, "How many", 3)
+    choose(page, "Seed", 5)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.locator("#drawn img").nth(2).wait_for()
+    growing_NHWC = shown(page, "drawn")
+    assert np.unique(growing_NHWC[:, -8:]).tolist() == [128]
+    assert np.ptp(growing_NHWC[:, :8]) > 0
+    wait_for_pictures(page, "drawn", whole_NHWC)
+
+
+def test_two_visitors_at_once_each_get_their_own(run: web.Run, open_page: Callable[..., Any]) -> None:
+    expected = {seed: expected_drawings(run, 16, seed) for seed in (1, 2)}
+    pages = {seed: open_page() for seed in expected}
+    for seed, page in pages.items():
+        choose(page, "Seed", seed)
+    for page in pages.values():
+        page.get_by_role("button", name="Draw", exact=True).click()
+    for seed, page in pages.items():
+        wait_for_pictures(page, "drawn", expected[seed])
+
+
+def test_an_uploaded_image_is_reconstructed_and_its_tokens_named(
+    run: web.Run, open_page: Callable[..., Any], drawing: Path
+) -> None:
+    page = open_page()
+    page.get_by_role("tab", name="Reconstruct").click()
+    page.locator("[role=tabpanel]:visible input[type=file]").set_input_files(drawing)
+    x_BCHW = web.open_picture(run, str(drawing))[None]
+    tokens_Bhw = run.tokenizer.tokenize(x_BCHW)
+    psnr = psnr_of(run.tokenizer.detokenize(tokens_Bhw), x_BCHW).item()
+    page.get_by_text(f"PSNR {psnr:.2f} dB").wait_for()
+    pictures = page.locator("[role=tabpanel]:visible .pixels img")
+    assert pictures.count() == 4
+    tokens = pictures.nth(2)
+    tokens.scroll_into_view_if_needed()
+    box = tokens.bounding_box()
+    row, column = 1, 2
+    tokens.click(position={"x": box["width"] * (column + 0.5) / 4, "y": box["height"] * (row + 0.5) / 4})
+    page.get_by_text(f"Row {row + 1}, column {column + 1}: code {tokens_Bhw[0, row, column]}").wait_for()
+
+
+def test_an_image_is_completed_below_the_line(run: web.Run, open_page: Callable[..., Any], drawing: Path) -> None:
+    page = open_page()
+    page.get_by_role("tab", name="Complete").click()
+    page.locator("[role=tabpanel]:visible input[type=file]").set_input_files(drawing)
+    preview = page.locator("[role=tabpanel]:visible .pixels img")
+    preview.wait_for()
+    before = preview.get_attribute("src")
+    choose(page, "Rows of tokens to keep", 3)
+    page.wait_for_function("before => document.querySelector('#kept img').src != before", arg=before)
+    choose(page, "How many", 2)
+    page.get_by_role("button", name="Complete", exact=True).click()
+    *_, html = web.complete(run, str(drawing), 3, 1, True, *request(num=2))
+    wait_for_pictures(page, "completed", pictures_of(html))
+
+
+def test_mistakes_are_named_on_the_page(open_page: Callable[..., Any], drawing: Path, tmp_path: Path) -> None:
+    page = open_page()
+    page.get_by_text("Guidance towards the class").first.click()
+    choose(page, "Scale", 3)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("guidance needs a class label").wait_for()
+    page.get_by_role("tab", name="Complete").click()
+    page.get_by_role("button", name="Complete", exact=True).click()
+    page.get_by_text("there is no image to complete").wait_for()
+    (tmp_path / "text.png").write_text("no picture at all")
+    page.locator("[role=tabpanel]:visible input[type=file]").set_input_files(tmp_path / "text.png")
+    page.get_by_text("cannot identify image file").first.wait_for()
+    (tmp_path / "cut.png").write_bytes(drawing.read_bytes()[:-60])
+    page.get_by_role("tab", name="Reconstruct").click()
+    page.locator("[role=tabpanel]:visible input[type=file]").set_input_files(tmp_path / "cut.png")
+    page.get_by_text("cut.png cannot be read as a picture").first.wait_for()
+
+
+def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Any], drawing: Path) -> None:
+    page = open_page(390, 844)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.locator("#drawn img").nth(15).wait_for()
+    for tab in TABS:
+        page.get_by_role("tab", name=tab).click()
+        upload = page.locator("[role=tabpanel]:visible input[type=file]")
+        if upload.count():
+            upload.set_input_files(drawing)
+            page.locator("[role=tabpanel]:visible .pixels img").first.wait_for()
+        wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.evaluate(wider) == 0, tab
+
+
+def test_the_codebook_is_shown_by_use(run: web.Run, open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    page.get_by_role("tab", name="Codebook").click()
+    page.locator("#codes img").nth(63).wait_for()
+    captions = [caption.split("\n") for caption in page.locator("#codes figcaption").all_inner_texts()]
+    shown_uses = {int(code): int(use.removesuffix(" ×")) for code, use in captions}
+    assert shown_uses == dict(enumerate(run.uses_K.tolist()))
+    assert list(shown_uses.values()) == sorted(shown_uses.values(), reverse=True)
+
+
+def test_stop_ends_the_drawing(open_page: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, ended = [], Event()
+
+    def endless(*arguments: Any, on_row: Callable[[Tensor], None], **options: Any) -> Tensor:
+        try:
+            while len(rows) < PATIENCE / 100:
+                rows.append(on_row(torch.zeros(16, 1, 4, dtype=torch.long)))
+                time.sleep(0.1)
+        finally:
+            ended.set()
+        raise AssertionError("nobody stopped it")
+
+    monkeypatch.setattr(web, "generate", endless)
+    page = open_page()
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.locator("#drawn img").nth(15).wait_for()
+    assert not ended.is_set()
+    page.get_by_role("button", name="Stop", exact=True).locator("visible=true").click()
+    assert ended.wait(PATIENCE / 2000)
+    assert len(rows) < PATIENCE / 100
+
+
+# Without a browser
+
+
+def request(**values: Any) -> web.Request:
+    """What the controls say when nobody has touched them, but for `values`."""
+    untouched = web.Request(16, 0, web.ANY_CLASS, 1.0, 0, 1.0, 0.0, 1.0, "constant", 2.5, 0, 16)
+    return untouched._replace(**values)
+
+
+def test_untouched_controls_change_nothing() -> None:
+    logits_BV = torch.randn(3, 20)
+    assert torch.equal(filter_logits(logits_BV, request().sampling()), logits_BV)
+    assert request().guidance().scales(16).tolist() == [1.0] * 16
+
+
+def test_every_control_reaches_the_sampler() -> None:
+    wanted = request(temperature=0.5, top_k=7, top_p=0.9, min_p=0.1)
+    assert wanted.sampling() == SamplingConfig(temperature=0.5, top_k=7, top_p=0.9, min_p=0.1)
+    wanted = request(scale=3.0, schedule="power-cosine", power=2.0, guide_from=4)
+    assert wanted.guidance() == GuidanceConfig(scale=3, schedule="power-cosine", power=2, interval=(4, 16))
+
+
+def test_a_class_and_its_guidance_are_those_of_the_sampler(run: web.Run) -> None:
+    *_, html = web.draw(run, *request(num=2, label="faces", scale=3.0))
+    labels_B = torch.full((2,), run.info.class_names.index("faces"))
+    expected_NHWC = expected_drawings(run, 2, 0, labels_B=labels_B, cfg_scale=3.0)
+    assert np.array_equal(pictures_of(html), expected_NHWC)
+
+
+def test_more_images_than_a_batch_are_all_drawn(run: web.Run) -> None:
+    first, *_, last = web.draw(run, *request(num=web.BATCH + 2))
+    assert len(pictures_of(first)) == web.BATCH + 2
+    difference = pictures_of(last).astype(int) - expected_drawings(run, web.BATCH + 2, 0)
+    assert np.abs(difference).max() <= 1  # batches of other sizes: the decoder's last bits may round either way
+
+
+@pytest.mark.parametrize("kept_rows", [2, 3])
+def test_a_completion_keeps_what_is_above_the_line_and_never_sees_below(
+    run: web.Run, drawing: Path, tmp_path: Path, kept_rows: int
+) -> None:
+    picture_HWC = np.asarray(Image.open(drawing).convert("RGB")).copy()
+    picture_HWC[8 * kept_rows :] = 0
+    Image.fromarray(picture_HWC).save(tmp_path / "blackened.png")
+    files = (str(drawing), str(tmp_path / "blackened.png"))
+    completed, same = (list(web.complete(run, file, kept_rows, 1, True, *request(num=3)))[-1] for file in files)
+    assert completed == same
+    completed_NHWC = pictures_of(completed)
+    assert np.array_equal(completed_NHWC[:, : 8 * kept_rows], np.stack([picture_HWC[: 8 * kept_rows]] * 3))
+    assert len({picture.tobytes() for picture in completed_NHWC}) == 3
+
+
+def test_uses_are_those_of_the_cache_and_unknown_without_it(run: web.Run, tmp_path: Path) -> None:
+    place = Path(run.info.preprocessing["source"]).parent / run.info.tokenizer / "tokens"
+    cache = open_cache(place)
+    used = np.concatenate([tokens.ravel() for tokens in cache.tokens.values()])
+    assert run.uses_K.tolist() == [int((used == code).sum()) for code in range(64)]
+    assert web.count_uses(tmp_path / "none", run.info) is None
+    assert web.count_uses(place, run.info.model_copy(update={"fingerprint": "another"})) is None
+    unknown = replace(run, uses_K=None)
+    (page,) = web.browse(unknown, web.BY_NUMBER, 1)
+    assert len(pictures_of(page)) == 64
+    assert "×" not in page
+
+
+def test_messages_are_text_not_html(run: web.Run) -> None:
+    def handler(run: web.Run) -> Iterator[str]:
+        yield "before"
+        raise UserError("<b>name</b>.png cannot be read")
+
+    answers = web.answer(handler, run)()
+    assert next(answers) == "before"
+    with pytest.raises(gr.Error) as raised:
+        next(answers)
+    assert raised.value.message == "&lt;b&gt;name&lt;/b&gt;.png cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": None}, "the seed is empty"),
+        ({"seed": -1}, "seed is -1"),
+        ({"top_k": -2}, "top_k is -2"),
+        ({"label": "dogs"}, "dogs: there is no such class"),
+        ({"guide_from": 9, "guide_to": 3}, r"cfg_interval is \[9, 3\]"),
+    ],
+)
+def test_requests_that_cannot_be_met_are_one_message(run: web.Run, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        list(web.draw(run, *request(**values)))
+
+
+def test_a_run_that_is_missing_ends_the_command_in_one_message() -> None:
+    command = [sys.executable, str(ROOT / "web.py"), "--prior", "runs/prior/none"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "runs/prior/none is not a prior's run directory" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_port_in_use_is_a_message(run: web.Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="cannot serve on 127.0.0.1"):
+            web.serve(run, "127.0.0.1", taken.getsockname()[1])

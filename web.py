@@ -1,0 +1,492 @@
+"""A web page over a prior and its tokenizer: python web.py [--prior RUN] [--tokenizer RUN] [--port 7860]
+
+It draws, reconstructs, completes and shows the codebook. Works offline, and is reachable from this computer only unless
+--host says otherwise. Visitors share the models, which nobody changes, and take turns at the prior, batch by batch.
+
+Shapes: B batch, C image channels (3), H and W pixels, h and w the token grid, r rows of it, K codes.
+"""
+
+import argparse
+import base64
+import html
+import io
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple, get_args
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sample import class_label, matching_tokenizer
+from shared.checkpoint import newest_run
+from shared.data import centre_crop, pixels_of, resize, to_float, to_uint8
+from shared.errors import UserError, run_command
+from shared.sources import UnreadableImage, decode_rgb
+from shared.token_cache import TokenInfo, open_cache
+from stage1_tokenizer.evaluate import psnr_of
+from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.views import (
+    ERROR_LEVELS,
+    code_colours,
+    cut_picture,
+    decode_codes,
+    decode_rows,
+    error_picture,
+    token_picture,
+)
+from stage2_prior.completion import ShownRows, open_photo, paste
+from stage2_prior.guidance import GuidanceConfig
+from stage2_prior.prior import Prior, load_prior
+from stage2_prior.sampling import SamplingConfig, generate
+from stage2_prior.stream import stream
+
+log = logging.getLogger(__name__)
+
+BATCH = 16  # images that grow side by side
+MOST_IMAGES = 64
+CODES_ON_A_PAGE = 96
+DRAWING_WIDTH, CODE_WIDTH = 110, 56  # least, in CSS pixels
+AT_ONCE = 2  # visitors served at the same time by each button; others queue, and see their place
+ANY_CLASS = "any"
+BY_NUMBER, MOST_USED, LEAST_USED = "by number", "most used first", "least used first"
+NOTHING_YET = '<div class="sheet">Nothing is drawn yet.</div>'
+CSS = """
+.sheet { display: grid; gap: 6px }
+.sheet figure { margin: 0 }
+.sheet img, .pixels img { display: block; width: 100%; image-rendering: pixelated }
+.sheet img { border: 1px solid var(--border-color-primary) }
+.sheet figcaption { font-size: 12px; line-height: 1.3 }
+.pixels img { height: auto; max-height: 360px; object-fit: contain }
+@media (max-width: 500px) {
+    main.app { padding: 12px }
+    .tab-container button { padding: 0 8px }
+}
+"""
+
+Pixels = np.ndarray  # (H, W, 3) uint8
+Html = str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the page is about; every visitor reads it and nothing writes it.
+
+    uses_K: how often each code occurs in the token cache; None where there is no cache to tell.
+    """
+
+    name: str
+    prior: Prior
+    info: TokenInfo
+    tokenizer: Tokenizer
+    uses_K: Tensor | None
+    colours_K3: Tensor
+    turn: Lock = field(default_factory=Lock)
+
+    def in_turn(self, draw: Callable[..., Tensor], on_row: Callable[[Tensor], None]) -> Tensor:
+        """`draw(on_row=on_row)`, alone: a prior's decoding engine has memory for one batch at a time."""
+        with self.turn:
+            return draw(on_row=on_row)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        return self.info.data.height_width
+
+
+class Request(NamedTuple):
+    """What the sampling controls say, in their order on the page."""
+
+    num: int
+    seed: int | None
+    label: str
+    temperature: float
+    top_k: int | None
+    top_p: float
+    min_p: float
+    scale: float
+    schedule: str
+    power: float
+    guide_from: int
+    guide_to: int
+
+    def sampling(self) -> SamplingConfig:
+        """How a token is drawn; UserError for what is out of range."""
+        return SamplingConfig(
+            temperature=self.temperature, top_k=self.top_k or None, top_p=self.top_p, min_p=self.min_p
+        )
+
+    def guidance(self) -> GuidanceConfig:
+        """How the tokens of a grid are guided; UserError for what is out of range."""
+        schedule: Any = self.schedule
+        power = self.power if schedule == "power-cosine" else None
+        return GuidanceConfig(
+            scale=self.scale, schedule=schedule, power=power, interval=(self.guide_from, self.guide_to)
+        )
+
+
+# What the tabs do
+
+
+def draw(run: Run, *values: Any) -> Iterator[Html]:
+    """New images, again and again while they grow."""
+    no_prefix_1K = torch.empty(1, 0, dtype=torch.long)
+    for images_BCHW in growing(run, Request(*values), no_prefix_1K):
+        yield sheet(images_BCHW, DRAWING_WIDTH)
+
+
+def growing(run: Run, request: Request, prefix_1K: Tensor) -> Iterator[Tensor]:
+    """All images (num, 3, H, W) of a request, grey where they are not drawn yet; each begins with the prefix."""
+    if request.seed is None:
+        raise UserError("the seed is empty: give a whole number, 0 or more")
+    label = class_label(None if request.label == ANY_CLASS else request.label, run.info.class_names)
+    sampling, scale_L = request.sampling(), request.guidance().scales(run.prior.length)
+    images_BCHW = torch.zeros(request.num, 3, *run.size)
+    for begin in range(0, request.num, BATCH):
+        numbers = range(begin, min(begin + BATCH, request.num))
+        draw_batch = partial(
+            generate, run.prior, numbers, request.seed, sampling, cfg_scale=scale_L,
+            labels_B=None if label is None else torch.full((len(numbers),), label),
+            prefix_tokens_BK=prefix_1K.expand(len(numbers), -1), batch_size=BATCH,
+        )  # fmt: skip
+        for tokens_Brw in stream(partial(run.in_turn, draw_batch)):
+            images_BCHW[numbers.start : numbers.stop] = decode_rows(run.tokenizer, tokens_Brw, run.prior.grid[0])
+            yield images_BCHW
+
+
+def reconstruct(run: Run, path: str | None) -> Iterator[tuple[Any, ...]]:
+    """The image as the tokenizer sees it, its reconstruction, tokens, errors, what to say of them, and the tokens."""
+    if path is None:
+        yield None, None, None, None, "", None
+        return
+    x_CHW = open_picture(run, path)
+    device = run.tokenizer.to_codes.weight.device
+    tokens_1hw = run.tokenizer.tokenize(x_CHW[None].to(device))
+    x_hat_CHW = run.tokenizer.detokenize(tokens_1hw).cpu()[0]
+    tokens_hw = tokens_1hw.cpu()[0]
+    views = x_CHW, x_hat_CHW, token_picture(tokens_hw, run.colours_K3), error_picture(x_hat_CHW, x_CHW)
+    psnr = psnr_of(x_hat_CHW[None], x_CHW[None]).item()
+    said = (
+        f"PSNR **{psnr:.2f} dB** · {tokens_hw.numel()} tokens, {len(tokens_hw.unique())} of them different, out of "
+        f"{run.tokenizer.codes:,} codes"
+    )
+    yield *map(pixels, views), said, tokens_hw
+
+
+def describe_token(run: Run, tokens_hw: Tensor | None, event: gr.SelectData) -> Iterator[str]:
+    """Which token was clicked on."""
+    if tokens_hw is None:
+        raise UserError("there are no tokens yet: give an image first")
+    column, row = event.index
+    code = int(tokens_hw[row, column])
+    yield f"Row {row + 1}, column {column + 1}: code **{code}**{used(run, code, ', ')}"
+
+
+def show_cut(run: Run, path: str | None, rows: int) -> Iterator[Pixels | None]:
+    """The image with the cut line on it."""
+    if path is None:
+        yield None
+    else:
+        yield pixels(cut_picture(open_picture(run, path), run.size[0] * rows // run.prior.grid[0]))
+
+
+def complete(
+    run: Run, path: str | None, kept_rows: int, margin: int, keep_pixels: bool, *values: Any
+) -> Iterator[Html]:
+    """Several ways to complete an image below the cut line, again and again while they grow."""
+    if path is None:
+        raise UserError("there is no image to complete: drop one first")
+    open_picture(run, path)  # says more kindly than `open_photo` that a file is no picture
+    rows = ShownRows(kept_rows, margin, run.prior.grid[0])
+    photo = open_photo(Path(path), run.size, rows, run.info.data.max_pixels)
+    device = run.tokenizer.to_codes.weight.device
+    prefix_1K = rows.prefix(run.tokenizer.tokenize(photo.shown_CHW[None].to(device)).cpu())
+    for images_BCHW in growing(run, Request(*values), prefix_1K):
+        if keep_pixels:
+            originals_BCHW = photo.original_CHW.expand_as(images_BCHW)
+            images_BCHW = paste(images_BCHW, originals_BCHW, rows.pixels(run.size[0]))
+        yield sheet(images_BCHW, DRAWING_WIDTH)
+
+
+def browse(run: Run, order: str, page: int) -> Iterator[Html]:
+    """A page of the codebook: each code decoded alone, with its number and use."""
+    codes_K = torch.arange(run.tokenizer.codes)
+    if order != BY_NUMBER and run.uses_K is not None:
+        codes_K = run.uses_K.argsort(descending=order == MOST_USED, stable=True)
+    codes_N = codes_K[(int(page) - 1) * CODES_ON_A_PAGE :][:CODES_ON_A_PAGE]
+    captions = [f"{code}{used(run, code, '<br>')}" for code in codes_N.tolist()]
+    yield sheet(decode_codes(run.tokenizer, codes_N), CODE_WIDTH, captions)
+
+
+def used(run: Run, code: int, before: str) -> str:
+    """How often a code is used, where that is known."""
+    return "" if run.uses_K is None else f"{before}{int(run.uses_K[code]):,} ×"
+
+
+def open_picture(run: Run, path: str) -> Tensor:
+    """A visitor's picture (3, H, W) in [-1, 1], cropped and resized as validation images are."""
+    try:
+        image = decode_rgb(path, run.info.data.max_pixels)
+    except UnreadableImage as error:
+        raise UserError(f"{Path(path).name} cannot be read as a picture: {error}. Try a PNG or a JPEG") from None
+    return to_float(resize(pixels_of(centre_crop(image, *run.size)), *run.size))
+
+
+def pixels(image_CHW: Tensor) -> Pixels:
+    """An image in [-1, 1] as the browser wants it."""
+    return to_uint8(image_CHW).permute(1, 2, 0).numpy()
+
+
+def sheet(images_BCHW: Tensor, width: int, captions: Sequence[Html] = ()) -> Html:
+    """Images in as many columns of at least `width` CSS pixels as there is room for."""
+    figures = [
+        f'<figure><img alt="" src="{data_url(image_CHW)}"><figcaption>{caption}</figcaption></figure>'
+        for image_CHW, caption in zip_longest(images_BCHW, captions, fillvalue="")
+    ]
+    columns = f"grid-template-columns: repeat(auto-fill, minmax({width}px, 1fr))"
+    return f'<div class="sheet" style="{columns}">{"".join(figures)}</div>'
+
+
+def data_url(image_CHW: Tensor) -> str:
+    """An image as a PNG inside an address."""
+    file = io.BytesIO()
+    Image.fromarray(pixels(image_CHW)).save(file, format="PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+# The page
+
+
+def answer(handler: Callable[..., Iterator[Any]], run: Run) -> Callable[..., Iterator[Any]]:
+    """`handler` of this run, for Gradio: a mistake of the visitor's becomes a message on the page."""
+
+    def answering(*values: Any) -> Iterator[Any]:
+        try:
+            yield from handler(run, *values)
+        except UserError as error:
+            # What Gradio shows may be HTML, and the message may quote a file name.
+            raise gr.Error(html.escape(str(error)), title="Not possible", print_exception=False) from None
+
+    answering.__name__ = handler.__name__  # and not its signature, which Gradio would count the controls against
+    return answering
+
+
+def build_page(run: Run) -> gr.Blocks:
+    """The page over a run; `launch` serves it."""
+    with gr.Blocks(title="Tessera", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        grid, codes = run.prior.grid, run.tokenizer.codes
+        gr.Markdown(
+            f"# Tessera\n{html.escape(run.name)}: images of {run.size[1]} × {run.size[0]} pixels as "
+            f"{grid[1]} × {grid[0]} tokens out of {codes:,} codes"
+        )
+        with gr.Tab("Draw"):
+            draw_tab(run)
+        with gr.Tab("Reconstruct"):
+            reconstruct_tab(run)
+        with gr.Tab("Complete"):
+            complete_tab(run)
+        with gr.Tab("Codebook"):
+            codebook_tab(run, page)
+    page.queue(default_concurrency_limit=AT_ONCE)
+    return page
+
+
+def draw_tab(run: Run) -> None:
+    """Samples, growing while they are drawn."""
+    with gr.Row():
+        with gr.Column(scale=1):
+            start, stop = start_and_stop("Draw")
+            controls = sampling_controls(run, num=16)
+        with gr.Column(scale=2):
+            images = gr.HTML(NOTHING_YET, padding=False, elem_id="drawn")
+    drawing = start.click(answer(draw, run), controls, images, show_progress="minimal")
+    stop.click(None, cancels=drawing)
+
+
+def start_and_stop(label: str) -> tuple[gr.Button, gr.Button]:
+    """The buttons of something that takes a while."""
+    with gr.Row():
+        return gr.Button(label, variant="primary", min_width=100), gr.Button("Stop", min_width=100)
+
+
+def sampling_controls(run: Run, num: int) -> list[gr.components.Component]:
+    """One control for each field of `Request`, in that order."""
+    with gr.Group():
+        how_many = gr.Slider(1, MOST_IMAGES, num, step=1, label="How many", buttons=[])
+        with gr.Row():
+            seed = gr.Number(0, label="Seed", precision=0, min_width=100)
+            label = gr.Dropdown([ANY_CLASS, *(run.info.class_names or [])], label="Class", min_width=100)
+    with gr.Accordion("How a token is drawn", open=False):
+        filters = [
+            gr.Slider(0, 2, 1, step=0.05, label="Temperature", info="below 1: likelier codes; 0: always the likeliest"),
+            gr.Number(0, label="Top-k", precision=0, info="keep the k likeliest codes only; 0: all"),
+            gr.Slider(0, 1, 1, step=0.01, label="Top-p", info="keep the likeliest that together have probability p"),
+            gr.Slider(0, 1, 0, step=0.01, label="Min-p", info="keep codes at least p times as likely as the likeliest"),
+        ]
+    return [how_many, seed, label, *filters, *guidance_controls(run.prior.length)]
+
+
+def guidance_controls(length: int) -> list[gr.components.Component]:
+    """The last fields of `Request`, for grids of `length` tokens."""
+    schedules = get_args(GuidanceConfig.model_fields["schedule"].annotation)
+    with gr.Accordion("Guidance towards the class", open=False):
+        return [
+            gr.Slider(0, 10, 1, step=0.1, label="Scale", info="1: none; more exaggerates the class"),
+            gr.Dropdown(schedules, value=schedules[0], label="Schedule", info="over the tokens: constant or rising"),
+            gr.Slider(0.5, 8, 2.5, step=0.5, label="Power", info="of power-cosine: the larger, the later it rises"),
+            gr.Slider(0, length - 1, 0, step=1, label="From token", info="tokens before this one are not guided"),
+            gr.Slider(1, length, length, step=1, label="To token", info="this one and those behind it are not guided"),
+        ]
+
+
+def reconstruct_tab(run: Run) -> None:
+    """An image's way to tokens and back."""
+    tokens = gr.State(None)
+    with gr.Row():
+        with gr.Column(scale=1):
+            given = image_input()
+            said = gr.Markdown()
+            gr.Markdown(
+                "**Seen** is the middle of your image, at the tokenizer's size. **Tokens** of similar codes have "
+                "similar colours; click one to see which it is. **Errors** are black where there are none, and "
+                f"brightest from {ERROR_LEVELS} of 255 levels on."
+            )
+            clicked = gr.Markdown()
+        with gr.Column(scale=2):
+            with gr.Row():
+                seen, rebuilt = picture("Seen"), picture("Reconstructed")
+            with gr.Row():
+                grid, error = picture("Tokens"), picture("Errors")
+    given.change(answer(reconstruct, run), given, [seen, rebuilt, grid, error, said, tokens])
+
+    def describe(tokens_hw: Tensor | None, event: gr.SelectData) -> Iterator[str]:
+        yield from answer(describe_token, run)(tokens_hw, event)
+
+    grid.select(describe, tokens, clicked, show_progress="hidden")
+
+
+def complete_tab(run: Run) -> None:
+    """An image cut, and drawn on from there."""
+    rows = run.prior.grid[0]
+    with gr.Row():
+        with gr.Column(scale=1):
+            given = image_input()
+            cut = gr.Slider(1, rows - 1, rows // 2, step=1, label="Rows of tokens to keep", buttons=[], elem_id="cut")
+            shown = picture("What is kept, above the line", elem_id="kept")
+            start, stop = start_and_stop("Complete")
+        with gr.Column(scale=2):
+            images = gr.HTML(NOTHING_YET, padding=False, elem_id="completed")
+            keep_pixels = gr.Checkbox(True, label="Put the kept pixels back over the result")
+            margin = gr.Slider(
+                0, max(1, rows - 2), 1, step=1, label="Margin", buttons=[], info="rows above the cut drawn anew, to fit"
+            )
+            controls = sampling_controls(run, num=4)
+    for change in (given.change, cut.change):
+        change(answer(show_cut, run), [given, cut], shown, show_progress="hidden", trigger_mode="always_last")
+    drawing = start.click(
+        answer(complete, run), [given, cut, margin, keep_pixels, *controls], images, show_progress="minimal"
+    )
+    stop.click(None, cancels=drawing)
+
+
+def codebook_tab(run: Run, page: gr.Blocks) -> None:
+    """Every code, decoded alone."""
+    pages = -(-run.tokenizer.codes // CODES_ON_A_PAGE)
+    with gr.Row():
+        orders = [BY_NUMBER] if run.uses_K is None else [MOST_USED, LEAST_USED, BY_NUMBER]
+        order = gr.Radio(orders, value=orders[0], label="Order")
+        number = gr.Slider(1, max(2, pages), 1, step=1, label=f"Page of {pages}", buttons=[], interactive=pages > 1)
+    gr.Markdown(describe_use(run))
+    codes = gr.HTML(padding=False, elem_id="codes")
+    for happens in (page.load, order.change, number.change):
+        happens(answer(browse, run), [order, number], codes, show_progress="hidden", trigger_mode="always_last")
+
+
+def describe_use(run: Run) -> str:
+    """How much of the codebook is in use, where that is known."""
+    if run.uses_K is None:
+        return "How often codes are used is not known: there is no token cache beside the tokenizer."
+    in_use = (run.uses_K > 0).float().mean().item()
+    return f"{in_use:.1%} of all codes occur in the token cache, {int(run.uses_K.sum()):,} times together."
+
+
+def image_input() -> gr.Image:
+    """Where a visitor drops a picture. The file itself is passed on: reading it is `open_picture`'s."""
+    return gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Your image", height=280)
+
+
+def picture(caption: str, elem_id: str | None = None) -> gr.Image:
+    """A place for an image of few pixels, shown large, below its caption."""
+    with gr.Column(min_width=130):
+        gr.Markdown(caption)
+        return gr.Image(
+            format="png", interactive=False, show_label=False, buttons=[], elem_classes="pixels", elem_id=elem_id
+        )
+
+
+# The command
+
+
+def load_run(prior_run: Path, tokenizer_run: Path | None) -> Run:
+    """The prior of a run directory and its tokenizer, on a GPU if there is one. Raises UserError where they are not."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    prior, info = load_prior(prior_run)
+    place = tokenizer_run or Path(info.tokenizer)
+    tokenizer = matching_tokenizer(place, info, prior_run)
+    colours_K3 = code_colours(tokenizer.quantiser.codes_KD.detach())
+    uses_K = count_uses(place / "tokens", info)
+    return Run(str(prior_run), prior.to(device), info, tokenizer.to(device), uses_K, colours_K3)
+
+
+def count_uses(cache: Path, info: TokenInfo) -> Tensor | None:
+    """How often each code occurs in a token cache of this tokenizer, (K,); None, and a line of log, without one."""
+    try:
+        opened = open_cache(cache)
+        if opened.info.fingerprint != info.fingerprint:
+            raise UserError(f"{cache} was made by another tokenizer")
+    except UserError as error:
+        log.warning("the codebook is shown without the codes' use: %s", error)
+        return None
+    parts = [
+        part for tokens_NL in opened.tokens.values() for part in np.array_split(tokens_NL, len(tokens_NL) // 4096 + 1)
+    ]
+    return torch.from_numpy(sum(np.bincount(part.ravel(), minlength=info.codes) for part in parts))
+
+
+def serve(run: Run, host: str, port: int | None) -> gr.Blocks:
+    """The page, served from a thread of its own until it is closed. Raises UserError where the port is taken."""
+    page = build_page(run)
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    try:
+        page.launch(
+            server_name=host, server_port=port, share=False, ssr_mode=False, theme=theme, css=CSS, show_error=True,
+            footer_links=[], run_history=False, prevent_thread_lock=True, quiet=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"cannot serve on {host}, port {port or 'from 7860 on'}: {error}. Try another --port") from None
+    return page
+
+
+def main() -> None:
+    """Read the command line, load, serve until stopped."""
+    parser = argparse.ArgumentParser(prog="web.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--prior", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
+    parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if it was moved")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other computers too")
+    parser.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
+    args = parser.parse_args()
+    run = load_run(args.prior or newest_run("prior", "ema.safetensors"), args.tokenizer)
+    page = serve(run, args.host, args.port)
+    print(f"{run.name}: open {page.local_url} (stop with Ctrl-C)", flush=True)
+    page.block_thread()
+
+
+if __name__ == "__main__":
+    run_command(main)
