@@ -2,7 +2,7 @@
 
 One JSON line a case: name, median_s and peak_mb (ours), peer, peer_peak_mb, ratio (peer's median / ours). Memory is
 what torch has allocated at the worst moment of a call, with the call's outputs and gradients but without its inputs. On
-a CUDA device also `float32_peak`: the fraction of the device's float32 rate that our products alone would need.
+a CUDA device also `float32_peak`: our products a second as a fraction of what a large float32 matrix product reaches.
 """
 
 import json
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import shared.vision  # noqa: F401  (makes torchvision importable, which diffusers imports)
-from stage1_tokenizer.quantisers.lookup import HAS_TRITON, nearest_codes, nearest_codes_blocked
+from stage1_tokenizer.quantisers.lookup import HAS_TRITON, full_float32, nearest_codes, nearest_codes_blocked
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
 
 VECTORS, CODES, DIM = 16_384, 16_384, 16  # 16 images of 32 x 32 tokens
 ROUNDS = 5
-FLOAT32_LANES = {7: 64, 8: 64, 9: 128, 10: 128, 12: 128}  # per multiprocessor, by compute capability's major
 
 Step = Callable[[], object]
 
@@ -85,11 +84,13 @@ def compare(name: str, steps: Mapping[str, Step], device: torch.device) -> None:
     """Print a line for each peer of "ours"."""
     medians = interleaved_medians(steps, device)
     peaks = {name: peak_mb(step, device) for name, step in steps.items()}
+    operations = 2 * VECTORS * CODES * DIM / medians["ours"]
+    rate = float32_rate(device) if device.type == "cuda" else None
     for peer in list(steps)[1:]:
         line = {"name": f"{name} {device.type}", "median_s": round(medians["ours"], 6), "peak_mb": peaks["ours"]}
         line |= {"peer": peer, "peer_peak_mb": peaks[peer], "ratio": round(medians[peer] / medians["ours"], 2)}
-        if device.type == "cuda":
-            line["float32_peak"] = round(2 * VECTORS * CODES * DIM / medians["ours"] / float32_rate(device), 3)
+        if rate:
+            line["float32_peak"] = round(operations / rate, 3)
         print(json.dumps(line), flush=True)
 
 
@@ -125,10 +126,12 @@ def peak_mb(step: Step, device: torch.device) -> float:
     return round(max(accumulate(changes)) / 1e6, 1)
 
 
-def float32_rate(device: torch.device) -> float:
-    """Multiply-adds a second outside the tensor cores, times two: what exact float32 products can reach at most."""
-    properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count * FLOAT32_LANES[properties.major] * 2 * properties.clock_rate * 1e3
+def float32_rate(device: torch.device, size: int = 8192) -> float:
+    """Operations a second of a large float32 matrix product, TF32 off: in practice the device's float32 peak."""
+    square = torch.randn(size, size, device=device)
+    with full_float32():
+        seconds = interleaved_medians({"product": lambda: square @ square}, device)["product"]
+    return 2 * size**3 / seconds
 
 
 if __name__ == "__main__":
