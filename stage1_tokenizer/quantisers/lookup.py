@@ -4,7 +4,7 @@ On the unit sphere the nearest code is the one of the largest inner product. On 
 arg-max (lookup_triton.py). Elsewhere: what costs time on a CPU is not the products but the arg-max over 16,384 of them,
 so it is taken in two levels: `amax` over blocks of codes, which vectorises, then an exact look inside the one winning
 block. Never holds more than one tile of similarities.
-Shapes: N vectors, K codes, D dimensions.
+Shapes: N vectors, n those of a tile, K codes, k those of a tile, b blocks, D dimensions.
 """
 
 import importlib.util
@@ -40,18 +40,21 @@ def nearest_codes_blocked(x_ND: Tensor, codes_KD: Tensor) -> Tensor:
     """`nearest_codes` by blocked matrix products, on any device; float32 in, int64 out."""
     blocks = pad_to_blocks(codes_KD)
     tokens_N = torch.empty(len(x_ND), dtype=torch.int64, device=x_ND.device)
+    # Written over and over: memory touched for the first time costs a CPU as much as the products.
+    similarity, best = x_ND.new_empty(CODE_TILE * ROW_TILE), x_ND.new_empty(len(blocks) * ROW_TILE)
     with full_float32():
         for rows in range(0, len(x_ND), ROW_TILE):
-            x_tile = x_ND[rows : rows + ROW_TILE]
-            block_n = _best_block(x_tile, blocks)
-            tokens_N[rows : rows + ROW_TILE] = _best_in_block(x_tile, blocks, block_n)
+            x_nD = x_ND[rows : rows + ROW_TILE]
+            best_bn = best[: len(blocks) * len(x_nD)].view(len(blocks), len(x_nD))
+            block_n = _best_block(x_nD, blocks, similarity, best_bn)
+            tokens_N[rows : rows + ROW_TILE] = _best_in_block(x_nD, blocks, block_n)
     return tokens_N
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Within the block float32 matrix products are that, whatever allow_tf32 or set_float32_matmul_precision say."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
@@ -70,10 +73,15 @@ def pad_to_blocks(codes_KD: Tensor) -> Tensor:
     return codes_KD.view(-1, BLOCK, codes_KD.shape[1])
 
 
-def _best_block(x_nD: Tensor, blocks: Tensor) -> Tensor:
+def _best_block(x_nD: Tensor, blocks: Tensor, similarity: Tensor, best_bn: Tensor) -> Tensor:
+    """The block (n,) that holds each vector's nearest code; `similarity` and `best_bn` are room to work in."""
     per_tile = CODE_TILE // BLOCK
-    best = [(tile.flatten(0, 1) @ x_nD.T).view(len(tile), BLOCK, len(x_nD)).amax(1) for tile in blocks.split(per_tile)]
-    return torch.cat(best).argmax(0)
+    for tile, best in zip(blocks.split(per_tile), best_bn.split(per_tile), strict=True):
+        codes_kD = tile.flatten(0, 1)
+        similarity_kn = similarity[: len(codes_kD) * len(x_nD)].view(len(codes_kD), len(x_nD))
+        torch.mm(codes_kD, x_nD.T, out=similarity_kn)
+        torch.amax(similarity_kn.view(len(tile), BLOCK, len(x_nD)), 1, out=best)
+    return best_bn.argmax(0)
 
 
 def _best_in_block(x_nD: Tensor, blocks: Tensor, block_n: Tensor) -> Tensor:
