@@ -37,8 +37,8 @@ class AdversarialConfig(Config):
     start: Fraction = 0.3
     warm_up: Fraction = 0.1
     ramp: Fraction = 0.1
-    weight: float = Field(0.1, gt=0)
-    adaptive: bool = True  # multiply the weight by `adaptive_weight`; one that is not depends on every other loss
+    weight: float = Field(0.4, gt=0)  # taming-transformers has 0.8; a fixed one is often 0.1
+    adaptive: bool = True  # multiply the weight by `adaptive_weight`; a fixed one must be fitted to the other losses
     lecam: float = Field(0.001, ge=0)  # weight of the regulariser; more helps where there are few images
     learning_rate: float = Field(2e-4, gt=0)  # after warm_up; then it falls as the tokenizer's does
     betas: tuple[Fraction, Fraction] = (0.5, 0.9)

@@ -41,7 +41,7 @@ class Adversary:
     ) -> None:
         self.config, self.trainee, self.last_layer = config, trainee, last_layer
         if config.adaptive:
-            # Out of the compiled graph, which cannot be differentiated twice, let alone only down to its last layer.
+            # Out of the compiled graph: that may refuse to be differentiated twice, and would be, as a whole.
             last_layer.forward = torch.compiler.disable(last_layer.forward)  # type: ignore[method-assign]
         critic = Critic(config, image_size)
         optimizer = torch.optim.Adam(critic.parameters(), config.learning_rate, config.betas)

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.training import Trainee, TrainingConfig, make_accelerator
@@ -25,7 +26,7 @@ class Decoder(nn.Module):
         self.first, self.last_layer = nn.Linear(4, 8), nn.Linear(8, 3 * 256)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.last_layer(self.first(z).tanh()).view(-1, 3, 16, 16)
+        return self.last_layer(F.gelu(self.first(z))).view(-1, 3, 16, 16)
 
 
 def adversary(config: dict[str, Any], **training: Any) -> Adversary:
