@@ -25,7 +25,7 @@ from stage2_prior.prior import Prior, PriorConfig
 from stage2_prior.sampling import generate
 
 CODES, WIDTH, DEPTH, HEADS, D_STATE, HEADDIM = 16_384, 384, 6, 6, 64, 64
-ROUNDS = 1
+ROUNDS = 5
 LONGEST_S = 60  # a peer that takes longer runs once
 # On one thread, its CPU time is the time it would take on a machine where nothing else runs.
 clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
