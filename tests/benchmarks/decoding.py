@@ -144,7 +144,7 @@ def mamba2(batch: int, tokens: int) -> Callable[[], object]:
 
 def transformers_generate(model: nn.Module, batch: int, tokens: int, **options: object) -> Callable[[], object]:
     """Draws from the whole distribution, to the full length."""
-    start = torch.zeros(batch, 1, dtype=torch.long)
+    start = torch.ones(batch, 1, dtype=torch.long)  # not the padding, which would be masked
     whole = {"do_sample": True, "top_k": 0, "eos_token_id": None, "pad_token_id": 0, "disable_compile": True}
     return lambda: model.generate(start, max_new_tokens=tokens, **whole, **options)  # type: ignore[operator]
 
