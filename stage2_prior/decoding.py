@@ -137,7 +137,9 @@ class Decoder:
 
     def _steps(self, batch: Batch, choose: Choose) -> dict[int, Callable[[], None]]:
         """For each window that attention looks at a step; on CUDA captured, and kept for batches of the same size."""
-        steps = {window: partial(self._step_within, window, batch, choose) for window in self.windows}
+        steps: dict[int, Callable[[], None]] = {}
+        for window in self.windows:
+            steps[window] = partial(self._step_within, window, batch, choose)
         if _on_cpu(self.device):
             return steps
         key = (len(batch.input_R), batch.scale_L is not None, choose)

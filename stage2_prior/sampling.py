@@ -92,7 +92,7 @@ def top_p(logits_BV: Tensor, value: float) -> Tensor:
 
 def _ordered(logits: Tensor) -> Tensor:
     """Float32 numbers as int64 in the same order."""
-    bits = logits.contiguous().view(torch.int32)
+    bits = (logits + 0.0).contiguous().view(torch.int32)  # -0 becomes 0
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
 
 
