@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from shared.config import C, Config, parse_config, save_config
+from shared.config import C, Config, parse_config, parse_yaml, save_config
 from shared.errors import UserError
 from shared.lock import hold
 from shared.manifest import Damaged, check_manifest, flush, read_manifest, sha256, write_manifest
@@ -234,8 +233,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping written by `save_config`; UserError where it is none."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} does not hold a configuration")

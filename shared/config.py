@@ -95,7 +95,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the configuration {path}: {error}") from None
-    values = _parse_yaml(text, str(path))
+    values = parse_yaml(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -103,7 +103,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """The plain values of a YAML text; UserError naming `where` for anything else, and for a key that stands twice."""
     try:
         return yaml.load(text, _Loader)
     except Exception as error:  # PyYAML's constructors raise nearly anything on what is almost a number or a date
@@ -127,7 +128,7 @@ def _set(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"cannot read the override {override!r}: write key=value, for example training.batch_size=8")
-    value = _parse_yaml(text, f"the value of the override {override!r}")
+    value = parse_yaml(text, f"the value of the override {override!r}")
     *parents, last = key.split(".")
     for parent in parents:
         child = values.get(parent, {})

@@ -96,7 +96,11 @@ def check_cache() -> None:
 def result_of_cache() -> Any:
     cache = open_cache(TOKENIZER / "tokens")
     arrays = [*cache.tokens.values(), *cache.labels.values()]
-    return cache.info.model_dump(), cache.code_vectors_KD, [torch.tensor(array.astype("int64")) for array in arrays]
+    return (
+        cache.info.model_dump(),
+        cache.code_vectors_KD,
+        [None if array is None else torch.tensor(array.astype("int64")) for array in arrays],
+    )
 
 
 def make_stale_cache() -> None:
