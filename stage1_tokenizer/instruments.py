@@ -3,6 +3,7 @@
 Shapes: B images, C channels, H x W pixels, D features.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +48,10 @@ class Instruments:
 
 
 class Vgg16:
-    """The VGG16 of shift-tolerant LPIPS, whose weights install offline: 512 features, its last stage's mean.
+    """The VGG16 of shift-tolerant LPIPS (Ghildyal & Liu 2022), whose weights install offline: 512 features.
 
-    Images keep their size. Ghildyal & Liu 2022; no other project's numbers are comparable.
+    They are its last stage's mean over the image, which keeps its size, scaled to length sqrt(512): the kernel distance
+    then has the kernel (cosine + 1)^3. No other project's numbers are comparable.
     """
 
     name = "vgg16"
@@ -59,7 +61,8 @@ class Vgg16:
         self.fingerprint = fingerprint_of(dict(loss.named_buffers()))
 
     def __call__(self, pixels_BCHW: Tensor) -> Tensor:
-        return self.loss.features((to_float(pixels_BCHW) - self.loss.shift) / self.loss.scale).mean((2, 3))
+        features_BD = self.loss.features((to_float(pixels_BCHW) - self.loss.shift) / self.loss.scale).mean((2, 3))
+        return math.sqrt(features_BD.shape[1]) * torch.nn.functional.normalize(features_BD)
 
 
 def open_instruments(height_width: tuple[int, int], inception: Path | None, device: torch.device | str) -> Instruments:

@@ -143,7 +143,7 @@ def sampled(run: Path, args: argparse.Namespace) -> Findings:
     from stage2_prior.samples import Drawing, measure_samples  # here: it needs stage one, and training needs this file
 
     overrides = [] if args.samples is None else [f"images={args.samples}"]
-    drawing = config_of(Drawing, overrides + args.drawing, where="--samples")
+    drawing = config_of(Drawing, overrides + args.drawing, where="--samples N key=value ...")
     return measure_samples(run, args.weights, drawing, args.inception, Accelerator())
 
 

@@ -38,6 +38,7 @@ from stage2_prior.prior import load_prior
 from stage2_prior.train import SHOWN, draw_grids
 
 ROWS = 4096  # grids compared at once
+PAIR = ("drawn by the trained prior", "nearest training image of each")
 COMPARED = 64  # held-out grids, to compare the samples' distances with
 
 
@@ -82,7 +83,7 @@ def samples_section(samples: Path, tokenizer: Tokenizer) -> Section:
 
 
 def nearest_section(tokens_BL: Tensor, cache: TokenCache, tokenizer: Tokenizer) -> Section:
-    """The training grid nearest to each of the samples that the best weights draw, so that copying shows."""
+    """The training grid nearest to each of the samples that the trained prior draws, so that copying shows."""
     found_B, distance_B = nearest(tokens_BL, cache)
     count = len(cache.tokens["validation"])
     places = torch.linspace(0, count - 1, min(count, COMPARED)).round().long()
@@ -99,9 +100,6 @@ def nearest_section(tokens_BL: Tensor, cache: TokenCache, tokenizer: Tokenizer) 
     pictures = [captioned(row_of(decoded(tokenizer, rows)), label) for rows, label in zip(grids, PAIR, strict=True)]
     figure = image(draw_distances(distance_B, usual_B), alt="distances to the nearest training image")
     return Section("Nearest training images", f"<p>{said}</p>{''.join(pictures)}{figure}")
-
-
-PAIR = ("drawn by the best weights", "nearest training image of each")
 
 
 def nearest(tokens_BL: Tensor, cache: TokenCache) -> tuple[Tensor, Tensor]:

@@ -108,11 +108,12 @@ def drawn_images(
 ) -> Iterator[Tensor]:
     """This process's share of the images drawn, in uint8 batches (B, 3, H, W) on its device: every n-th of them."""
     labels_N = labels_like(dataset, drawing.images) if prior.classes else None
+    scale_L = drawing.guidance.scales(prior.length)
     mine = torch.arange(accelerator.process_index, drawing.images, accelerator.num_processes)
     with tqdm(total=len(mine), unit="img", desc="drawing", disable=not accelerator.is_main_process, leave=False) as bar:
         for numbers_B in mine.split(drawing.batch_size):
             tokens_Bhw = generate(
-                prior, numbers_B.tolist(), drawing.seed, drawing.sampling, guidance=drawing.guidance,
+                prior, numbers_B.tolist(), drawing.seed, drawing.sampling, cfg_scale=scale_L,
                 labels_B=None if labels_N is None else labels_N[numbers_B], batch_size=drawing.batch_size,
             )  # fmt: skip
             yield to_uint8(tokenizer.detokenize(tokens_Bhw.to(accelerator.device)))

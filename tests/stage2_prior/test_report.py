@@ -63,13 +63,13 @@ def test_the_page_shows_the_run(drawings: Path) -> None:
     text = write_report(run.path).read_text()
     alts = re.findall(r'alt="([^"]*)"', text)
     assert alts == [
-        "curves", "after 32 grids", "after 64 grids", "drawn by the best weights", "nearest training image of each",
+        "curves", "after 32 grids", "after 64 grids", "drawn by the trained prior", "nearest training image of each",
         "distances to the nearest training image",
     ]  # fmt: skip
     shared = re.search(r"Of 16 tokens the pairs share ([\d, ]+)\.", text)[1].split(", ")
     assert len(shared) == 16
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     # What was drawn in training is what its weights draw.
-    prior, _ = load_prior(run.path, "last")
+    prior, _ = load_prior(run.path)
     last = read_weights(run.samples / "000000064.safetensors")["tokens"].long()
     assert torch.equal(last, draw_grids(prior, open_cache(tokens)))

@@ -13,12 +13,14 @@ from accelerate import Accelerator
 from PIL import Image
 
 from shared.data import to_uint8
+from shared.errors import UserError
 from shared.fidelity import distances
 from shared.token_cache import read_info
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.instruments import open_networks
 from stage1_tokenizer.tokenizer import load_tokenizer
+from stage2_prior import evaluate
 from stage2_prior import train as stage2
 from stage2_prior.prior import load_prior
 from stage2_prior.samples import MEASURES, TITLES, Drawing, labels_like, measure_samples, reference_images
@@ -46,7 +48,7 @@ def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("closed_network")
 def test_every_measure_is_that_of_the_images_drawn(run: Path) -> None:
     drawing = Drawing(images=6, seed=3, batch_size=4, sampling=SamplingConfig(temperature=0.9))
-    found = measure_samples(run, "best", drawing, None, Accelerator())
+    found = measure_samples(run, "last", drawing, None, Accelerator())
     prior, info = load_prior(run)
     dataset = reference_images(info, "train")
     labels_N = labels_like(dataset, 6)
@@ -87,7 +89,18 @@ def test_two_processes_find_what_one_does(run: Path) -> None:
     figures = json.loads(result.stdout.splitlines()[-1])
     assert figures["validation"]["bits_per_token"] > 0
     drawing = Drawing(images=5, sampling=SamplingConfig(temperature=0.9))
-    alone = measure_samples(run, "best", drawing, None, Accelerator())
+    alone = measure_samples(run, "last", drawing, None, Accelerator())
     assert alone.measures
     assert figures["samples"]["processes"] == 2
     assert figures["samples"]["measures"] == pytest.approx(alone.measures, rel=1e-4, abs=1e-5)
+
+
+def test_options_of_a_drawing_that_do_not_exist_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for options, said in [
+        (["--samples", "0"], "images"),
+        (["--samples", "4", "sampling.temprature=1"], "did you mean 'temperature'"),
+        (["reference=validation"], "images: this key is needed"),
+    ]:
+        monkeypatch.setattr(sys, "argv", ["evaluate", *options])
+        with pytest.raises(UserError, match=said):
+            evaluate.main()
