@@ -65,6 +65,8 @@ CSS = """
 .sheet img { border: 1px solid var(--border-color-primary) }
 .sheet figcaption { font-size: 12px; line-height: 1.3 }
 .pixels img { height: auto; max-height: 360px; object-fit: contain }
+.pixels .image-frame { width: 100% }
+.gradio-container .block .html-container { padding: 0 }
 @media (max-width: 500px) {
     main.app { padding: 12px }
     .tab-container button { padding: 0 8px }
@@ -305,7 +307,7 @@ def draw_tab(run: Run) -> None:
             start, stop = start_and_stop("Draw")
             controls = sampling_controls(run, num=16)
         with gr.Column(scale=2):
-            images = gr.HTML(NOTHING_YET, padding=False, elem_id="drawn")
+            images = gr.HTML(NOTHING_YET, elem_id="drawn")
     drawing = start.click(answer(draw, run), controls, images, show_progress="minimal")
     stop.click(None, cancels=drawing)
 
@@ -382,7 +384,7 @@ def complete_tab(run: Run) -> None:
             shown = picture("What is kept, above the line", elem_id="kept")
             start, stop = start_and_stop("Complete")
         with gr.Column(scale=2):
-            images = gr.HTML(NOTHING_YET, padding=False, elem_id="completed")
+            images = gr.HTML(NOTHING_YET, elem_id="completed")
             keep_pixels = gr.Checkbox(True, label="Put the kept pixels back over the result")
             margin = gr.Slider(
                 0, max(1, rows - 2), 1, step=1, label="Margin", buttons=[], info="rows above the cut drawn anew, to fit"
@@ -404,7 +406,7 @@ def codebook_tab(run: Run, page: gr.Blocks) -> None:
         order = gr.Radio(orders, value=orders[0], label="Order")
         number = gr.Slider(1, max(2, pages), 1, step=1, label=f"Page of {pages}", buttons=[], interactive=pages > 1)
     gr.Markdown(describe_use(run))
-    codes = gr.HTML(padding=False, elem_id="codes")
+    codes = gr.HTML(elem_id="codes")
     for happens in (page.load, order.change, number.change):
         happens(answer(browse, run), [order, number], codes, show_progress="hidden", trigger_mode="always_last")
 
