@@ -13,7 +13,7 @@ from PIL import Image
 from shared.data import to_float
 from stage1_tokenizer import train as training
 from stage1_tokenizer.evaluate import datasets_of
-from stage1_tokenizer.report import code_pictures, count_codes, main, write_report
+from stage1_tokenizer.report import code_pictures, held_out_counts, main, write_report
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage1_tokenizer.train import train
 from tests.tiny import tokenizer_run
@@ -74,4 +74,4 @@ def test_codes_are_counted_on_the_held_out_images(drawings: Path) -> None:
     for place in range(len(held_out)):
         for token in tokenizer.tokenize(to_float(held_out[0, place][0][None])).flatten().tolist():
             expected[token] += 1
-    assert torch.equal(count_codes(tokenizer, held_out), expected)
+    assert torch.equal(held_out_counts(tokenizer, held_out), expected)
