@@ -24,13 +24,16 @@ from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from stage1_tokenizer.train import TokenizerRun
 
 ROOT = Path(__file__).parents[2]
-KINDS = ["conv", "attention", "mamba", "bimamba", "mambavision"]
+KINDS = ["conv", "resnet", "attention", "mamba", "bimamba", "mambavision"]
+SEQUENCES = ["attention", "mamba", "bimamba", "mambavision"]
 
 
 def small(kind: str, **options: Any) -> dict[str, Any]:
     """A backbone of a few thousand weights with patch 4."""
     if kind == "conv":
         return {"kind": "conv", "stem": 2, "widths": (16, 32), "depths": (1, 1), "heads": 2, **options}
+    if kind == "resnet":
+        return {"kind": "resnet", "channels": 32, "multipliers": (1, 1, 2), "blocks": 1, "attention": (2,), **options}
     extra = {} if kind == "attention" else {"d_state": 8, "headdim": 16}
     heads = {"heads": 2} if kind in ("attention", "mambavision") else {}
     return {"kind": kind, "patch": 4, "width": 32, "depth": 2, "positions": 4, **extra, **heads, **options}
@@ -63,6 +66,39 @@ def test_the_gradient_reaches_every_weight(kind: str) -> None:
     result = model(torch.rand(2, 3, 16, 16) * 2 - 1)
     (result.images_BCHW.square().mean() + result.codebook_loss).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_unpatchify_by_convolutions_sees_its_neighbours(kind: str) -> None:
+    model = tokenizer(kind, unpatchify="conv", layer_scale=0.1, smoothing=False).eval()
+    z_BDhw = torch.randn(1, 32, 5, 5)
+    changed = z_BDhw.clone()
+    changed[:, :, 2, 2] += 1
+    with torch.no_grad():
+        difference = (model.decoder.unpatchify(z_BDhw) - model.decoder.unpatchify(changed)).abs().sum(1)[0]
+    touched = difference > 1e-6
+    assert touched.shape == (20, 20)
+    assert touched[8:12, 8:12].all()
+    # Two 7 x 7 kernels at twice the grid, whose places are 2 pixels wide here: 6 of them on each side.
+    assert touched.any(0).nonzero().flatten().tolist() == list(range(20))
+    far = tokenizer(kind, unpatchify="linear", overlap=False, smoothing=False).decoder.unpatchify
+    with torch.no_grad():
+        assert (far(z_BDhw) != far(changed)).any(1)[0].any(0).nonzero().flatten().tolist() == [8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("kind", ["conv", *SEQUENCES])
+def test_layer_scale_is_learned(kind: str) -> None:
+    model = tokenizer(kind, layer_scale=0.1)
+    result = model(torch.rand(2, 3, 16, 16) * 2 - 1)
+    (result.images_BCHW.square().mean() + result.codebook_loss).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_blocks_are_the_identity_where_every_branch_is_scaled_to_nothing(kind: str) -> None:
+    x_BLD = torch.randn(2, 16, 32)
+    assert not torch.allclose(tokenizer(kind).encoder.blocks(x_BLD), x_BLD, atol=0.1)
+    torch.testing.assert_close(tokenizer(kind, layer_scale=1e-12).encoder.blocks(x_BLD), x_BLD)
 
 
 @pytest.mark.parametrize(("kind", "millions"), [("conv", 16), ("attention", 36), ("mamba", 33), ("bimamba", 33)])
@@ -140,7 +176,7 @@ def test_inconsistent_sizes_are_refused(options: dict[str, int]) -> None:
         TokenizerConfig(backbone=small("attention", **options))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["conv", *SEQUENCES])
 def test_every_backbone_overfits_eight_drawings_to_30_db(kind: str) -> None:
     codes = ["1F600", "1F436", "1F34E", "1F1EB-1F1F7", "1F697", "1F3E0", "1F333", "2764"]
     pixels = openmoji.draw(codes, "overfit", 32)
