@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .NOTPARALLEL:
-.PHONY: help install demo tokenizer prior sample compare test check bench
+.PHONY: help install demo tokenizer prior sample compare test check bench torture
 
 help:
 	@echo "make demo        train a small tokenizer and prior on real drawings, and draw from them (10 minutes, 2 CPU cores)"
@@ -12,6 +12,7 @@ help:
 	@echo "make sample      draw images                                 [ARGS=\"--num 16 --seed 0 ...\"]"
 	@echo "make compare     train several tokenizers on the same images and report   [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make test        run the tests"
+	@echo "make torture     kill training and caching 60 times and see that nothing is lost   [ARGS=\"--kills 500\"]"
 
 install: .venv/installed
 
@@ -49,3 +50,6 @@ check: install
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.$(or $(BENCH),mamba2)
+
+torture: install
+	$(BIN)/python -W ignore -m tests.torture $(ARGS)

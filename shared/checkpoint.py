@@ -1,20 +1,23 @@
 """A run directory: what training leaves on disk, saved so that a kill at any instant harms nothing.
 
-    config.yaml  metrics.jsonl  {model,ema,best}.safetensors  samples/*.png  state/<images seen>/
+    config.yaml  images.json  metrics.jsonl  model.safetensors  ema.safetensors  best.safetensors  samples/*.png
+    state/<images seen>/  model.safetensors  ema.safetensors  training.pt  manifest.json
 
-Each `state/<images seen>/` is whole: it is written under another name and appears by rename, and the one before is
-removed only afterwards. `model.safetensors` and `ema.safetensors` are links to the newest state's, for those who want
-weights only. `best.safetensors` are averaged weights of the moment that did best on held-out data (stage two only).
+Each `state/<images seen>/` is whole: it is written under another name and appears by rename. The newest two are kept,
+so that one that was damaged on the disk (its manifest tells) leaves one to go back to. `model.safetensors` and
+`ema.safetensors` are links to the newest state's, for those who want weights only. `best.safetensors` are averaged
+weights of the moment that did best on held-out data (stage two only).
 """
 
-import fcntl
 import hashlib
+import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -24,11 +27,23 @@ from torch import Tensor, nn
 
 from shared.config import C, Config, parse_config, save_config
 from shared.errors import UserError
+from shared.lock import hold
+from shared.manifest import Damaged, check_manifest, flush, read_manifest, sha256, write_manifest
+
+log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
-_LOCKS: dict[Path, TextIO] = {}  # held until the process ends
 WEIGHTS = ("model.safetensors", "ema.safetensors")
 BEST = "best.safetensors"
+KEPT = 2  # states
+
+
+class State(NamedTuple):
+    """A checkpoint: weights, averaged weights, and what else training goes on from."""
+
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    training: dict[str, Any]
 
 
 class RunDirectory:
@@ -63,30 +78,40 @@ class RunDirectory:
                 )
         write_atomically(saved, lambda temporary: save_config(config, temporary))
 
+    def check_images(self, count: int, contents: str) -> None:
+        """Remember what images this run is trained on, or check that they are those it was begun on.
+
+        contents: their hash (`ImageSource.contents`). Raises UserError where they changed since the last checkpoint.
+        """
+        file, now = self.path / "images.json", {"images": count, "contents": contents}
+        before = _read_json(file)
+        if before is not None and before != now and self.states():
+            raise UserError(
+                f"the images of {self.path} are not those it was begun on: it had {before.get('images')}, now it has "
+                f"{count}, or some have other names, classes or sizes. Gone on with, it would not be the same run: put "
+                f"them back, or begin another (name=...). To go on with them all the same, remove {file}"
+            )
+        write_atomically(file, lambda temporary: temporary.write_text(json.dumps(now) + "\n"))
+
     def _lock(self) -> None:
-        """Keep other processes of this machine from training the same run; the lock ends with the process."""
-        if self.path.resolve() in _LOCKS:
-            return
-        lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process is training {self.path}: wait for it, or give a name=...") from None
-        _LOCKS[self.path.resolve()] = lock
+        hold(self.path / ".lock", f"another process is training {self.path}: wait for it, or give a name=...")
+
+    def states(self) -> list[Path]:
+        """The states in the directory, newest first."""
+        found = self.state.iterdir() if self.state.is_dir() else ()
+        numbered = [path for path in found if path.name.isdecimal()]
+        return sorted(numbered, key=lambda path: int(path.name), reverse=True)
 
     def newest(self) -> Path | None:
-        """The newest whole state, or None."""
-        if not self.state.is_dir():
-            return None
-        states = [path for path in self.state.iterdir() if path.name.isdecimal()]
-        return max(states, key=lambda path: int(path.name), default=None)
+        """The newest state, or None."""
+        return next(iter(self.states()), None)
 
     def state_after(self, images: int) -> Path:
         """Where the state after `images` images is, or will be."""
         return self.state / f"{images:012d}"
 
     def save(self, images: int, model: dict[str, Tensor], ema: dict[str, Tensor], training: dict[str, Any]) -> None:
-        """Publish a checkpoint taken after `images` images; the earlier ones are removed once it is whole."""
+        """Publish a checkpoint taken after `images` images; older ones than the one before go once it is whole."""
         temporary = self.state / f"unfinished-{os.getpid()}"
         place = self.state_after(images)
         try:
@@ -94,9 +119,10 @@ class RunDirectory:
             save_file({name: tensor.contiguous() for name, tensor in model.items()}, temporary / WEIGHTS[0])
             save_file({name: tensor.contiguous() for name, tensor in ema.items()}, temporary / WEIGHTS[1])
             torch.save(training, temporary / "training.pt")
-            for file in temporary.iterdir():
-                _flush(file)
+            write_manifest(temporary)
+            shutil.rmtree(place, ignore_errors=True)  # there only if it was found damaged
             temporary.rename(place)
+            flush(self.state)
             self.publish(place)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch.save's own writer raises RuntimeError
             shutil.rmtree(temporary, ignore_errors=True)
@@ -104,8 +130,13 @@ class RunDirectory:
                 f"the checkpoint after {images} images could not be written to {self.state}: {error}. The one before "
                 "is whole: make room and start the same command again"
             ) from None
+        self._remove_others(place)
+
+    def _remove_others(self, place: Path) -> None:
+        """Keep `place` and the states right before it; one after it was damaged, and left behind."""
+        kept = [state for state in self.states() if state.name <= place.name][:KEPT]
         for old in self.state.iterdir():
-            if old != place:
+            if old not in kept:
                 shutil.rmtree(old, ignore_errors=True)
 
     def publish(self, state: Path) -> None:
@@ -121,13 +152,50 @@ class RunDirectory:
         except (OSError, SafetensorError) as error:
             raise UserError(f"the best weights could not be written to {self.path}: {error}. Make room") from None
 
-    def load(self, state: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """(model, ema, training) of a state; nothing in it can execute code."""
+    def load(self, state: Path) -> State:
+        """Read a state; nothing in it can execute code. Raises Damaged where it is not what was saved."""
+        check_manifest(state)
         try:
             training = torch.load(state / "training.pt", map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise UserError(f"{state / 'training.pt'} cannot be read: {error}. Remove {state} to go back") from None
-        return read_weights(state / WEIGHTS[0]), read_weights(state / WEIGHTS[1]), training
+            return State(load_file(state / WEIGHTS[0]), load_file(state / WEIGHTS[1]), training)
+        except Exception as error:  # unpickling what is no checkpoint raises nearly anything
+            raise Damaged(f"it cannot be read ({type(error).__name__}: {error})") from None
+
+    def load_newest(self) -> tuple[Path, State] | None:
+        """The newest whole state, saying so where a newer one is damaged; None before the first.
+
+        Raises UserError where there are states, and none is whole.
+        """
+        damaged = []
+        for place in self.states():
+            try:
+                state = self.load(place)
+            except Damaged as damage:
+                damaged.append(f"{place} is damaged: {damage}")
+                continue
+            if damaged:
+                log.warning("%s. Going on from %s instead", "; ".join(damaged), place)
+            return place, state
+        if damaged:
+            raise UserError(
+                f"no checkpoint of {self.path} is whole: {'; '.join(damaged)}. Bring them back from a copy, or remove "
+                f"{self.state} to begin this run again"
+            )
+        return None
+
+    def check_published(self, name: str) -> None:
+        """UserError where the weights `name` are not those of a state beside them: a disk or a copy altered them.
+
+        Weights that were copied without the states cannot be checked.
+        """
+        if not self.states():
+            return
+        digest = sha256(self.path / name)
+        if not any(_digest_in(state, name) == digest for state in self.states()):
+            raise UserError(
+                f"{self.path / name} is not what training wrote (its SHA-256 is in no manifest.json under "
+                f"{self.state}): start the training again, which goes back to the newest whole checkpoint"
+            )
 
 
 def load_for_inference(
@@ -141,6 +209,8 @@ def load_for_inference(
         raise UserError(f"{run} holds no finished checkpoint (config.yaml and {weights} are needed)")
     saved = read_yaml(run / "config.yaml")
     model = build(parse_config(config, saved.get(key), where=f"{run / 'config.yaml'}, {key}"))
+    if weights in WEIGHTS:
+        RunDirectory(run).check_published(weights)
     load_strictly(model, read_weights(run / weights), run / weights)
     return model.eval()
 
@@ -200,7 +270,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         temporary.unlink(missing_ok=True)
         write(temporary)
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -217,6 +287,14 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
@@ -224,6 +302,8 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _digest_in(state: Path, name: str) -> str | None:
+    try:
+        return read_manifest(state).get(name, {}).get("sha256")
+    except Damaged:
+        return None

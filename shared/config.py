@@ -5,7 +5,9 @@ quantisers, losses) is a union told apart by its `kind`, so each alternative car
 """
 
 import difflib
+import reprlib
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -86,11 +88,10 @@ def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the configuration {path}: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
+    values = _parse_yaml(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -98,20 +99,38 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as error:  # PyYAML's constructors raise nearly anything on what is almost a number or a date
+        raise UserError(f"{where} is not valid YAML: {error or type(error).__name__}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain values only, and each key of a mapping once: PyYAML itself would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                raise ValueError(f"{key.value!r} stands twice, in lines {lines[key.value]} and {line}: keep one")
+            lines[str(key.value)] = line
+        return super().construct_mapping(node, deep)
+
+
 def _set(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"cannot read the override {override!r}: write key=value, for example training.batch_size=8")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"the value of the override {override!r} is not valid YAML") from None
+    value = _parse_yaml(text, f"the value of the override {override!r}")
     *parents, last = key.split(".")
     for parent in parents:
-        child = values.setdefault(parent, {})
+        child = values.get(parent, {})
         if not isinstance(child, dict):
-            raise UserError(f"cannot set {override!r}: {parent!r} is a value ({child!r}), not a group of keys")
-        values = child
+            raise UserError(f"cannot set {override!r}: {parent!r} is a value ({_short(child)}), not a group of keys")
+        values[parent] = dict(child)  # a copy: YAML's *aliases are one object in several places
+        values = values[parent]
     values[last] = value
 
 
@@ -119,8 +138,8 @@ def _explain(problem: Any, model: type[Config]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+        near = _nearest(str(problem["loc"][-1]), known)
+        hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(sorted(known))}"
         return f"{key}: there is no such key; {hint}"
     if problem["type"] == "missing":
         return f"{key}: this key is needed"
@@ -130,7 +149,25 @@ def _explain(problem: Any, model: type[Config]) -> str:
         near = difflib.get_close_matches(str(context.get("tag", "")), allowed.replace("'", "").split(", "), n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         return f"{key}.kind: {context.get('tag', 'nothing')!r} is not one of {allowed}{hint}"
-    return f"{key or 'the whole'}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+    value = problem["input"]
+    if problem["type"] == "string_type" and isinstance(value, bool | int | float | date):
+        return (
+            f"{key}: text is needed, and {value} is a {type(value).__name__} to YAML: put it in quotes, '\"{value}\"'"
+        )
+    return f"{key or 'the whole'}: {problem['msg'].removeprefix('Value error, ')} (got {_short(value)})"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str | None:
+    """The known name that `name` is a slip or the initials of (lr: learning_rate)."""
+    initials = [one for one in known if name.lower() == "".join(word[:1] for word in one.split("_"))]
+    return next(iter(initials + difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
+
+
+def _short(value: Any) -> str:
+    """A value as it is shown in a message: YAML's *aliases make nests that would fill the memory if written out."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 2, 200, 200
+    return short.repr(value)
 
 
 def _tags(model: type[Config], location: Sequence[str | int]) -> list[str]:

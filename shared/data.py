@@ -18,6 +18,7 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from shared import signals
 from shared.config import Config
 from shared.errors import UserError
 from shared.sources import ImageSource, UnreadableImage, open_source, report_unreadable
@@ -253,6 +254,7 @@ def _load(
         dataset,
         batch_sampler=order,
         num_workers=workers,
+        worker_init_fn=signals.ignore,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own: the loader's seed must not be drawn from the training run's numbers

@@ -114,8 +114,8 @@ class Mamba2(nn.Module):
         """`forward` from where `state` stands, any L >= 1; leaves `state` as L calls of `step` would. No gradient."""
         self._check_input(u_BLD, ndim=3, state=state)
         z_BLI, xBC_BLC, dt_BLH = self._project(u_BLD)
-        history_BKC = state.conv_KBC.transpose(0, 1).to(xBC_BLC.dtype)
-        seen_BLC = torch.cat((history_BKC, xBC_BLC), dim=1)
+        history_BKC, dtype = state.conv_KBC.transpose(0, 1), self.conv1d.weight.dtype  # in_proj's may be a narrower one
+        seen_BLC = torch.cat((history_BKC.to(dtype), xBC_BLC.to(dtype)), dim=1)
         convolved_BLC = self._convolve(seen_BLC)[:, self.d_conv :]
         y_BLHP = self._scan(convolved_BLC, dt_BLH, state.ssm_BGNJ)
         state.conv_KBC.copy_(seen_BLC[:, -self.d_conv :].transpose(0, 1))

@@ -4,11 +4,12 @@ Whatever the file holds (CMYK, palette, grey, 16 bits, alpha, a sideways camera,
 RGB. What cannot be read is named once and skipped, up to a limit.
 """
 
+import hashlib
 import logging
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -55,6 +56,10 @@ class ImageSource(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Image.Image: ...
 
+    def contents(self) -> str:
+        """A hash of what this is a sequence of, without reading any picture: names and labels, in order."""
+        return _hash_lines(self.names, self.labels or ())
+
 
 def open_source(
     source: str,
@@ -95,6 +100,13 @@ def report_unreadable(names: Sequence[str], total: int, max_bad_fraction: float,
     if len(names) > max_bad_fraction * total:
         raise UserError(f"{summary}. That is more than max_bad_fraction={max_bad_fraction}: mend or remove them")
     log.warning("%s. Skipped", summary)
+
+
+def _hash_lines(*columns: Iterable[str | int]) -> str:
+    digest = hashlib.sha256()
+    for column in columns:
+        digest.update("\n".join(map(str, column)).encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()[:16]
 
 
 # OpenMoji
@@ -146,6 +158,12 @@ class FolderSource(ImageSource):
 
     def __getitem__(self, index: int) -> Image.Image:
         return decode_rgb(self._path / self.names[index], self._max_pixels)
+
+    def contents(self) -> str:
+        """A hash of names, labels and sizes of the files; not of times, which change when a folder is copied."""
+        with ThreadPoolExecutor() as pool:
+            sizes = pool.map(lambda name: os.stat(self._path / name).st_size, self.names)
+        return _hash_lines(self.names, self.labels or (), sizes)
 
 
 def _image_files(folder: Path) -> Iterator[str]:

@@ -3,6 +3,7 @@
 A Hugging Face `datasets` directory (Arrow, memory-mapped) with splits `train` and `validation`, columns `tokens` (h * w
 integers in raster order, uint16, or uint32 above 65,536 codes) and, where there are labels, `label`. Beside it:
 
+    manifest.json          sizes and hashes of all files, so that a damaged cache is refused
     tokens.json            grid, codes, the tokenizer's fingerprint and place, image source, preprocessing, class names
     codebook.safetensors   `codebook`, the code vectors (codes, dim) float32
 
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, Features, Sequence, Value, disable_progress_bars, load_from_disk
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,6 +28,8 @@ from shared.checkpoint import read_weights
 from shared.config import Config, parse_config
 from shared.data import DataConfig
 from shared.errors import UserError
+from shared.lock import hold
+from shared.manifest import Damaged, check_manifest, publish_directory, write_manifest
 
 disable_progress_bars()  # a cache is written in a blink; the tokenizing before it shows a bar
 
@@ -42,6 +46,7 @@ class TokenInfo(Config):
     tokenizer: str  # run directory of the tokenizer
     fingerprint: str  # hash of its weights
     source: str
+    contents: str | None = None  # hash of the images' names, labels and sizes; None in caches older than this line
     preprocessing: dict[str, Any]
     views: int  # of each training image; the first is not augmented
     class_names: list[str] | None
@@ -70,20 +75,20 @@ class TokenCache:
 
 
 def write_cache(path: Path, info: TokenInfo, code_vectors_KD: Tensor, splits: dict[Split, Rows]) -> None:
-    """Write a cache and publish it by rename when it is whole; one already there stays until then."""
+    """Write a cache and publish it in one step when it is whole; one already there stays until then.
+
+    Raises UserError where the disk is full or another process writes the same cache.
+    """
     temporary = path.with_name(f".{path.name}.unfinished")
+    hold(path.with_name(f".{path.name}.lock"), f"another process is writing {path}: wait for it")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         DatasetDict({split: _dataset(rows, info) for split, rows in splits.items()}).save_to_disk(temporary)
         save_file({"codebook": code_vectors_KD.contiguous()}, temporary / "codebook.safetensors")
         (temporary / "tokens.json").write_text(info.model_dump_json(indent=2))
-        old = path.with_name(f".{path.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+        write_manifest(temporary)
+        publish_directory(temporary, path)
+    except (OSError, SafetensorError) as error:
         raise UserError(f"the token cache {path} could not be written: {error}. Make room and run it again") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -93,10 +98,11 @@ def open_cache(path: Path) -> TokenCache:
     """Open and check a cache; UserError where it is missing, incomplete or does not fit its own description."""
     info = read_info(path)
     try:
+        check_manifest(path)
         data = load_from_disk(str(path))
         tokens = {split: _column(data[split], "tokens") for split in ("train", "validation")}
         labels = {split: _column(data[split], "label") if info.class_names else None for split in tokens}
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (Damaged, OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"the token cache {path} cannot be read ({error}): make it again, {HOW}") from None
     length = info.grid[0] * info.grid[1]
     tokens = {split: flat.reshape(-1, length) for split, flat in tokens.items()}

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from shared import signals
 from shared.checkpoint import RunDirectory, load_strictly, write_atomically
 from shared.config import Config
 from shared.errors import UserError
@@ -27,7 +28,7 @@ T = TypeVar("T")
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 # Keys of a run's configuration that may differ when it goes on: they do not alter what was trained so far.
-MAY_CHANGE_ON_RESUME = {f"training.{key}" for key in ("log_every", "evaluate_every", "save_every")}
+MAY_CHANGE_ON_RESUME = {f"training.{key}" for key in ("log_every", "evaluate_every", "save_every", "max_bad_steps")}
 MAY_CHANGE_ON_RESUME |= {"data.workers", "data.max_bad_fraction", "cache.source", "cache.views"}
 
 
@@ -43,6 +44,7 @@ class TrainingConfig(Config):
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     weight_decay: float = Field(0.05, ge=0)  # none on norms, biases, codes, A_log, D, dt_bias
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
+    max_bad_steps: PositiveInt = 10  # in a row, skipped because the loss or gradient was not finite; then it stops
     ema_decay: float = Field(0.999, ge=0, lt=1)  # a step; lower while the run is young
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool | None = None  # null: on CUDA only
@@ -123,6 +125,18 @@ class EMA:
             parameter.data, self.average[name] = average, parameter.data
 
 
+class Stateful(Protocol):
+    """A module, an optimiser, or anything else whose state is tensors, numbers, texts, and containers of them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as it is now."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Take over a state; raises KeyError, ValueError or RuntimeError where it does not fit."""
+        ...
+
+
 class Trainee:
     """The model in training with its optimiser and average; steps, saves and resumes as one."""
 
@@ -133,7 +147,14 @@ class Trainee:
             self.model.compile()
         self.ema = EMA(self.model, config.ema_decay)
         self.wrapped, self.optimizer = accelerator.prepare(self.model, make_optimizer(self.model, config))
+        self.means = Means()
+        self.parts: dict[str, Stateful] = {"means": self.means}
         self.images = 0
+        self.saved: int | None = None  # images seen when the newest checkpoint was taken
+        self.bad_in_a_row = 0
+        self.stop_asked = False  # a signal came, to this process or another
+        self._losses: list[Tensor] = []  # of the step's forward passes
+        self._buffers: list[Tensor] = []  # as they were before the step
 
     @property
     def step_images(self) -> int:
@@ -142,7 +163,10 @@ class Trainee:
 
     def begin_step(self) -> None:
         """Set the seed and the learning rate for the coming step."""
+        signals.wait_for_steps(True)
         self.wrapped.train()
+        self._losses = []
+        self._buffers = [buffer.clone() for buffer in self.model.buffers()]
         seed_step(self.config.seed, self.images, self.accelerator.process_index)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.images, self.config)
@@ -159,41 +183,102 @@ class Trainee:
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of one forward pass."""
+        self._losses.append(loss.detach())
         self.accelerator.backward(loss / self.config.accumulation)
 
     def end_step(self) -> float:
-        """Clip, step, average; returns the norm of the gradient. Raises UserError where it is not finite."""
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip))
-        if not math.isfinite(norm):
-            raise UserError(
-                f"the gradient is {norm} after {self.images} images: lower training.learning_rate "
-                f"({self.config.learning_rate}), or train with training.precision=fp32. The last checkpoint is whole"
-            )
-        self.optimizer.step()
+        """Clip, step, average; returns the norm of the gradient.
+
+        Where a loss or the gradient is not finite, on whichever process, nothing of the step stays but that its images
+        were seen: weights, moments, average and buffers are left as they were, and `means` counts it. Raises UserError
+        after `config.max_bad_steps` of them in a row. Sets `stop_asked` on all processes at the same step.
+        """
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        healthy = math.isfinite(float(norm + 0 * torch.stack(self._losses).sum()))
+        bad, self.stop_asked = self._any_process(not healthy, signals.asked() is not None)
+        if bad:
+            torch._foreach_copy_(list(self.model.buffers()), self._buffers)
+        else:
+            self.optimizer.step()
+            self.ema.update()
         self.optimizer.zero_grad()
-        self.ema.update()
         self.images += self.step_images
-        return norm
+        self._count(bad)
+        return float(norm)
+
+    def _any_process(self, *flags: bool) -> list[bool]:
+        """Each flag, set where it is on any process."""
+        if self.accelerator.num_processes == 1:
+            return list(flags)
+        counts = torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device)
+        return (self.accelerator.reduce(counts, "sum") > 0).tolist()
+
+    def _count(self, bad: bool) -> None:
+        self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0
+        self.means.bad_steps += bad
+        if self.bad_in_a_row == self.config.max_bad_steps:
+            terms = ", ".join(self.means.not_finite()) or "no term of the loss, but its gradient"
+            saved = f"the last checkpoint is of {self.saved} images" if self.saved else "there is no checkpoint yet"
+            raise UserError(
+                f"{self.bad_in_a_row} steps in a row (training.max_bad_steps) had a loss or gradient that is not "
+                f"finite, up to image {self.images}; {saved}. Not finite in the last: {terms}. Begin another run "
+                f"(name=...) with a lower training.learning_rate (it was {self.optimizer.param_groups[0]['lr']:.3g} at "
+                f"that step, {self.config.learning_rate:.3g} at its peak), with training.precision=fp32, or without "
+                "the term named"
+            )
+
+    def stop_if_asked(self, run: RunDirectory) -> None:
+        """End the command where a signal asked for it; call it after the last save."""
+        signals.wait_for_steps(False)
+        if self.stop_asked:
+            raise signals.Stopped(
+                f"stopped after {self.images} images, saved in {run.path}: the same command goes on from there.",
+                signals.RESUME,
+            )
+
+    def also_save(self, **parts: Stateful) -> None:
+        """Checkpoint these with the model, each under its name, and bring them back in `resume`: call it before."""
+        self.parts |= parts
 
     def save(self, run: RunDirectory) -> None:
         """Write a checkpoint from which `resume` makes the same run."""
-        training = {"images": self.images, "ema_steps": self.ema.steps, "optimizer": self.optimizer.state_dict()}
+        training = {
+            "images": self.images,
+            "ema_steps": self.ema.steps,
+            "optimizer": self.optimizer.state_dict(),
+            "bad_in_a_row": self.bad_in_a_row,
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+        }
         if self.accelerator.is_main_process:
             run.save(self.images, self.model.state_dict(), self.ema.state_dict(), training)
+        self.saved = self.images
         self.accelerator.wait_for_everyone()
 
     def resume(self, run: RunDirectory) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        state = run.newest()
-        if state is None:
+        """Go on from the newest whole checkpoint, if there is one. Raises UserError where it is of something else."""
+        found = run.load_newest()
+        if found is None:
             return
-        model, ema, training = run.load(state)
-        load_strictly(self.model, model, state)
-        self.ema.load(ema, training["ema_steps"])
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.images = training["images"]
+        place, (model, ema, training) = found
+        load_strictly(self.model, model, place)
+        try:
+            self.ema.load(ema, training["ema_steps"])
+            self.optimizer.load_state_dict(training["optimizer"])
+            self._resume_parts(training["parts"])
+            self.bad_in_a_row = int(training["bad_in_a_row"])
+            self.images = self.saved = int(training["images"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{place} is not a checkpoint of this run ({error}): give a name of its own, name=..."
+            ) from None
         if self.accelerator.is_main_process:
-            run.publish(state)
+            run.publish(place)
+
+    def _resume_parts(self, saved: dict[str, Any]) -> None:
+        if saved.keys() != self.parts.keys():
+            raise ValueError(f"it holds {sorted(saved)} besides the model, and this run has {sorted(self.parts)}")
+        for name, part in self.parts.items():
+            part.load_state_dict(saved[name])
 
 
 def crossed(every: int, images: int, step_images: int) -> bool:
@@ -220,9 +305,10 @@ class Log:
         self.bar.set_postfix({name.removeprefix("validation/"): f"{value:.4g}" for name, value in metrics.items()})
 
     def write(self, images: int, metrics: dict[str, float]) -> None:
-        """Record metrics as they are after `images` images."""
+        """Record metrics as they are after `images` images; a value that is not finite is left out."""
         if not self.main:
             return
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         with self.run.metrics.open("a") as file:
             file.write(json.dumps({"images": images, **metrics}) + "\n")
         for name, value in metrics.items():
@@ -236,23 +322,45 @@ class Log:
 
 
 class Means:
-    """Running means of a step's metrics between two log lines; values stay on their device until they are read."""
+    """Running means of a step's metrics between two log lines; values stay on their device until they are read.
+
+    Each is the mean of its finite values. `bad_steps` counts those skipped since the last line.
+    """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.last: dict[str, Tensor] = {}
+        self._forget()
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """Add one forward pass's scalars."""
-        self.count += 1
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().float()
+        self.last = {name: value.detach().float() for name, value in metrics.items()}
+        for name, value in self.last.items():
+            self.sums[name] = value.nan_to_num(0, 0, 0) + self.sums.get(name, 0)
+            self.counts[name] = value.isfinite() + self.counts.get(name, 0)
+
+    def not_finite(self) -> list[str]:
+        """Names of the last forward pass's scalars that are not finite."""
+        return [name for name, value in self.last.items() if not value.isfinite()]
 
     def take(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = {name: float(total) / self.count for name, total in self.sums.items()}
-        self.sums, self.count = {}, 0
-        return means
+        """The means since the last call, and `bad_steps` if there were any."""
+        means = {name: float(total / self.counts[name]) for name, total in self.sums.items()}
+        bad = {"bad_steps": float(self.bad_steps)} if self.bad_steps else {}
+        self._forget()
+        return means | bad
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `take` would make its next line of."""
+        return {"sums": self.sums, "counts": self.counts, "bad_steps": self.bad_steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Go on with a line begun before a stop."""
+        self.sums, self.counts, self.bad_steps = state_dict["sums"], state_dict["counts"], state_dict["bad_steps"]
+
+    def _forget(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor] = {}
+        self.bad_steps = 0
 
 
 def forget_after(metrics: Path, images: int) -> None:

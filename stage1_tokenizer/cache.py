@@ -41,6 +41,7 @@ def cache_tokens(run: Path, batch_size: int = 64) -> Path:
         tokenizer=str(run),
         fingerprint=fingerprint(tokenizer),
         source=plain.source.description,
+        contents=plain.source.contents(),
         preprocessing=data.model_dump(mode="json"),
         views=len(views),
         class_names=plain.source.class_names,

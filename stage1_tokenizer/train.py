@@ -18,7 +18,7 @@ from shared.checkpoint import RUNS, RunDirectory
 from shared.config import Config, load_config
 from shared.data import DataConfig, open_datasets, training_loader
 from shared.errors import UserError, run_command
-from shared.training import MAY_CHANGE_ON_RESUME, Log, Means, Trainee, TrainingConfig, crossed, make_accelerator
+from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
 from stage1_tokenizer.describe import describe
 from stage1_tokenizer.evaluate import Evaluation, draw_reconstructions, evaluate
 from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual
@@ -74,6 +74,7 @@ def train(
     check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
     if accelerator.is_main_process:
         run.begin(config, MAY_CHANGE_ON_RESUME)
+        run.check_images(len(train_set.source), train_set.source.contents())
     accelerator.wait_for_everyone()
     perceptual = build_perceptual(config.loss.perceptual, device) if config.loss.perceptual else None
     trainee = Trainee(tokenizer, config.training, accelerator)
@@ -89,8 +90,8 @@ def train(
     )
     shown: dict[str, float] = {}
     log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="img")
-    means = Means()
-    while not ended(trainee.images) and trainee.images < config.training.images:
+    means = trainee.means
+    while not trainee.stop_asked and not ended(trainee.images) and trainee.images < config.training.images:
         # Step
         trainee.begin_step()
         for images, _ in trainee.accumulate(batches):
@@ -127,8 +128,9 @@ def train(
         if crossed(config.training.save_every, trainee.images, trainee.step_images):
             trainee.save(run)
     log.close()
-    if run.newest() != run.state_after(trainee.images):
+    if trainee.saved != trainee.images:
         trainee.save(run)
+    trainee.stop_if_asked(run)
     with trainee.ema.applied():
         report = evaluate(tokenizer, [validation_set])
         draw_reconstructions(tokenizer, validation_set, run.samples / "reconstructions.png")

@@ -23,7 +23,7 @@ from shared.layers import LearnedPositions
 from stage2_prior.prior import Prior, PriorState
 
 PACKED_FOR = 32  # rows; always the same, so that the bits of a row do not depend on how many others are drawn with it
-WINDOWS = 4  # attention looks at the first quarter of the places in the first quarter of the steps, and so on
+WINDOWS = 8  # attention looks at the first eighth of the places in the first eighth of the steps, and so on
 MOST_GRAPHS = 8  # batch sizes and ways to choose for which graphs are kept
 
 # (logits (R, V), uniforms (B, U), guidance scale (1,) or None) -> tokens (B,)
@@ -44,15 +44,15 @@ class Batch:
 class Decoder:
     """Draws grids of one prior, up to `rows` rows at a time, on the device where the prior is when this is made.
 
-    Matrices are rounded to bfloat16 where the hardware multiplies it, unless `exact`. Recurrent states are float32, and
-    on a CPU so are keys and values. `levels` is the number of uniforms per token.
+    Matrices, keys and values are rounded to bfloat16 where the hardware multiplies it, unless `exact`; recurrent states
+    are float32. `levels` is the number of uniforms per token.
     """
 
     def __init__(self, prior: Prior, rows: int, levels: int, exact: bool) -> None:
         self.device = device = prior.norm.weight.device
         self.rows, self.exact = rows, exact
-        self.weights = (PackedWeights if device.type == "cpu" else StaticWeights)(prior, exact)
-        self.state = prior.init_state(rows, dtype=self.weights.cache_dtype)
+        self.weights = (PackedWeights if _on_cpu(device) else StaticWeights)(prior, exact)
+        self.state = prior.init_state(rows, dtype=self.weights.dtype)
         self.input_R = torch.zeros(rows, dtype=torch.long, device=device)
         self.tokens_LR = torch.zeros(prior.length, rows, dtype=torch.long, device=device)
         self.uniforms_LRU = torch.zeros(prior.length, rows, levels, dtype=torch.float64, device=device)
@@ -88,17 +88,14 @@ class Decoder:
         width = self.weights.model.grid[1]
         count, known = prefix_BK.shape
         batch = self._batch(count, guided=scale_L is not None)
-        graphs = {} if self.device.type == "cpu" else self._graphs(batch, choose)
+        steps = self._steps(batch, choose)
         if batch.scale_L is not None and scale_L is not None:
             batch.scale_L.copy_(scale_L)
         batch.uniforms_LBU.copy_(uniforms_BLU.transpose(0, 1))
         self._begin(batch, start_R.to(self.device), prefix_BK.to(self.device))
         place = batch.state.place
         for position in range(known, len(self.tokens_LR)):
-            if graphs:
-                graphs[next(window for window in self.windows if position < window)]()
-            else:
-                self._step(batch, choose)
+            steps[next(window for window in self.windows if position < window)]()
             place.position += 1
             if progress is not None:
                 progress(count)
@@ -138,24 +135,24 @@ class Decoder:
         batch.input_R.view(-1, len(drawn_B)).copy_(drawn_B)
         index_1.add_(1)
 
-    def _graphs(self, batch: Batch, choose: Choose) -> dict[int, Callable[[], None]]:
-        """A step captured for each window that attention looks at; kept for the next batch of the same size."""
+    def _steps(self, batch: Batch, choose: Choose) -> dict[int, Callable[[], None]]:
+        """For each window that attention looks at a step; on CUDA captured, and kept for batches of the same size."""
+        steps: dict[int, Callable[[], None]] = {}
+        for window in self.windows:
+            steps[window] = partial(self._step_within, window, batch, choose)
+        if _on_cpu(self.device):
+            return steps
         key = (len(batch.input_R), batch.scale_L is not None, choose)
         if key not in self.graphs:
             if len(self.graphs) == MOST_GRAPHS:
                 self.graphs.clear()
-            self.graphs[key] = {window: self._capture(batch, choose, window) for window in self.windows}
+            reset = batch.state.place.reset
+            self.graphs[key] = {window: capture(step, reset) for window, step in steps.items()}
         return self.graphs[key]
 
-    def _capture(self, batch: Batch, choose: Choose, window: int) -> Callable[[], None]:
-        place = batch.state.place
-
-        def step() -> None:
-            place.window = window
-            self._step(batch, choose)
-            place.window = None
-
-        return capture(step, place.reset)
+    def _step_within(self, window: int, batch: Batch, choose: Choose) -> None:
+        batch.state.place.window = window
+        self._step(batch, choose)
 
 
 def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[], None]:
@@ -181,7 +178,7 @@ def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[],
 class PackedLinear(nn.Module):
     """A linear map whose weights are rounded to `dtype` and laid out for oneDNN once, instead of in every call.
 
-    With few rows, laying them out costs more than the product. Returns the input's dtype.
+    With few rows, laying them out costs more than the product. Returns `dtype`.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
@@ -191,14 +188,11 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else bias.detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, "none", [], "")
-        return y.to(x.dtype)
+        return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, "none", [], "")
 
 
 class PackedWeights:
     """A prior's weights for a CPU: packed linear maps, and for all else the prior's own tensors."""
-
-    cache_dtype = torch.float32  # bfloat16 attention is slower on a CPU
 
     def __init__(self, prior: Prior, exact: bool) -> None:
         self.dtype = torch.float32 if exact or not _cpu_multiplies_bfloat16() else torch.bfloat16
@@ -221,7 +215,7 @@ class StaticWeights:
     """A prior's weights for a GPU: copies at fixed addresses, where captured graphs find them; matrices in bfloat16."""
 
     def __init__(self, prior: Prior, exact: bool) -> None:
-        self.cache_dtype = dtype = torch.float32 if exact else torch.bfloat16
+        self.dtype = dtype = torch.float32 if exact else torch.bfloat16
         self.model = copy.deepcopy(prior).eval()
         for module in self.model.modules():
             if isinstance(module, nn.Linear | nn.Embedding | LearnedPositions):
@@ -237,6 +231,10 @@ class StaticWeights:
         self.table_KR.copy_(prior.vocabulary.table())
         if self.bias_K is not None and prior.vocabulary.bias_K is not None:
             self.bias_K.copy_(prior.vocabulary.bias_K)
+
+
+def _on_cpu(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 def _can_pack() -> bool:

@@ -67,7 +67,8 @@ def evaluate(
         # Row by row, because what comes after the logits would take three times their memory.
         sums_h3 += torch.stack([_sums(row_BwV.flatten(0, 1), row_Bw.flatten()) for row_BwV, row_Bw in rows]).cpu()
     means_h3 = sums_h3 / (grids * prior.grid[1])
-    return Evaluation(*means_h3.mean(0).tolist(), grids, [Accuracy(*row.tolist()) for row in means_h3])
+    bits, top1, top5 = means_h3.mean(0).tolist()
+    return Evaluation(bits, top1, top5, grids, [Accuracy(*row.tolist()) for row in means_h3])
 
 
 def _sums(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:

@@ -110,34 +110,50 @@ class Place:
 
 
 class KVCache:
-    """Keys and values of one attention layer, allocated once: (batch, heads, time, headdim), written in place.
+    """Keys and values of one attention layer, allocated once, (batch, heads, time, headdim), and written in place.
 
     On a CPU, attention reads time-before-heads at half the speed, and a cache grown by `cat` becomes the main cost.
+    Its bfloat16 products take matrices that lie end to end only: a bfloat16 cache there is laid out for the present
+    window, and anew when the window grows.
     """
 
-    def __init__(self, k_BHLE: Tensor, v_BHLE: Tensor, place: Place) -> None:
-        self.k_BHLE, self.v_BHLE, self.place = k_BHLE, v_BHLE, place
+    def __init__(self, batch: int, shape_HLE: tuple[int, int, int], memory_2N: Tensor, place: Place) -> None:
+        self.batch, self.shape_HLE, self.memory_2N, self.place = batch, shape_HLE, memory_2N, place
+        self.compact = memory_2N.dtype == torch.bfloat16 and memory_2N.device.type == "cpu"
+        self.kv_2BHWE = self._laid_out(self.shape_HLE[1])
 
-    def fill(self, k_BHLE: Tensor, v_BHLE: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the first keys and values; returns them in the cache's dtype, as views."""
-        written = slice(0, k_BHLE.shape[2])
-        self.k_BHLE[:, :, written] = k_BHLE
-        self.v_BHLE[:, :, written] = v_BHLE
-        return self.k_BHLE[:, :, written], self.v_BHLE[:, :, written]
+    def fill(self, k_BHLE: Tensor, v_BHLE: Tensor) -> None:
+        """Write the first keys and values."""
+        self.kv_2BHWE = self._laid_out(self.shape_HLE[1])
+        self.kv_2BHWE[0, :, :, : k_BHLE.shape[2]] = k_BHLE
+        self.kv_2BHWE[1, :, :, : k_BHLE.shape[2]] = v_BHLE
 
     def append(self, k_BH1E: Tensor, v_BH1E: Tensor) -> tuple[Tensor, Tensor]:
         """Write the next key and value; returns all that the next query looks at, as views."""
-        self.k_BHLE.index_copy_(2, self.place.index_1, k_BH1E.to(self.k_BHLE.dtype))
-        self.v_BHLE.index_copy_(2, self.place.index_1, v_BH1E.to(self.v_BHLE.dtype))
-        window = slice(0, self.place.looks_at())
-        return self.k_BHLE[:, :, window], self.v_BHLE[:, :, window]
+        window = self.place.looks_at()
+        if self.compact and window != self.kv_2BHWE.shape[3]:
+            self._lay_out_for(window)
+        k_BHWE, v_BHWE = self.kv_2BHWE
+        k_BHWE.index_copy_(2, self.place.index_1, k_BH1E.to(k_BHWE.dtype))
+        v_BHWE.index_copy_(2, self.place.index_1, v_BH1E.to(v_BHWE.dtype))
+        return k_BHWE[:, :, :window], v_BHWE[:, :, :window]
 
     def reset(self) -> None:
         """Nothing to do: what `place` has not reached is not looked at."""
 
     def rows(self, count: int) -> "KVCache":
-        """The cache of the first `count` sequences, in the same memory."""
-        return KVCache(self.k_BHLE[:count], self.v_BHLE[:count], self.place)
+        """A cache of `count` sequences in the same memory."""
+        return KVCache(count, self.shape_HLE, self.memory_2N, self.place)
+
+    def _lay_out_for(self, window: int) -> None:
+        before_2BHWE = self.kv_2BHWE[:, :, :, :window].clone()
+        self.kv_2BHWE = self._laid_out(window).zero_()
+        self.kv_2BHWE[:, :, :, : before_2BHWE.shape[3]] = before_2BHWE
+
+    def _laid_out(self, window: int) -> Tensor:
+        heads, _, headdim = self.shape_HLE
+        size = self.batch * heads * window * headdim
+        return self.memory_2N[:, :size].view(2, self.batch, heads, window, headdim)
 
 
 class Attention(nn.Module):
@@ -156,20 +172,21 @@ class Attention(nn.Module):
         return self._attend(*self._qkv(x_BLD))
 
     def init_state(self, batch: int, place: Place, dtype: torch.dtype) -> KVCache:
-        shape = (batch, self.heads, self.length, self.headdim)
-        k_BHLE = torch.zeros(shape, dtype=dtype, device=place.index_1.device)
-        return KVCache(k_BHLE, torch.zeros_like(k_BHLE), place)
+        size = batch * self.heads * self.length * self.headdim
+        memory_2N = torch.zeros(2, size, dtype=dtype, device=place.index_1.device)
+        return KVCache(batch, (self.heads, self.length, self.headdim), memory_2N, place)
 
     def prefill(self, x_BLD: Tensor, state: KVCache) -> Tensor:
         """`forward` from an empty cache, which it fills."""
         q_BHLE, k_BHLE, v_BHLE = self._qkv(x_BLD)
-        return self._attend(q_BHLE, *state.fill(k_BHLE, v_BHLE))
+        state.fill(k_BHLE, v_BHLE)
+        return self._attend(q_BHLE, k_BHLE, v_BHLE)
 
     def step(self, x_BD: Tensor, state: KVCache) -> Tensor:
         q_BH1E, k_BH1E, v_BH1E = self._qkv(x_BD[:, None], offset=state.place.index_1)
         keys_BHWE, values_BHWE = state.append(k_BH1E, v_BH1E)
         y_BH1E = attend_once(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE, state.place.empty_W())
-        return self.out_proj(y_BH1E.flatten(1).to(x_BD.dtype))
+        return self.out_proj(y_BH1E.flatten(1))
 
     def _qkv(self, x_BLD: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         qkv = self.qkv_proj(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -180,7 +197,7 @@ class Attention(nn.Module):
         return q_BHLE, k_BHLE, v_BHLE
 
     def _attend(self, q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor) -> Tensor:
-        y_BHLE = F.scaled_dot_product_attention(q_BHLE.to(k_BHLE.dtype), k_BHLE, v_BHLE, is_causal=True)
+        y_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, is_causal=True)
         return self.out_proj(y_BHLE.transpose(1, 2).flatten(2))
 
 
@@ -190,10 +207,10 @@ def attend_once(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor, empty_W: Tensor 
         mask_W = None if empty_W is None else ~empty_W
         return F.scaled_dot_product_attention(q_BH1E, k_BHWE, v_BHWE, attn_mask=mask_W)
     # For a single query, SDPA's blocks take up to four times as long on a CPU as the two products.
-    scores_BH1W = (q_BH1E * q_BH1E.shape[-1] ** -0.5) @ k_BHWE.mT
+    scores_BH1W = (q_BH1E @ k_BHWE.mT).float() * q_BH1E.shape[-1] ** -0.5
     if empty_W is not None:
-        scores_BH1W = scores_BH1W.masked_fill_(empty_W, -math.inf)
-    return scores_BH1W.softmax(-1) @ v_BHWE
+        scores_BH1W.masked_fill_(empty_W, -math.inf)
+    return scores_BH1W.softmax(-1).to(v_BHWE.dtype) @ v_BHWE
 
 
 class Block(nn.Module):
@@ -359,7 +376,8 @@ class CodeVocabulary(nn.Module):
 
     def query(self, h: Tensor) -> Tensor:
         # As in attention: without the scale the first logits grow with the rank, and the first loss beyond log(codes).
-        return self.down(h) * self.free_KR.shape[1] ** -0.5
+        query = self.down(h)
+        return query * query.shape[-1] ** -0.5
 
 
 @dataclass

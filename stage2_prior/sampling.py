@@ -74,11 +74,26 @@ def top_p(logits_BV: Tensor, value: float) -> Tensor:
     """
     if value >= 1:
         return logits_BV
-    probs_BV, order_BV = logits_BV.softmax(-1, dtype=torch.float64).sort(dim=-1, descending=True, stable=True)
-    before_BV = probs_BV.cumsum(-1) - probs_BV  # the probability of all that are likelier
-    removed_BV = before_BV >= value
-    removed_BV[..., 0] = False
-    return logits_BV.masked_fill(torch.zeros_like(removed_BV).scatter_(-1, order_BV, removed_BV), -math.inf)
+    probs_BV, keys_BV = logits_BV.softmax(-1), _ordered(logits_BV)
+    # The last key kept is the greatest whose equals and betters have the probability asked for. Halving its range 32
+    # times takes a fraction of the time of sorting 16,384 codes on a CPU, and is exact as well.
+    low_B1, high_B1 = keys_BV.amin(-1, keepdim=True), keys_BV.amax(-1, keepdim=True)
+    for _ in range(32):
+        middle_B1 = high_B1 - (high_B1 - low_B1) // 2
+        enough_B1 = torch.where(keys_BV >= middle_B1, probs_BV, 0).sum(-1, keepdim=True) >= value
+        low_B1 = torch.where(enough_B1, middle_B1, low_B1)
+        high_B1 = torch.where(enough_B1, high_B1, middle_B1 - 1)
+    better_BV, equal_BV = keys_BV > low_B1, keys_BV == low_B1
+    missing_B1 = value - torch.where(better_BV, probs_BV, 0).sum(-1, keepdim=True)
+    before_BV = torch.where(equal_BV, probs_BV, 0).cumsum(-1) - probs_BV
+    first_BV = equal_BV & (equal_BV.cumsum(-1) == 1)
+    return logits_BV.masked_fill(~(better_BV | first_BV | equal_BV & (before_BV < missing_B1)), -math.inf)
+
+
+def _ordered(logits: Tensor) -> Tensor:
+    """Float32 numbers as int64 in the same order."""
+    bits = (logits + 0.0).contiguous().view(torch.int32)  # -0 becomes 0
+    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
 
 
 def min_p(logits_BV: Tensor, value: float) -> Tensor:
@@ -129,6 +144,7 @@ def draw(logits_BV: Tensor, uniforms_BU: Tensor) -> Tensor:
     for stride in strides:
         levels.append(_branches(levels[-1], stride).sum(1))
     index_B1 = torch.zeros(len(logits_BV), 1, dtype=torch.long, device=logits_BV.device)
+    uniforms_BU = uniforms_BU.clamp(max=1 - 2**-53)  # then uniform * total is less than the total, however it rounds
     for weights_BN, stride, uniform_B in zip(levels[-2::-1], strides[::-1], uniforms_BU.unbind(1), strict=True):
         weights_BE = _branches(weights_BN, stride).gather(2, index_B1[:, None].expand(-1, BRANCHES, -1))[..., 0]
         index_B1 = _invert(weights_BE, uniform_B[:, None]) * stride + index_B1
@@ -152,9 +168,7 @@ def _branches(weights_BN: Tensor, stride: int) -> Tensor:
 def _invert(weights_BE: Tensor, uniform_B1: Tensor) -> Tensor:
     """The first index whose running sum exceeds uniform * total: it has a weight above zero, as the sum rose there."""
     sums_BE = weights_BE.cumsum(-1, dtype=torch.float64)
-    total_B1 = sums_BE[:, -1:].contiguous()
-    below_total_B1 = torch.nextafter(total_B1, torch.zeros_like(total_B1))
-    return torch.searchsorted(sums_BE, torch.minimum(uniform_B1 * total_B1, below_total_B1), right=True)
+    return torch.searchsorted(sums_BE, uniform_B1 * sums_BE[:, -1:], right=True)
 
 
 @torch.inference_mode()

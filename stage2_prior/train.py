@@ -18,8 +18,8 @@ from shared.checkpoint import BEST, RUNS, RunDirectory, newest_run, write_atomic
 from shared.config import Config, load_config
 from shared.data import ImageBatches
 from shared.errors import UserError, run_command
-from shared.token_cache import TokenCache, open_cache, read_info
-from shared.training import MAY_CHANGE_ON_RESUME, Log, Means, Trainee, TrainingConfig, crossed, make_accelerator
+from shared.token_cache import TokenCache, TokenInfo, open_cache, read_info
+from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
 from stage2_prior.evaluate import Evaluation, evaluate
 from stage2_prior.prior import Prior, PriorConfig, build_prior
 from stage2_prior.sampling import generate
@@ -61,9 +61,10 @@ def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
     )
     shown: dict[str, float] = {}
     log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="grid")
-    means = Means()
-    report, (best, _) = None, best_so_far(run)
-    while trainee.images < config.training.images:
+    means = trainee.means
+    report = None
+    best = best_so_far(run)[0] if accelerator.is_main_process else -math.inf  # one process keeps the best
+    while not trainee.stop_asked and trainee.images < config.training.images:
         # Step
         trainee.begin_step()
         for tokens_BL, labels_B in trainee.accumulate(batches):
@@ -90,14 +91,15 @@ def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
                     save_grids(draw_grids(prior, cache), run.samples / f"{trainee.images:09d}.safetensors")
             log.write(trainee.images, {f"validation/{name}": value for name, value in report.figures().items()})
             log.show(shown := shown | {"held out": report.bits_per_token})
-            if report.bits_per_token < best and accelerator.is_main_process:
+            if report.bits_per_token < best:
                 best = report.bits_per_token
                 run.save_best(trainee.ema.state_dict())
         if crossed(config.training.save_every, trainee.images, trainee.step_images):
             trainee.save(run)
     log.close()
-    if run.newest() != run.state_after(trainee.images):
+    if trainee.saved != trainee.images:
         trainee.save(run)
+    trainee.stop_if_asked(run)
     if report is None:  # the run was finished before
         with trainee.ema.applied():
             report = evaluate(prior, cache, "validation")
@@ -158,12 +160,18 @@ def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
     if run.newest() is not None and (before := read_info(run.path)) != cache.info:
         raise UserError(
             f"{run.path} was begun on the tokens of tokenizer {before.fingerprint} ({before.source}), but {cache.path} "
-            f"now holds those of {cache.info.fingerprint} ({cache.info.source}): give this prior a name of its own "
-            "(name=...), or remove that directory"
+            f"now holds those of {cache.info.fingerprint} ({cache.info.source}; "
+            f"{', '.join(changes(before, cache.info))} changed): give this prior a name of its own (name=...), or "
+            "remove that directory"
         )
     write_atomically(
         run.path / "tokens.json", lambda temporary: temporary.write_text(cache.info.model_dump_json(indent=2))
     )
+
+
+def changes(before: TokenInfo, now: TokenInfo) -> list[str]:
+    """What two caches say of themselves differently, by its key in tokens.json."""
+    return [name for name, value in now if value != getattr(before, name)]
 
 
 def main() -> None:

@@ -172,6 +172,17 @@ def test_a_prior_never_goes_on_with_other_tokens_than_it_began_with(tokens: Path
     assert (run.path / "tokens.json").read_text() == before
 
 
+def test_pictures_that_changed_make_a_new_cache_and_are_named_to_a_prior(tokens: Path, drawings: Path) -> None:
+    stage2.train(prior_run())
+    picture = next((drawings / "faces").iterdir())
+    picture.write_bytes(picture.read_bytes() + b"more")
+    before = read_info(tokens)
+    cache_tokens(tokens.parent)
+    assert read_info(tokens).contents != before.contents
+    with pytest.raises(UserError, match=r"contents changed\): give this prior a name of its own"):
+        stage2.train(prior_run())
+
+
 @pytest.mark.parametrize("damage", ["tokens.json", "codebook.safetensors", "train"])
 def test_a_damaged_cache_is_made_anew_by_the_command_its_error_names(tokens: Path, damage: str) -> None:
     path = tokens / damage

@@ -123,7 +123,12 @@ def test_streaming_changes_no_image_and_shows_whole_rows_on_grey(monkeypatch: py
     expected = [pixels(f"out/seed0-000{n}.png") for n in range(5)] + [pixels("out/grid.png")]
     seen: list[np.ndarray] = []
     save = sample.Panel.save
-    monkeypatch.setattr(sample.Panel, "save", lambda panel: save(panel) or seen.append(pixels("out/grid.png")))
+
+    def save_and_look(panel: sample.Panel) -> None:
+        save(panel)
+        seen.append(pixels("out/grid.png"))
+
+    monkeypatch.setattr(sample.Panel, "save", save_and_look)
     monkeypatch.setattr(sample, "STREAM_SHARE", 1.0)
     run_sample(monkeypatch, "--num", "5", "--batch-size", "3", "--stream")
     got = [pixels(f"out/seed0-000{n}.png") for n in range(5)] + [pixels("out/grid.png")]
@@ -137,9 +142,8 @@ def test_streaming_changes_no_image_and_shows_whole_rows_on_grey(monkeypatch: py
 
 
 def test_streaming_stops_when_it_takes_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    saves: list[int] = []
-    save = sample.Panel.save
-    monkeypatch.setattr(sample.Panel, "save", lambda panel: saves.append(1) or save(panel))
+    saves: list[sample.Panel] = []
+    monkeypatch.setattr(sample.Panel, "save", lambda panel: saves.append(panel))
     monkeypatch.setattr(sample, "STREAM_SHARE", 0.0)
     run_sample(monkeypatch, "--num", "5", "--batch-size", "3", "--stream")
     assert len(saves) == 2  # the first row, and the end

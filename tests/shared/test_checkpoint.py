@@ -8,6 +8,8 @@ import torch
 from shared.checkpoint import RunDirectory, fingerprint, load_strictly, newest_run, write_atomically
 from shared.config import Config
 from shared.errors import UserError
+from shared.manifest import Damaged, write_manifest
+from tests.full_disk import largest_file
 
 
 class Toy(Config):
@@ -30,11 +32,12 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert torch.equal(training["optimizer"]["state"][0], torch.ones(2))
 
 
-def test_only_the_newest_state_is_kept_and_the_weights_follow_it(tmp_path: Path) -> None:
+def test_two_states_are_kept_and_the_weights_follow_the_newest(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    for images in (8, 16):
+    for images in (8, 16, 24):
         run.save(images, weights(images), weights(images), {"images": images})
-    assert [path.name for path in run.state.iterdir()] == ["000000000016"]
+    assert [path.name for path in run.states()] == ["000000000024", "000000000016"]
+    assert len(list(run.state.iterdir())) == 2
     assert (run.path / "ema.safetensors").read_bytes() == (run.newest() / "ema.safetensors").read_bytes()
 
 
@@ -59,6 +62,18 @@ def test_a_failed_write_leaves_the_state_before_whole(tmp_path: Path, monkeypatc
     assert torch.equal(run.load(run.newest())[0]["weight"], weights(1)["weight"])
 
 
+@pytest.mark.parametrize("limit", [0, 50, 1_000, 20_000, 41_000, 50_000])
+def test_a_full_disk_leaves_the_state_before_whole(tmp_path: Path, limit: int) -> None:
+    run = RunDirectory(tmp_path / "run")
+    tensors = {"weight": torch.arange(10_000.0)}
+    run.save(8, tensors, tensors, {"images": 8})
+    with largest_file(limit), pytest.raises(UserError, match=r"after 16 images could not be written.*make room"):
+        run.save(16, tensors, tensors, {"images": 16, "optimizer": torch.zeros(20_000)})
+    assert run.load_newest()[0] == run.state_after(8)
+    assert [path.name for path in run.state.iterdir()] == ["000000000008"]
+    run.check_published("ema.safetensors")
+
+
 def test_a_run_goes_on_only_with_the_configuration_it_began_with(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.begin(Toy(size=1), set())
@@ -76,9 +91,63 @@ def test_a_checkpoint_never_executes_code(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.save(8, weights(1), weights(1), {"images": 8})
     torch.save({"images": Trap()}, run.newest() / "training.pt")
-    with pytest.raises(UserError, match="training.pt cannot be read"):
+    write_manifest(run.newest())  # a stranger's checkpoint is whole by its own manifest
+    with pytest.raises(Damaged, match="cannot be read"):
         run.load(run.newest())
+    with pytest.raises(UserError, match="no checkpoint of .* is whole"):
+        run.load_newest()
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "training.pt", "manifest.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut short", "one bit"])
+def test_a_damaged_state_is_passed_over_for_the_one_before_saying_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, damage: str
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    for images in (8, 16):
+        run.save(images, weights(images), weights(images), {"images": images})
+    spoil(run.newest() / file, damage)
+    place, state = run.load_newest()
+    assert (place, state.training["images"]) == (run.state_after(8), 8)
+    assert f"000000000016 is damaged: {file}" in caplog.text
+    assert "Going on from" in caplog.text
+    # Trained on from there, the run comes by the damaged state's place again.
+    run.save(12, weights(12), weights(12), {"images": 12})
+    assert run.states() == [run.state_after(12), run.state_after(8)]
+    run.save(16, weights(16), weights(16), {"images": 16})
+    assert run.load_newest()[0] == run.state_after(16)
+
+
+def test_a_damaged_state_is_replaced_when_training_comes_to_its_place_again(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    for images in (8, 16):
+        run.save(images, weights(images), weights(images), {"images": images})
+    spoil(run.newest() / "training.pt", "one bit")
+    run.save(16, weights(17), weights(17), {"images": 16})
+    place, state = run.load_newest()
+    assert place == run.state_after(16)
+    assert torch.equal(state.model["weight"], weights(17)["weight"])
+
+
+def spoil(path: Path, damage: str) -> None:
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut short":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        middle = content.rindex(b'"') if path.suffix == ".json" else len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+
+
+def test_published_weights_that_were_altered_are_refused(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.save(8, weights(1), weights(1), {"images": 8})
+    run.check_published("ema.safetensors")
+    spoil(run.path / "ema.safetensors", "one bit")
+    with pytest.raises(UserError, match=r"ema\.safetensors is not what training wrote.*start the training again"):
+        run.check_published("ema.safetensors")
 
 
 def test_weights_load_strictly(tmp_path: Path) -> None:

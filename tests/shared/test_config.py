@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.config import dump_config, load_config, parse_config
+from shared.config import Config, dump_config, load_config, parse_config
 from shared.errors import UserError
 from stage1_tokenizer.compare import Comparison
 from stage1_tokenizer.train import TokenizerRun
@@ -44,6 +44,12 @@ def test_overrides_are_yaml_values_at_dotted_keys() -> None:
         ("name=../up", r"name: .*pattern"),
         ("images", r"cannot read the override 'images'"),
         ("name.deep=1", r"'name' is a value"),
+        ("training.lr=1", r"training\.lr: there is no such key; did you mean 'learning_rate'\?"),
+        ("training.bs=1", r"training\.bs: there is no such key; did you mean 'batch_size'\?"),
+        ("name=5", r"name: text is needed, and 5 is a int to YAML: put it in quotes"),
+        ("name=2026-11-23", r"name: text is needed, and 2026-11-23 is a date to YAML"),
+        ("name=2026-99-23", r"name=2026-99-23' is not valid YAML: .*month"),
+        ("training={a: 1, a: 2}", r"'a' stands twice, in lines 1 and 1"),
     ],
 )
 def test_mistakes_name_the_key_the_value_and_what_is_allowed(override: str, said: str) -> None:
@@ -57,6 +63,37 @@ def test_broken_files_are_one_clear_message(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match="broken.yaml"):
         load_config(TokenizerRun, path)
+
+
+def test_a_key_that_stands_twice_is_refused_by_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("name: a\ntraining:\n  images: 5\n  seed: 1\n  images: 6\n")
+    with pytest.raises(UserError, match=r"twice\.yaml.*'images' stands twice, in lines 3 and 5"):
+        load_config(TokenizerRun, path)
+
+
+def test_a_small_file_that_unfolds_without_end_is_one_short_message(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.yaml"
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" if n else "a0: &a0 [x]" for n in range(40)]
+    path.write_text("\n".join([*lines, "name: *a39"]))
+    with pytest.raises(UserError, match=r"bomb\.yaml") as error:
+        load_config(TokenizerRun, path)
+    assert len(str(error.value)) < 20_000
+
+
+class Size(Config):
+    side: int
+
+
+class Pair(Config):
+    one: Size
+    other: Size
+
+
+def test_an_override_changes_one_of_two_aliases(tmp_path: Path) -> None:
+    path = tmp_path / "alias.yaml"
+    path.write_text("one: &size {side: 1}\nother: *size\n")
+    assert load_config(Pair, path, ["one.side=2"]) == Pair(one=Size(side=2), other=Size(side=1))
 
 
 def test_a_missing_file_is_named() -> None:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from shared import manifest
 from shared.errors import UserError
 from shared.token_cache import TokenInfo, open_cache, write_cache
+from tests.full_disk import largest_file
 
 
 def info(codes: int = 16_384, class_names: list[str] | None = None) -> TokenInfo:
@@ -54,7 +56,7 @@ def test_a_failed_write_keeps_the_cache_before_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="could not be written"):
         write_cache(tmp_path / "tokens", info(), torch.zeros(16_384, 4), {"train": full(), "validation": rows})
     assert open_cache(tmp_path / "tokens").tokens["train"].shape == (4, 6)
-    assert [path.name for path in tmp_path.iterdir() if "token" in path.name] == ["tokens"]
+    assert {path.name for path in tmp_path.iterdir() if "token" in path.name} == {"tokens", ".tokens.lock"}
 
 
 def test_what_is_no_cache_is_refused_by_name(tmp_path: Path) -> None:
@@ -75,4 +77,37 @@ def test_a_truncated_cache_is_refused_by_name(tmp_path: Path) -> None:
     file = next((tmp_path / "tokens/train").glob("*.arrow"))
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(UserError, match="cannot be read"):
+        open_cache(tmp_path / "tokens")
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_new_cache_takes_the_place_of_the_old(
+    tmp_path: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchange:  # as on a file system that cannot
+        monkeypatch.setattr(manifest, "_exchange", lambda one, other: False)
+    for token in (1, 2):
+        rows = [(torch.full((4, 2, 3), token), None)]
+        write_cache(tmp_path / "tokens", info(), torch.zeros(16_384, 4), {"train": rows, "validation": rows})
+    assert open_cache(tmp_path / "tokens").tokens["train"].tolist() == [[2] * 6] * 4
+    assert {path.name for path in tmp_path.iterdir() if "token" in path.name} == {"tokens", ".tokens.lock"}
+
+
+@pytest.mark.parametrize("limit", [0, 100, 600, 1_500, 40_000, 200_000])
+def test_a_full_disk_keeps_the_cache_before_it(tmp_path: Path, limit: int) -> None:
+    rows = [(torch.ones(40, 2, 3, dtype=torch.int64), None)]
+    write_cache(tmp_path / "tokens", info(), torch.zeros(16_384, 4), {"train": rows, "validation": rows})
+    with largest_file(limit), pytest.raises(UserError, match=r"tokens could not be written.*Make room"):
+        write_cache(tmp_path / "tokens", info(), torch.ones(16_384, 4), {"train": rows, "validation": rows})
+    assert open_cache(tmp_path / "tokens").code_vectors_KD.sum() == 0
+
+
+@pytest.mark.parametrize("name", ["codebook.safetensors", "tokens.json", "train/state.json"])
+def test_one_wrong_bit_is_noticed(tmp_path: Path, name: str) -> None:
+    rows = [(torch.ones(4, 2, 3, dtype=torch.int64), None)]
+    write_cache(tmp_path / "tokens", info(), torch.zeros(16_384, 4), {"train": rows, "validation": rows})
+    content = bytearray((tmp_path / "tokens" / name).read_bytes())
+    content[-20] ^= 1
+    (tmp_path / "tokens" / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"make it again|cannot be used"):
         open_cache(tmp_path / "tokens")

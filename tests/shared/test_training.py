@@ -8,8 +8,20 @@ import torch
 from torch import nn
 
 from shared.checkpoint import RunDirectory
+from shared.errors import UserError
 from shared.mamba2 import Mamba2
-from shared.training import EMA, TrainingConfig, crossed, forget_after, learning_rate, make_optimizer, seed_step
+from shared.training import (
+    EMA,
+    Means,
+    Trainee,
+    TrainingConfig,
+    crossed,
+    forget_after,
+    learning_rate,
+    make_accelerator,
+    make_optimizer,
+    seed_step,
+)
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
 
 
@@ -72,3 +84,38 @@ def test_metrics_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     run.metrics.write_text("\n".join(lines) + '\n{"images": 4')
     forget_after(run.metrics, 20)
     assert run.metrics.read_text().splitlines() == lines[:2]
+
+
+def test_parts_saved_beside_the_model_come_back_and_are_asked_for(tmp_path: Path) -> None:
+    def begin(**parts: nn.Module) -> tuple[Trainee, RunDirectory]:
+        trainee = Trainee(nn.Linear(2, 2), TrainingConfig(images=8), make_accelerator())
+        trainee.also_save(**parts)
+        return trainee, RunDirectory(tmp_path)
+
+    critic, fresh = nn.Linear(3, 1), nn.Linear(3, 1)
+    trainee, run = begin(critic=critic)
+    trainee.images = 8
+    trainee.save(run)
+    again, _ = begin(critic=fresh)
+    again.resume(run)
+    assert again.images == 8
+    assert torch.equal(fresh.weight, critic.weight)
+    without, _ = begin()
+    with pytest.raises(UserError, match=r"holds \['critic', 'means'\] besides the model, and this run has \['means'\]"):
+        without.resume(run)
+
+
+def test_means_are_of_finite_values_and_go_on_after_a_stop() -> None:
+    straight, stopped = Means(), Means()
+    values = [1.0, float("nan"), 4.0, float("inf"), 1.0]
+    for value in values:
+        straight.add({"loss": torch.tensor(value), "l2": torch.tensor(1.0)})
+    assert straight.not_finite() == []
+    for value in values[:4]:
+        stopped.add({"loss": torch.tensor(value), "l2": torch.tensor(1.0)})
+    assert stopped.not_finite() == ["loss"]
+    resumed = Means()
+    resumed.load_state_dict(stopped.state_dict())
+    resumed.add({"loss": torch.tensor(values[4]), "l2": torch.tensor(1.0)})
+    assert resumed.take() == straight.take() == {"loss": 2.0, "l2": 1.0}
+    assert resumed.take() == {}

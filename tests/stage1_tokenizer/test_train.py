@@ -1,17 +1,22 @@
 """Stage one's training: what it writes, and that a resumed run is the same run."""
 
+import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from shared import signals
 from shared.checkpoint import RunDirectory
-from shared.errors import UserError
+from shared.errors import UserError, run_command
 from stage1_tokenizer import train as training
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
@@ -105,12 +110,50 @@ def test_an_image_size_the_patch_does_not_divide_is_refused_before_training(draw
         train(config.model_copy(update={"data": data}))
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_and_says_what_to_try(
+def spoil_steps(monkeypatch: pytest.MonkeyPatch, spoilt: set[int]) -> None:
+    """Make the reconstruction loss of these steps (counted from 0) not a number."""
+    steps, loss = itertools.count(), training.reconstruction_loss
+
+    def sometimes_nan(x_hat: torch.Tensor, x: torch.Tensor, config: Any) -> torch.Tensor:
+        return loss(x_hat, x, config) * (float("nan") if next(steps) in spoilt else 1)
+
+    monkeypatch.setattr(training, "reconstruction_loss", sometimes_nan)
+
+
+def test_a_step_that_is_not_finite_leaves_nothing_behind_and_is_counted(
     drawings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "reconstruction_loss", lambda x_hat, x, _: (x_hat - x).sum() * float("nan"))
-    with pytest.raises(UserError, match=r"gradient is nan after 0 images.*training\.learning_rate"):
-        train(tokenizer_run(drawings))
+    config = tokenizer_run(drawings, images=80, save_every=8)
+    states = {}
+    save = RunDirectory.save
+
+    def keep(self: RunDirectory, images: int, *parts: dict[str, Any]) -> None:
+        save(self, images, *parts)
+        states[images] = self.load(self.newest())
+
+    spoil_steps(monkeypatch, {6, 7})
+    monkeypatch.setattr(RunDirectory, "save", keep)
+    run, _ = train(config)
+    for good, bad in ((48, 56), (48, 64)):  # before, and after one and both of the skipped steps
+        assert_equal(states[good].model, states[bad].model)
+        assert_equal(states[good].ema, states[bad].ema)
+        assert_equal(states[good].training["optimizer"]["state"], states[bad].training["optimizer"]["state"])
+    assert any(not torch.equal(states[72].model[name], states[64].model[name]) for name in states[64].model)
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [(line["images"], line["bad_steps"]) for line in lines if "bad_steps" in line] == [(64, 2.0)]
+    assert "gradient_norm" not in next(line for line in lines if line["images"] == 64 and "lr" in line)
+
+
+def test_many_bad_steps_in_a_row_stop_the_run_and_say_what_to_look_at(
+    drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_steps(monkeypatch, {1, 4, 5, 6})
+    said = (
+        r"3 steps in a row \(training\.max_bad_steps\).*up to image 56; the last checkpoint is of 32 images\. "
+        r"Not finite in the last: loss\..*training\.learning_rate"
+    )
+    with pytest.raises(UserError, match=said):
+        train(tokenizer_run(drawings, max_bad_steps=3, save_every=32))
 
 
 def test_a_run_too_short_to_initialise_its_codebook_is_refused(drawings: Path) -> None:
@@ -140,3 +183,73 @@ def test_a_second_process_on_one_run_is_refused(drawings: Path) -> None:
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
     )
     assert "another process is training" in refused.stderr
+
+
+def test_a_folder_whose_pictures_changed_is_noticed(drawings: Path) -> None:
+    config = tokenizer_run(drawings, images=40)
+    picture = next((drawings / "faces").iterdir())
+    content = picture.read_bytes()
+    run, _ = train(config)
+    picture.write_bytes(content + b"more")
+    with pytest.raises(UserError, match=r"not those it was begun on.*put them back.*remove runs/tokenizer/tiny/images"):
+        train(config)
+    picture.rename(picture.with_name("z.png"))
+    with pytest.raises(UserError, match="not those it was begun on"):
+        train(config)
+    picture.write_bytes(content)
+    (picture.parent / "z.png").unlink()
+    train(config)  # put back, though younger
+    shutil.copy(picture, picture.with_name("z.png"))
+    (run.path / "images.json").unlink()
+    train(config)  # the way out that the message names
+
+
+@pytest.fixture
+def train_and_signal(drawings: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Train as a command does that gets signals in the step after `at` images; returns its exit status."""
+    before = {number: signal.getsignal(number) for number in signals.STOP}
+    end_step = training.Trainee.end_step
+
+    def run(at: int, *numbers: int) -> int:
+        def end_step_signalled(self: training.Trainee) -> float:
+            if self.images == at:
+                for number in numbers:
+                    os.kill(os.getpid(), number)
+            return end_step(self)
+
+        monkeypatch.setattr(training.Trainee, "end_step", end_step_signalled)
+        with pytest.raises(SystemExit) as ended:
+            run_command(lambda: train(tokenizer_run(drawings)))
+        monkeypatch.setattr(training.Trainee, "end_step", end_step)
+        signals._asked, signals._stepping = None, False  # as in the next process
+        return ended.value.code
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_saves_after_the_step_and_the_same_command_goes_on(
+    drawings: Path, own_directory: Path, train_and_signal: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    straight, _ = train(tokenizer_run(drawings))
+    shutil.move(straight.path, own_directory / "straight")
+    run = RunDirectory(Path("runs/tokenizer/tiny"))
+    for at, number in ((24, signal.SIGTERM), (40, signal.SIGUSR1), (64, signal.SIGINT)):
+        assert train_and_signal(at, number) == 75
+        said = capfd.readouterr().err
+        assert f"{number.name}: stopping after this step" in said
+        assert f"stopped after {at + 8} images, saved in {run.path}" in said
+        assert run.newest() == run.state_after(at + 8)
+    resumed, _ = train(tokenizer_run(drawings))
+    one = RunDirectory(own_directory / "straight")
+    assert_equal(one.load(one.newest()), resumed.load(resumed.newest()))
+    assert resumed.metrics.read_text() == one.metrics.read_text()
+
+
+def test_a_second_interrupt_stops_at_once(
+    train_and_signal: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train_and_signal(24, signal.SIGINT, signal.SIGINT) == 130
+    assert "stopped by SIGINT" in capfd.readouterr().err
+    assert RunDirectory(Path("runs/tokenizer/tiny")).newest() is None

@@ -30,7 +30,9 @@ def random_cache(train: int = 7, validation: int = 5) -> TokenCache:
         "train": generator.integers(0, 20, (train, 12)),
         "validation": generator.integers(0, 20, (validation, 12)),
     }
-    labels = {split: generator.integers(0, 2, len(grids)) for split, grids in tokens.items()}
+    labels: dict[str, np.ndarray | None] = {
+        split: generator.integers(0, 2, len(grids)) for split, grids in tokens.items()
+    }
     return TokenCache(Path("tokens"), INFO, tokens, labels, torch.zeros(20, 8))
 
 

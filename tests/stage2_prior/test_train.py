@@ -12,7 +12,7 @@ import torch
 
 from shared.checkpoint import read_weights
 from shared.errors import UserError
-from shared.token_cache import TokenCache, TokenInfo, open_cache, write_cache
+from shared.token_cache import Rows, Split, TokenCache, TokenInfo, open_cache, write_cache
 from shared.training import TrainingConfig
 from stage2_prior import train as stage2
 from stage2_prior.evaluate import Evaluation
@@ -27,7 +27,7 @@ INFO = TokenInfo(
 
 def write_random_cache(info: TokenInfo = INFO, grids: int = 18) -> None:
     tokens_Bhw = torch.randint(20, (grids, 3, 4))
-    rows = {"train": [(tokens_Bhw, None)], "validation": [(tokens_Bhw[:5], None)]}
+    rows: dict[Split, Rows] = {"train": [(tokens_Bhw, None)], "validation": [(tokens_Bhw[:5], None)]}
     write_cache(Path("tokens"), info, torch.randn(20, 8), rows)
 
 

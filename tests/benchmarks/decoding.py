@@ -1,0 +1,186 @@
+"""Drawing tokens, against x-transformers and transformers (make bench BENCH=decoding).
+
+All models have random weights, a vocabulary of 16,384, width 384 and 6 layers. One JSON line a bar: name, median_s,
+tokens_per_s and peak_mb (null: not measured) of ours, fraction_of_floor, peer, ratio (peer's median / ours). The floor
+is the larger of (weights + state) / bandwidth and operations / peak, both measured first: matrices in bfloat16, states
+in float32, keys and values of half the length on average.
+
+Words behind the command pick the lines whose names hold them all: python -m tests.benchmarks.decoding gpt "batch 1,".
+"""
+
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import nn
+
+import shared.vision  # noqa: F401  (makes torchvision importable, which transformers imports)
+from stage2_prior.prior import Prior, PriorConfig
+from stage2_prior.sampling import generate
+
+CODES, WIDTH, DEPTH, HEADS, D_STATE, HEADDIM = 16_384, 384, 6, 6, 64, 64
+ROUNDS = 5
+LONGEST_S = 60  # a peer that takes longer runs once
+# On one thread, its CPU time is the time it would take on a machine where nothing else runs.
+clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Ours against one peer, at one size."""
+
+    kind: str
+    batch: int
+    tokens: int
+    peer: str
+    ratio: float  # demanded
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} batch {self.batch}, {self.tokens} tokens"
+
+
+BARS = [
+    Bar("gpt", 1, 256, "x-transformers", 6),
+    Bar("gpt", 1, 256, "transformers Llama, static cache", 3),
+    Bar("gpt", 32, 256, "transformers Llama, static cache", 3),
+    Bar("gpt", 32, 1024, "x-transformers", 8),
+    Bar("mamba", 1, 256, "transformers Mamba-2", 3),
+    Bar("mamba", 8, 256, "transformers Mamba-2", 5),
+    Bar("mamba", 32, 256, "transformers Mamba-2", 5),
+    Bar("mamba", 32, 1024, "x-transformers", 20),
+]
+
+
+def main() -> None:
+    chosen = [bar for bar in BARS if all(word in f"{bar.name} {bar.peer}" for word in sys.argv[1:])]
+    machine = measure_machine()
+    print(json.dumps({"name": "machine", **machine, "threads": torch.get_num_threads()}), flush=True)
+    for bar in chosen:
+        ours_s, peer_s = medians(ours(bar.kind, bar.batch, bar.tokens), PEERS[bar.peer](bar.batch, bar.tokens))
+        line = {
+            "name": bar.name,
+            "median_s": round(ours_s, 3),
+            "tokens_per_s": round(bar.batch * bar.tokens / ours_s),
+            "peak_mb": None,
+            "fraction_of_floor": round(floor_s(bar, machine) * bar.tokens / ours_s, 3),
+            "peer": bar.peer,
+            "ratio": round(peer_s / ours_s, 2),
+            "bar": bar.ratio,
+        }
+        print(json.dumps(line), flush=True)
+    if not sys.argv[1:]:
+        report_constancy()
+
+
+def medians(ours: Callable[[], object], peer: Callable[[], object]) -> tuple[float, float]:
+    """Median seconds of each. They take turns, so that a slow spell of the machine falls on both."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for run, times in zip((ours, peer), seconds, strict=True):
+            if run is peer and times and times[0] > LONGEST_S:
+                continue
+            start = clock()
+            run()
+            times.append(clock() - start)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+@cache
+def prior(kind: str, tokens: int) -> Prior:
+    torch.manual_seed(0)
+    config = PriorConfig(kind=kind, depth=DEPTH, width=WIDTH, heads=HEADS, d_state=D_STATE, headdim=HEADDIM)
+    return Prior(config, CODES, (tokens // 16, 16)).eval()
+
+
+def ours(kind: str, batch: int, tokens: int) -> Callable[[], object]:
+    return lambda: generate(prior(kind, tokens), range(batch), batch_size=batch)
+
+
+def x_transformers(batch: int, tokens: int) -> Callable[[], object]:
+    from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
+
+    layers = Decoder(dim=WIDTH, depth=DEPTH, heads=HEADS, attn_flash=True, ff_glu=True, ff_swish=True, ff_mult=8 / 3)
+    net = TransformerWrapper(num_tokens=CODES, max_seq_len=tokens + 1, attn_layers=layers)
+    model, start = AutoregressiveWrapper(net).eval(), torch.zeros(batch, 1, dtype=torch.long)
+    whole = {"filter_logits_fn": lambda logits, **_: logits, "temperature": 1.0}
+    return lambda: model.generate(start, tokens, cache_kv=True, **whole)
+
+
+def llama(batch: int, tokens: int) -> Callable[[], object]:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=CODES,
+        hidden_size=WIDTH,
+        intermediate_size=1024,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=HEADS,
+        max_position_embeddings=tokens + 1,
+    )
+    return transformers_generate(LlamaForCausalLM(config), batch, tokens, cache_implementation="static")
+
+
+def mamba2(batch: int, tokens: int) -> Callable[[], object]:
+    from transformers import Mamba2Config, Mamba2ForCausalLM
+
+    config = Mamba2Config(
+        vocab_size=CODES,
+        hidden_size=WIDTH,
+        state_size=D_STATE,
+        head_dim=HEADDIM,
+        num_heads=2 * WIDTH // HEADDIM,
+        n_groups=1,
+        num_hidden_layers=DEPTH,
+    )
+    return transformers_generate(Mamba2ForCausalLM(config), batch, tokens)
+
+
+def transformers_generate(model: nn.Module, batch: int, tokens: int, **options: object) -> Callable[[], object]:
+    """Draws from the whole distribution, to the full length."""
+    start = torch.ones(batch, 1, dtype=torch.long)  # not the padding, which would be masked
+    whole = {"do_sample": True, "top_k": 0, "eos_token_id": None, "pad_token_id": 0, "disable_compile": True}
+    return lambda: model.generate(start, max_new_tokens=tokens, **whole, **options)  # type: ignore[operator]
+
+
+PEERS: dict[str, Callable[[int, int], Callable[[], object]]] = {
+    "x-transformers": x_transformers,
+    "transformers Llama, static cache": llama,
+    "transformers Mamba-2": mamba2,
+}
+
+
+def measure_machine() -> dict[str, float]:
+    """Bandwidth of reading 256 MB in GB/s, and the peak of bfloat16 products in GFLOP/s."""
+    memory, matrix = torch.ones(2**26), torch.ones(2048, 2048, dtype=torch.bfloat16)
+    read_s, product_s = medians(memory.sum, lambda: matrix @ matrix)
+    return {"gb_per_s": round(memory.nbytes / read_s / 1e9, 1), "gflop_per_s": round(2 * 2048**3 / product_s / 1e9)}
+
+
+def floor_s(bar: Bar, machine: dict[str, float]) -> float:
+    """The least seconds a step can take."""
+    model = prior(bar.kind, bar.tokens)
+    weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    keys_and_values, read_and_written = DEPTH * 2 * WIDTH * bar.tokens / 2, 2 * DEPTH * 2 * WIDTH * D_STATE
+    state = keys_and_values if bar.kind == "gpt" else read_and_written
+    traffic, operations = 2 * weights + 4 * bar.batch * state, 2 * bar.batch * weights
+    return max(traffic / machine["gb_per_s"], operations / machine["gflop_per_s"]) / 1e9
+
+
+def report_constancy() -> None:
+    """Cost of Mamba's last tokens over its first, at batch 8 x 1,024."""
+    times = [clock()]
+    generate(prior("mamba", 1024), range(8), batch_size=8, progress=lambda _: times.append(clock()))
+    steps = [after - before for before, after in itertools.pairwise(times[1:])]
+    growth = statistics.median(steps[-256:]) / statistics.median(steps[:256])
+    print(json.dumps({"name": "mamba batch 8, last 256 steps over first 256", "growth": round(growth, 3)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

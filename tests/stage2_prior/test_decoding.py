@@ -1,0 +1,195 @@
+"""The decoding engine against the plain step loop, its memory between calls, and the path that CUDA graphs take."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stage2_prior import decoding
+from stage2_prior.decoding import PackedLinear, decoder_for
+from stage2_prior.prior import Prior, PriorConfig
+from stage2_prior.sampling import SamplingConfig, draw, filter_logits, generate, guide, uniforms
+
+SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "pattern": "ma", "head_rank": 12}
+KINDS: list[dict[str, Any]] = [
+    {"kind": "mamba"},
+    {"kind": "mamba", "mlp_ratio": 2.0, "conditioning": "norm"},
+    {"kind": "gpt", "head": "tied"},
+    {"kind": "gpt", "positions": "rotary", "qk_norm": False},
+    {"kind": "hybrid", "head": "codes", "conditioning": "norm", "positions": "rotary"},
+]
+SAMPLING = SamplingConfig(temperature=0.9, top_k=30, top_p=0.95, min_p=0.01)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+
+
+def random_prior(codes: int = 40, grid: tuple[int, int] = (4, 5), **options: Any) -> Prior:
+    """Random weights, with distributions neither flat nor certain."""
+    torch.manual_seed(0)
+    prior = Prior(PriorConfig(**(SMALL | options)), codes, grid, 3, torch.randn(codes, 8)).eval()
+    with torch.no_grad():
+        for name, parameter in prior.named_parameters():
+            if parameter.ndim > 1 and "conv1d" not in name:
+                parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
+    return prior
+
+
+@torch.no_grad()
+def plain_loop(prior: Prior, labels_B: Tensor | None, cfg_scale: float, prefix_BK: Tensor, seed: int = 0) -> Tensor:
+    """The same tokens by the model's own steps: two states, no buffers, no prefill."""
+    count, known = prefix_BK.shape
+    branches = [(labels_B, prior.init_state(count)), (None, prior.init_state(count))]
+    inputs = [prior.start_tokens(labels, count) for labels, _ in branches]
+    tokens_BL = F.pad(prefix_BK, (0, prior.length - known))
+    streams = torch.stack([torch.from_numpy(uniforms(seed, k, prior.length, prior.codes)) for k in range(count)])
+    for position in range(prior.length):
+        logits = [prior.step(ids_B, state) for ids_B, (_, state) in zip(inputs, branches, strict=True)]
+        if position >= known:
+            logits_BV = guide(torch.cat(logits), cfg_scale)
+            tokens_BL[:, position] = draw(filter_logits(logits_BV, SAMPLING), streams[:, position])
+        inputs = [tokens_BL[:, position]] * 2
+    return tokens_BL.unflatten(1, prior.grid)
+
+
+@pytest.mark.parametrize("known", [0, 9])
+@pytest.mark.parametrize("cfg_scale", [1.0, 2.5])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_engine_draws_what_the_plain_loop_draws(kind: dict[str, Any], cfg_scale: float, known: int) -> None:
+    prior, labels_B = random_prior(**kind), torch.tensor([2, 0, 1])
+    prefix_BK = torch.randint(40, (3, known))
+    tokens_BHW = generate(prior, range(3), 0, SAMPLING, labels_B=labels_B, cfg_scale=cfg_scale,
+                          prefix_tokens_BK=prefix_BK, exact=True)  # fmt: skip
+    assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, cfg_scale, prefix_BK))
+
+
+def decoder_logits(prior: Prior, tokens_BL: Tensor, known: int, exact: bool) -> Tensor:
+    """(B, L - known, V) logits that the engine computes on the way through the given tokens."""
+    seen: list[Tensor] = []
+
+    def choose(logits_BV: Tensor, uniforms_BU: Tensor, scale_1: Tensor | None) -> Tensor:
+        seen.append(logits_BV.clone())
+        return tokens_BL[:, known + len(seen) - 1]
+
+    with torch.inference_mode():
+        decoder = decoder_for(prior, len(tokens_BL), 2, exact)
+        start_B = prior.start_tokens(None, len(tokens_BL))
+        decoder.decode(start_B, tokens_BL[:, :known], torch.zeros(len(tokens_BL), prior.length, 2), choose)
+    return torch.stack(seen, 1)
+
+
+@pytest.mark.parametrize("known", [0, 7])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_cached_logits_are_the_uncached_ones(kind: dict[str, Any], known: int) -> None:
+    prior = random_prior(**kind, codes=200)
+    tokens_BL = torch.randint(200, (3, prior.length))
+    with torch.no_grad():
+        expected_BLV = prior(prior.inputs(tokens_BL))[:, known:]
+    exact_BLV = decoder_logits(prior, tokens_BL, known, exact=True)
+    torch.testing.assert_close(exact_BLV, expected_BLV, atol=1e-4, rtol=0)
+    rounded_BLV = decoder_logits(prior, tokens_BL, known, exact=False)
+    assert (rounded_BLV - expected_BLV).square().mean().sqrt() < 0.02 * expected_BLV.std()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_nothing_leaks_from_one_call_into_the_next(kind: dict[str, Any], exact: bool) -> None:
+    prior, labels_B = random_prior(**kind), torch.tensor([2, 0, 1, 1, 0])
+    calls: list[dict[str, Any]] = [
+        {"images": range(5), "labels_B": labels_B, "cfg_scale": 3.0, "batch_size": 5},
+        {"images": range(2)},
+        {"images": range(3), "labels_B": labels_B[:3], "prefix_tokens_BK": torch.randint(40, (3, 7))},
+        {"images": range(5), "labels_B": labels_B, "batch_size": 2, "cfg_scale": 1.5},
+    ]
+    alone = [generate(random_prior(**kind), **call, exact=exact) for call in calls]
+    for order in ((0, 1, 2, 3), (3, 2, 0, 1)):
+        for i in order:
+            assert torch.equal(generate(prior, **calls[i], exact=exact), alone[i])
+
+
+@torch.inference_mode()
+def test_memory_is_allocated_once_and_kept_for_smaller_batches() -> None:
+    prior = random_prior(kind="hybrid")
+    first = decoder_for(prior, 6, 2, exact=True)
+    assert decoder_for(prior, 4, 2, exact=True) is first
+    assert decoder_for(prior, 4, 2, exact=False) is not first
+    assert decoder_for(prior, 7, 2, exact=False).rows == 7
+    del prior
+    assert not decoding._decoders
+
+
+def test_changed_weights_are_seen_by_the_next_call() -> None:
+    prior = random_prior(kind="hybrid", head="codes")
+    before = generate(prior, range(2))
+    with torch.no_grad():
+        prior.blocks[0].mixer.in_proj.weight.data.mul_(-1)
+        prior.vocabulary.free_KR.data.normal_()
+    after = generate(prior, range(2), exact=True)
+    assert not torch.equal(after, before)
+    assert torch.equal(after, generate(random_prior_like(prior), range(2), exact=True))
+
+
+def random_prior_like(prior: Prior) -> Prior:
+    other = Prior(prior.config, prior.codes, prior.grid, prior.classes, torch.zeros(prior.codes, 8)).eval()
+    other.load_state_dict(prior.state_dict())
+    return other
+
+
+@pytest.mark.skipif(not decoding._can_pack(), reason="PyTorch has no packed products for this CPU")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_packed_products_are_products_and_rows_do_not_depend_on_each_other(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    x_BI, weight_OI, bias_O = torch.randn(33, 96), torch.randn(200, 96), torch.randn(200)
+    packed = PackedLinear(weight_OI, bias_O, dtype)
+    y_BO = packed(x_BI)
+    expected_BO = F.linear(x_BI.double(), weight_OI.double(), bias_O.double())
+    assert (y_BO - expected_BO).abs().max() < tolerance * expected_BO.abs().max()
+    for rows in (1, 2, 7, 32):
+        assert torch.equal(packed(x_BI[:rows]), y_BO[:rows])
+    assert torch.equal(packed(x_BI[None]), y_BO[None])
+
+
+@pytest.mark.parametrize("cfg_scale", [1.0, 2.5])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_path_that_is_captured_on_a_gpu(
+    kind: dict[str, Any], cfg_scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU: weights at fixed addresses, steps made once, warm-up included; a replay is the step itself."""
+
+    def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[], None]:
+        captured.append(step)
+        reset()
+        step()
+        return step
+
+    captured: list[Callable[[], None]] = []
+    monkeypatch.setattr(decoding, "capture", capture)
+    monkeypatch.setattr(decoding, "_on_cpu", lambda device: False)
+    prior, labels_B = random_prior(**kind), torch.tensor([2, 0, 1])
+    options: dict[str, Any] = {"labels_B": labels_B, "cfg_scale": cfg_scale, "batch_size": 2}
+    tokens_BHW = generate(prior, range(3), 0, SAMPLING, **options, exact=True)
+    assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, cfg_scale, torch.zeros(3, 0, dtype=torch.long)))
+    once = len(captured)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.data.mul_(1.1)
+    tokens_BHW = generate(prior, range(3), 0, SAMPLING, **options, exact=True)
+    assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, cfg_scale, torch.zeros(3, 0, dtype=torch.long)))
+    assert len(captured) == once
+    rounded = generate(prior, range(3), 0, SAMPLING, **options)
+    assert rounded.shape == (3, 4, 5)
+
+
+@needs_cuda
+@pytest.mark.parametrize("cfg_scale", [1.0, 2.5])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_graphs_draw_what_the_plain_loop_draws(kind: dict[str, Any], cfg_scale: float) -> None:
+    prior, labels_B = random_prior(**kind), torch.tensor([2, 0, 1])
+    prefix_BK = torch.randint(40, (3, 6))
+    expected = plain_loop(prior, labels_B, cfg_scale, prefix_BK)
+    for _ in range(2):
+        tokens_BHW = generate(prior.cuda(), range(3), 0, SAMPLING, labels_B=labels_B, cfg_scale=cfg_scale,
+                              prefix_tokens_BK=prefix_BK, batch_size=2, exact=True)  # fmt: skip
+        assert torch.equal(tokens_BHW, expected)

@@ -1,0 +1,18 @@
+"""The torture test's shorter form: a handful of kills. `make torture` does more."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_kills_lose_nothing() -> None:
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.torture", "--kills", "6"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert counts["kills"] >= 6
+    assert counts["results bit-equal"] >= 3
