@@ -122,8 +122,8 @@ def draw_curve(axis: Axes, lines: list[dict[str, float]], name: str, label: str,
 
 def finish(axis: Axes) -> None:
     """A logarithm where values span more than a factor of 20; each line's name in its colour."""
-    values = [float(value) for line in axis.lines for value in line.get_ydata()]
-    if min(values) > 0 and max(values) > 20 * min(values):
+    low, high = axis.dataLim.intervaly
+    if low > 0 and high > 20 * low:
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
