@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.ticker
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -123,8 +122,8 @@ def draw_curve(axis: Axes, lines: list[dict[str, float]], name: str, label: str,
 
 def finish(axis: Axes) -> None:
     """A logarithm where values span more than a factor of 20; each line's name in its colour."""
-    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axis.lines])
-    if values.min() > 0 and values.max() > 20 * values.min():
+    low, high = axis.dataLim.intervaly
+    if low > 0 and high > 20 * low:
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
