@@ -64,7 +64,8 @@ CSS = """
 .sheet img, .pixels img { display: block; width: 100%; image-rendering: pixelated }
 .sheet img { border: 1px solid var(--border-color-primary) }
 .sheet figcaption { font-size: 12px; line-height: 1.3 }
-.pixels img { height: auto; max-height: 360px; object-fit: contain }
+.pixels img { height: auto }
+#kept { max-width: 300px }
 .pixels .image-frame { width: 100% }
 .gradio-container .block .html-container { padding: 0 }
 @media (max-width: 500px) {
@@ -164,9 +165,9 @@ def growing(run: Run, request: Request, prefix_1K: Tensor) -> Iterator[Tensor]:
 
 
 def reconstruct(run: Run, path: str | None) -> Iterator[tuple[Any, ...]]:
-    """The image as the tokenizer sees it, its reconstruction, tokens, errors, what to say of them, and the tokens."""
+    """The image as the tokenizer sees it, its reconstruction, tokens and errors, and what to say of them."""
     if path is None:
-        yield None, None, None, None, "", None
+        yield None, None, None, None, ""
         return
     x_CHW = open_picture(run, path)
     device = run.tokenizer.to_codes.weight.device
@@ -179,16 +180,7 @@ def reconstruct(run: Run, path: str | None) -> Iterator[tuple[Any, ...]]:
         f"PSNR **{psnr:.2f} dB** · {tokens_hw.numel()} tokens, {len(tokens_hw.unique())} of them different, out of "
         f"{run.tokenizer.codes:,} codes"
     )
-    yield *map(pixels, views), said, tokens_hw
-
-
-def describe_token(run: Run, tokens_hw: Tensor | None, event: gr.SelectData) -> Iterator[str]:
-    """Which token was clicked on."""
-    if tokens_hw is None:
-        raise UserError("there are no tokens yet: give an image first")
-    column, row = event.index
-    code = int(tokens_hw[row, column])
-    yield f"Row {row + 1}, column {column + 1}: code **{code}**{used(run, code, ', ')}"
+    yield *map(pixels, views), said
 
 
 def show_cut(run: Run, path: str | None, rows: int) -> Iterator[Pixels | None]:
@@ -350,28 +342,21 @@ def guidance_controls(length: int) -> list[gr.components.Component]:
 
 def reconstruct_tab(run: Run) -> None:
     """An image's way to tokens and back."""
-    tokens = gr.State(None)
     with gr.Row():
         with gr.Column(scale=1):
             given = image_input()
             said = gr.Markdown()
             gr.Markdown(
                 "**Seen** is the middle of your image, at the tokenizer's size. **Tokens** of similar codes have "
-                "similar colours; click one to see which it is. **Errors** are black where there are none, and "
+                "similar colours. **Errors** are black where there are none, and "
                 f"brightest from {ERROR_LEVELS} of 255 levels on."
             )
-            clicked = gr.Markdown()
         with gr.Column(scale=2):
             with gr.Row():
                 seen, rebuilt = picture("Seen"), picture("Reconstructed")
             with gr.Row():
                 grid, error = picture("Tokens"), picture("Errors")
-    given.change(answer(reconstruct, run), given, [seen, rebuilt, grid, error, said, tokens])
-
-    def describe(tokens_hw: Tensor | None, event: gr.SelectData) -> Iterator[str]:
-        yield from answer(describe_token, run)(tokens_hw, event)
-
-    grid.select(describe, tokens, clicked, show_progress="hidden")
+    given.change(answer(reconstruct, run), given, [seen, rebuilt, grid, error, said])
 
 
 def complete_tab(run: Run) -> None:
@@ -421,7 +406,7 @@ def describe_use(run: Run) -> str:
 
 def image_input() -> gr.Image:
     """Where a visitor drops a picture. The file itself is passed on: reading it is `open_picture`'s."""
-    return gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Your image", height=280)
+    return gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Your image", height=230)
 
 
 def picture(caption: str, elem_id: str | None = None) -> gr.Image:
