@@ -53,7 +53,7 @@ compare: install
 	$(BIN)/python -m stage1_tokenizer.compare $(CONFIG) $(ARGS)
 
 test: develop
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2  # one thread each: two threads on a shared core wait
 
 check: develop
 	$(BIN)/ruff check .
