@@ -6,24 +6,18 @@ a CUDA device also `float32_peak`: our products a second as a fraction of what a
 """
 
 import json
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from itertools import accumulate
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 import shared.vision  # noqa: F401  (makes torchvision importable, which diffusers imports)
 from stage1_tokenizer.quantisers.lookup import HAS_TRITON, full_float32, nearest_codes, nearest_codes_blocked
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
+from tests.benchmarks.timing import Step, interleaved_medians, peak_mb
 
 VECTORS, CODES, DIM = 16_384, 16_384, 16  # 16 images of 32 x 32 tokens
-ROUNDS = 5
-
-Step = Callable[[], object]
 
 
 def main() -> None:
@@ -92,38 +86,6 @@ def compare(name: str, steps: Mapping[str, Step], device: torch.device) -> None:
         if rate:
             line["float32_peak"] = round(operations / rate, 3)
         print(json.dumps(line), flush=True)
-
-
-def interleaved_medians(steps: Mapping[str, Step], device: torch.device) -> dict[str, float]:
-    """Median seconds of each step. They take turns, so that a slow spell of the machine falls on all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(ROUNDS + 1):
-        for name, step in steps.items():
-            synchronize(device)
-            start = time.perf_counter()
-            step()
-            synchronize(device)
-            if turn:  # the first turn warms up
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak_mb(step: Step, device: torch.device) -> float:
-    """The most memory that torch held during the step beyond what it held before, in MB (10^6 bytes)."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        step()
-        return round((torch.cuda.max_memory_allocated(device) - before) / 1e6, 1)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    changes = [event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return round(max(accumulate(changes)) / 1e6, 1)
 
 
 def float32_rate(device: torch.device, size: int = 8192) -> float:

@@ -1,18 +1,17 @@
 """One Mamba-2 layer, forward and backward, against transformers' mixer with the same weights (make bench BENCH=mamba2).
 
-One JSON line a case: name, median_s (ours), peak_mb (null: not measured), peer, ratio (peer's median / ours).
+One JSON line a case: name, median_s and peak_mb (ours), peer, peer_peak_mb, ratio (peer's median / ours).
 """
 
 import json
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 import shared.vision  # noqa: F401  (makes torchvision importable, which transformers imports)
 from shared.mamba2 import Mamba2
+from tests.benchmarks.timing import interleaved_medians, peak_mb
 
 BATCH, LENGTH, D_MODEL, D_STATE, HEADDIM = 4, 1024, 384, 64, 64
 ROUNDS = 7
@@ -24,12 +23,14 @@ def main() -> None:
     peers = {f"transformers, chunk {chunk}": transformers_mixer(ours, chunk) for chunk in (256, 64)}
     u_BLD = torch.randn(BATCH, LENGTH, D_MODEL)
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        medians = interleaved_medians(
-            {"ours": training_step(ours, u_BLD, dtype)}
-            | {peer: training_step(module, u_BLD, dtype) for peer, module in peers.items()}
-        )
+        steps = {"ours": training_step(ours, u_BLD, dtype)}
+        steps |= {peer: training_step(module, u_BLD, dtype) for peer, module in peers.items()}
+        medians = interleaved_medians(steps, rounds=ROUNDS)
+        peaks = {name: peak_mb(step) for name, step in steps.items()}
         for peer in peers:
-            report(f"mamba2 layer fwd+bwd {name}", medians["ours"], peer, medians[peer])
+            line = {"name": f"mamba2 layer fwd+bwd {name}", "median_s": round(medians["ours"], 4)}
+            line |= {"peak_mb": peaks["ours"], "peer": peer, "peer_peak_mb": peaks[peer]}
+            print(json.dumps(line | {"ratio": round(medians[peer] / medians["ours"], 2)}), flush=True)
 
 
 def transformers_mixer(ours: Mamba2, chunk: int) -> nn.Module:
@@ -60,23 +61,6 @@ def training_step(module: nn.Module, u_BLD: Tensor, dtype: torch.dtype) -> Calla
         y_BLD.float().square().mean().backward()
 
     return step
-
-
-def interleaved_medians(steps: Mapping[str, Callable[[], None]]) -> dict[str, float]:
-    """Median seconds of each step. They take turns, so that a slow spell of the machine falls on all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(ROUNDS + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn:  # the first turn warms up
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def report(name: str, median_s: float, peer: str, peer_s: float) -> None:
-    line = {"name": name, "median_s": round(median_s, 4), "peak_mb": None, "peer": peer}
-    print(json.dumps(line | {"ratio": round(peer_s / median_s, 2)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """One training step of the demo's tokenizer with each quantiser, against the default (make bench BENCH=quantisers).
 
-One JSON line a case: name, median_s, peer ("the default"), ratio (the default's median / ours; below 1: slower).
+One JSON line a case: name, median_s, peak_mb, peer ("the default"), ratio (the default's median / ours: below 1 is
+slower).
 """
 
 import json
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -15,8 +14,8 @@ from torch import Tensor
 from shared.config import load_config
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from stage1_tokenizer.train import DEFAULT_CONFIG, TokenizerRun
+from tests.benchmarks.timing import interleaved_medians, peak_mb
 
-ROUNDS = 5
 VARIANTS: dict[str, dict[str, Any]] = {
     "moving-average codebook": {"codebook": "ema"},
     "rotation trick": {"gradient": "rotation"},
@@ -29,17 +28,10 @@ def main() -> None:
     config = load_config(TokenizerRun, DEFAULT_CONFIG)
     x_BCHW = torch.rand(config.training.batch_size, 3, *config.data.height_width) * 2 - 1
     steps = {name: training_step(model, x_BCHW) for name, model in models(config.model).items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(ROUNDS + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn:  # the first turn warms up
-                seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    medians = interleaved_medians(steps)
     for name, median in medians.items():
         ratio = round(medians["default"] / median, 2)
-        line = {"name": f"tokenizer step, {name}", "median_s": round(median, 4), "peak_mb": None}
+        line = {"name": f"tokenizer step, {name}", "median_s": round(median, 4), "peak_mb": peak_mb(steps[name])}
         print(json.dumps(line | {"peer": "the default", "ratio": ratio}), flush=True)
 
 
