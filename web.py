@@ -14,7 +14,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, get_args
@@ -242,7 +241,7 @@ def sheet(images_BCHW: Tensor, width: int, captions: Sequence[Html] = ()) -> Htm
     """Images in as many columns of at least `width` CSS pixels as there is room for."""
     figures = [
         f'<figure><img alt="" src="{data_url(image_CHW)}"><figcaption>{caption}</figcaption></figure>'
-        for image_CHW, caption in zip_longest(images_BCHW, captions, fillvalue="")
+        for image_CHW, caption in zip(images_BCHW, captions or [""] * len(images_BCHW), strict=True)
     ]
     columns = f"grid-template-columns: repeat(auto-fill, minmax({width}px, 1fr))"
     return f'<div class="sheet" style="{columns}">{"".join(figures)}</div>'

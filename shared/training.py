@@ -4,6 +4,7 @@ Time is counted in images (token grids in stage two), so batch size, accumulatio
 without moving a schedule. Randomness is a pure function of (seed, images seen, rank), so a resumed run is the same run.
 """
 
+import atexit
 import json
 import math
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from pydantic import Field, PositiveInt
@@ -56,9 +58,15 @@ class TrainingConfig(Config):
 
 def make_accelerator() -> Accelerator:
     """Device and processes, as `accelerate launch` (or nothing) set them up. Precision is `Trainee.autocast`'s."""
+    atexit.register(_leave_the_others)
     # Codebook statistics are each rank's own until they are reduced on purpose.
     own_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
     return Accelerator(mixed_precision="no", kwargs_handlers=[own_buffers])
+
+
+def _leave_the_others() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()  # or its threads may abort the process as it ends
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:

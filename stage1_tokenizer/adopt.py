@@ -56,7 +56,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
     try:
-        values = load_file(path) if path.suffix == ".safetensors" else read_pickle(path)
+        values: dict[str, Any] = dict(load_file(path)) if path.suffix == ".safetensors" else read_pickle(path)
     except UnpicklingError:
         raise UserError(f"{path} runs code when it is read: have whoever you trust with it write safetensors") from None
     except (SafetensorError, RuntimeError, ValueError, EOFError, TypeError) as error:

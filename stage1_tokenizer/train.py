@@ -78,8 +78,9 @@ def train(
     tokenizer = Tokenizer(config.model)
     check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
     check_losses(config.loss, config.data.height_width)
+    memory = memory_line(config, device)  # on every process, because quantisers talk to one another in training
     if accelerator.is_main_process:
-        print(memory_line(config, device))
+        print(memory)
         run.begin(config, MAY_CHANGE_ON_RESUME)
         run.check_images(len(train_set.source), train_set.source.contents())
     accelerator.wait_for_everyone()

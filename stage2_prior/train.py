@@ -51,8 +51,9 @@ def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
     run = RunDirectory(RUNS / "prior" / config.name)
     torch.manual_seed(config.training.seed)
     prior = build_prior(config.model, cache.info, cache.code_vectors_KD)
+    memory = memory_line(prior, config.training, device)
     if accelerator.is_main_process:
-        print(memory_line(prior, config.training, device))
+        print(memory)
         run.begin(config, MAY_CHANGE_ON_RESUME)
         remember_tokens(run, cache)
     accelerator.wait_for_everyone()

@@ -130,14 +130,15 @@ class SequenceDecoder(nn.Module):
         self.positions = GridPositions(config.positions, config.width)
         self.blocks = build_blocks(config)
         self.head = nn.Sequential(RMSNorm(config.width), *tanh_mlp(config.width))
-        if config.unpatchify == "conv":
-            self.unpatchify: nn.Module = ConvUnpatchify(config)
-        else:
-            self.unpatchify = nn.ConvTranspose2d(config.width, 3, kernel, stride=config.patch, padding=padding)
+        self.unpatchify: ConvUnpatchify | nn.ConvTranspose2d = (
+            ConvUnpatchify(config)
+            if config.unpatchify == "conv"
+            else nn.ConvTranspose2d(config.width, 3, kernel, stride=config.patch, padding=padding)
+        )
         self.smoothing = nn.Conv2d(3, 3, 3, padding=1) if config.smoothing else nn.Identity()
 
     @property
-    def last_layer(self) -> nn.Module:
+    def last_layer(self) -> nn.Conv2d | nn.ConvTranspose2d | nn.Linear:
         """The last layer with weights."""
         if isinstance(self.smoothing, nn.Conv2d):
             return self.smoothing

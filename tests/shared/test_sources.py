@@ -40,7 +40,7 @@ def decoded(data, max_pixels=BIG):
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr"])
 def test_every_colour_mode_becomes_rgb(mode):
-    format = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
+    format = {"CMYK": "TIFF", "YCbCr": "JPEG"}.get(mode, "PNG")
     pixels = decoded(encoded(Image.new("RGB", (5, 4), "white").convert(mode), format))
     assert pixels.shape == (4, 5, 3)
     assert pixels.min() >= 254
