@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from shared.checkpoint import newest_run
 from shared.errors import UserError, run_command
+from shared.hub import local_run
 from shared.pictures import save_grid, save_picture
 from shared.token_cache import TokenInfo
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
@@ -35,13 +36,18 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="sample.py", description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--prior", type=Path, metavar="RUN", help="run directory of the prior (default: the last one trained)"
+        "--prior",
+        type=Path,
+        metavar="RUN",
+        help="the prior: a run directory, or a name on the Hugging Face hub (default: the last one trained)",
     )
     parser.add_argument(
         "--weights", choices=get_args(Weights), default="last",
         help="the last, or those that did best on held-out grids (default: last)",
     )  # fmt: skip
-    parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if it was moved")
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if not where the prior was trained"
+    )
     parser.add_argument("--num", type=int, default=16, help="how many images, or completions of each (default: 16)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -141,12 +147,13 @@ def main() -> None:
     guidance = GuidanceConfig(
         scale=args.cfg_scale, schedule=args.cfg_schedule, power=args.cfg_power, interval=args.cfg_interval
     )
-    run = args.prior or newest_run("prior", "ema.safetensors")
+    run = local_run(args.prior) if args.prior else newest_run("prior", "ema.safetensors")
     prior, info = load_prior(run, args.weights)
     scale_L = guidance.scales(prior.length)
-    tokenizer = matching_tokenizer(args.tokenizer or Path(info.tokenizer), info, run).to(device)
+    place = local_run(args.tokenizer) if args.tokenizer else Path(info.tokenizer)
+    tokenizer = matching_tokenizer(place, info, run).to(device)
     task = make_task(args, info, tokenizer)
-    out = args.out or run / "samples"
+    out = args.out or (Path() if args.prior and not args.prior.is_dir() else run) / "samples"
     size = tokenizer.detokenize(torch.zeros(1, *info.grid, dtype=torch.long, device=device)).shape[2:]
     panel = Panel(task, size, out / ("completions.png" if task.photos else "grid.png"))
     stream = Stream(panel, tokenizer, info.grid[0]) if args.stream else None

@@ -134,9 +134,12 @@ class RunDirectory:
     def _remove_others(self, place: Path) -> None:
         """Keep `place` and the states right before it; one after it was damaged, and left behind."""
         kept = [state for state in self.states() if state.name <= place.name][:KEPT]
-        for old in self.state.iterdir():
-            if old not in kept:
-                shutil.rmtree(old, ignore_errors=True)
+        for old in list(self.state.iterdir()):
+            if old in kept:
+                continue
+            if old.name.isdecimal():  # a kill halfway through must leave nothing that looks like a state
+                old = old.rename(old.with_name(f"removed-{old.name}"))
+            shutil.rmtree(old, ignore_errors=True)
 
     def publish(self, state: Path) -> None:
         """Point the run's weights at a state's: also after a kill between the state's renaming and this."""

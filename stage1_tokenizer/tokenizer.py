@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from shared.checkpoint import fingerprint, load_for_inference
 from shared.config import Config
 from shared.errors import UserError
+from shared.hub import Shareable
 from shared.token_cache import TokenInfo
 from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder, ConvEncoder
 from stage1_tokenizer.backbones.resnet import ResNetConfig, ResNetDecoder, ResNetEncoder
@@ -54,7 +55,7 @@ class Reconstruction(NamedTuple):
     codebook_loss: Tensor
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(nn.Module, Shareable):
     """`tokenize(images) -> tokens`, `detokenize(tokens) -> images`; `forward` does both, for training."""
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -65,6 +66,11 @@ class Tokenizer(nn.Module):
         self.to_codes = nn.Linear(width, dim)
         self.quantiser = build_quantiser(config.quantiser)
         self.from_codes = nn.Linear(dim, width)
+
+    @classmethod
+    def load(cls, run: Path) -> "Tokenizer":
+        """`load_tokenizer`, for `from_pretrained`."""
+        return load_tokenizer(run)
 
     @property
     def codes(self) -> int:
@@ -137,7 +143,9 @@ def build_quantiser(config: QuantiserConfig) -> Quantiser:
 
 def load_tokenizer(run: Path) -> Tokenizer:
     """The tokenizer of a run directory: averaged weights, eval mode, on the CPU. UserError where it cannot be had."""
-    return load_for_inference(run, "model", TokenizerConfig, Tokenizer)
+    tokenizer = load_for_inference(run, "model", TokenizerConfig, Tokenizer)
+    tokenizer.run = run
+    return tokenizer
 
 
 def matching_tokenizer(path: Path, info: TokenInfo, run: Path) -> Tokenizer:

@@ -5,11 +5,9 @@ whole sequence at once (training), and one token at a time with a state (decodin
 
 Ids: 0 .. codes-1 are tokens, codes + label starts an image of that class, codes + classes starts one of no class.
 
-Shapes: B batch, L length (h * w), D width, H heads, K codes, V = K logits, R width of the output table, E width of a
-head or of a tokenizer code.
+Shapes: B batch, L length (h * w), D width, K codes, V = K logits, R width of the output table.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,12 +22,15 @@ from torch import Tensor, nn
 from shared.checkpoint import BEST, WEIGHTS, load_for_inference
 from shared.config import Config
 from shared.errors import UserError
+from shared.hub import Shareable
 from shared.layers import LearnedPositions, RMSNorm, Rotary, SwiGLU
-from shared.mamba2 import Mamba2, Mamba2State
+from shared.mamba2 import Mamba2
 from shared.token_cache import TokenInfo, read_info
+from stage2_prior.attention import Attention, Place
+from stage2_prior.block import INIT_STD, Block, ClassModulation
 from stage2_prior.cross_entropy import linear_cross_entropy
+from stage2_prior.vocabulary import CodeVocabulary, FullVocabulary, TiedVocabulary
 
-INIT_STD = 0.02  # GPT-2's
 Weights = Literal["last", "best"]
 
 
@@ -79,307 +80,6 @@ class PriorConfig(Config):
         return self.kind == "gpt" or (self.kind == "hybrid" and self.pattern[layer % len(self.pattern)] == "a")
 
 
-class Place:
-    """Where decoding stands, the same for every layer: after `position` inputs.
-
-    A step captured in a CUDA graph is replayed at every position, so it writes where a tensor says and looks at a fixed
-    `window` of places, masking those still empty. Without a window it looks at exactly those written.
-    """
-
-    def __init__(self, length: int, device: torch.device | str) -> None:
-        self.position = 0
-        self.index_1 = torch.zeros(1, dtype=torch.long, device=device)  # `position`, on the device
-        self.window: int | None = None
-        self._places_L = torch.arange(length, device=device)
-
-    def advance(self, count: int = 1) -> None:
-        self.position += count
-        self.index_1.add_(count)
-
-    def reset(self) -> None:
-        self.position = 0
-        self.index_1.zero_()
-
-    def looks_at(self) -> int:
-        """How many places the next input sees, itself included."""
-        return self.position + 1 if self.window is None else self.window
-
-    def empty_W(self) -> Tensor | None:
-        """(window,) bool, true where the next input must not look."""
-        return None if self.window is None else self._places_L[: self.window] > self.index_1
-
-
-class KVCache:
-    """Keys and values of one attention layer, allocated once, (batch, heads, time, headdim), and written in place.
-
-    On a CPU, attention reads time-before-heads at half the speed, and a cache grown by `cat` becomes the main cost.
-    Its bfloat16 products take matrices that lie end to end only: a bfloat16 cache there is laid out for the present
-    window, and anew when the window grows.
-    """
-
-    def __init__(self, batch: int, shape_HLE: tuple[int, int, int], memory_2N: Tensor, place: Place) -> None:
-        self.batch, self.shape_HLE, self.memory_2N, self.place = batch, shape_HLE, memory_2N, place
-        self.compact = memory_2N.dtype == torch.bfloat16 and memory_2N.device.type == "cpu"
-        self.kv_2BHWE = self._laid_out(self.shape_HLE[1])
-
-    def fill(self, k_BHLE: Tensor, v_BHLE: Tensor) -> None:
-        """Write the first keys and values."""
-        self.kv_2BHWE = self._laid_out(self.shape_HLE[1])
-        self.kv_2BHWE[0, :, :, : k_BHLE.shape[2]] = k_BHLE
-        self.kv_2BHWE[1, :, :, : k_BHLE.shape[2]] = v_BHLE
-
-    def append(self, k_BH1E: Tensor, v_BH1E: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the next key and value; returns all that the next query looks at, as views."""
-        window = self.place.looks_at()
-        if self.compact and window != self.kv_2BHWE.shape[3]:
-            self._lay_out_for(window)
-        k_BHWE, v_BHWE = self.kv_2BHWE
-        k_BHWE.index_copy_(2, self.place.index_1, k_BH1E.to(k_BHWE.dtype))
-        v_BHWE.index_copy_(2, self.place.index_1, v_BH1E.to(v_BHWE.dtype))
-        return k_BHWE[:, :, :window], v_BHWE[:, :, :window]
-
-    def reset(self) -> None:
-        """Nothing to do: what `place` has not reached is not looked at."""
-
-    def rows(self, count: int) -> "KVCache":
-        """A cache of `count` sequences in the same memory."""
-        return KVCache(count, self.shape_HLE, self.memory_2N, self.place)
-
-    def _lay_out_for(self, window: int) -> None:
-        before_2BHWE = self.kv_2BHWE[:, :, :, :window].clone()
-        self.kv_2BHWE = self._laid_out(window).zero_()
-        self.kv_2BHWE[:, :, :, : before_2BHWE.shape[3]] = before_2BHWE
-
-    def _laid_out(self, window: int) -> Tensor:
-        heads, _, headdim = self.shape_HLE
-        size = self.batch * heads * window * headdim
-        return self.memory_2N[:, :size].view(2, self.batch, heads, window, headdim)
-
-
-class Attention(nn.Module):
-    """Causal self-attention; queries and keys are RMS-normalised per head where `qk_norm` (Henry et al. 2020)."""
-
-    def __init__(self, width: int, heads: int, length: int, qk_norm: bool, rotary: Rotary | None) -> None:
-        super().__init__()
-        self.heads, self.headdim, self.length = heads, width // heads, length
-        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
-        self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
-        self.rotary = rotary
-        self.out_proj = nn.Linear(width, width, bias=False)
-
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        return self._attend(*self._qkv(x_BLD))
-
-    def init_state(self, batch: int, place: Place, dtype: torch.dtype) -> KVCache:
-        size = batch * self.heads * self.length * self.headdim
-        memory_2N = torch.zeros(2, size, dtype=dtype, device=place.index_1.device)
-        return KVCache(batch, (self.heads, self.length, self.headdim), memory_2N, place)
-
-    def prefill(self, x_BLD: Tensor, state: KVCache) -> Tensor:
-        """`forward` from an empty cache, which it fills."""
-        q_BHLE, k_BHLE, v_BHLE = self._qkv(x_BLD)
-        state.fill(k_BHLE, v_BHLE)
-        return self._attend(q_BHLE, k_BHLE, v_BHLE)
-
-    def step(self, x_BD: Tensor, state: KVCache) -> Tensor:
-        q_BH1E, k_BH1E, v_BH1E = self._qkv(x_BD[:, None], offset=state.place.index_1)
-        keys_BHWE, values_BHWE = state.append(k_BH1E, v_BH1E)
-        y_BH1E = attend_once(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE, state.place.empty_W())
-        return self.out_proj(y_BH1E.flatten(1))
-
-    def _qkv(self, x_BLD: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
-        qkv = self.qkv_proj(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q_BHLE, k_BHLE, v_BHLE = qkv.unbind(0)
-        q_BHLE, k_BHLE = self.q_norm(q_BHLE), self.k_norm(k_BHLE)
-        if self.rotary is not None:
-            q_BHLE, k_BHLE = self.rotary(q_BHLE, offset), self.rotary(k_BHLE, offset)
-        return q_BHLE, k_BHLE, v_BHLE
-
-    def _attend(self, q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor) -> Tensor:
-        y_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, is_causal=True)
-        return self.out_proj(y_BHLE.transpose(1, 2).flatten(2))
-
-
-def attend_once(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor, empty_W: Tensor | None) -> Tensor:
-    """Attention of one query a sequence to all places but the empty ones."""
-    if q_BH1E.is_cuda:
-        mask_W = None if empty_W is None else ~empty_W
-        return F.scaled_dot_product_attention(q_BH1E, k_BHWE, v_BHWE, attn_mask=mask_W)
-    # For a single query, SDPA's blocks take up to four times as long on a CPU as the two products.
-    scores_BH1W = (q_BH1E @ k_BHWE.mT).float() * q_BH1E.shape[-1] ** -0.5
-    if empty_W is not None:
-        scores_BH1W.masked_fill_(empty_W, -math.inf)
-    return scores_BH1W.softmax(-1).to(v_BHWE.dtype) @ v_BHWE
-
-
-class Block(nn.Module):
-    """x + mixer(norm(x)), then, where there is an MLP, x + mlp(norm(x)). Dropout acts on what a branch adds.
-
-    A `modulation` makes of each branch x + gate * branch(norm(x) * scale + shift). It holds the shift, scale and gate
-    of the mixer and then of the MLP, along its first axis.
-    """
-
-    def __init__(self, width: int, mixer: Attention | Mamba2, mlp: SwiGLU | None, dropout: float) -> None:
-        super().__init__()
-        self.mixer_norm, self.mixer = RMSNorm(width), mixer
-        self.mlp_norm, self.mlp = nn.Identity() if mlp is None else RMSNorm(width), mlp
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x_BLD: Tensor, modulation: Tensor | None = None) -> Tensor:
-        return self._run(x_BLD, self.mixer, modulation)
-
-    def prefill(self, x_BLD: Tensor, state: Any, modulation: Tensor | None = None) -> Tensor:
-        return self._run(x_BLD, lambda u_BLD: self.mixer.prefill(u_BLD, state), modulation)
-
-    def step(self, x_BD: Tensor, state: Any, modulation: Tensor | None = None) -> Tensor:
-        return self._run(x_BD, lambda u_BD: self.mixer.step(u_BD, state), modulation)
-
-    def _run(self, x: Tensor, mixer: Callable[[Tensor], Tensor], modulation: Tensor | None) -> Tensor:
-        mixer_modulation, mlp_modulation = (None, None) if modulation is None else (modulation[:3], modulation[3:])
-        x = self._add(x, self.mixer_norm, mixer, mixer_modulation)
-        return x if self.mlp is None else self._add(x, self.mlp_norm, self.mlp, mlp_modulation)
-
-    def _add(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor], modulation: Tensor | None) -> Tensor:
-        if modulation is None:
-            return x + self.dropout(branch(norm(x)))
-        shift, scale, gate = modulation
-        return x + gate * self.dropout(branch(norm(x) * scale + shift))
-
-    def init_state(self, batch: int, place: Place, dtype: torch.dtype) -> KVCache | Mamba2State:
-        """Keys and values of `dtype` (a recurrent state is float32) for `batch` sequences."""
-        if isinstance(self.mixer, Attention):
-            return self.mixer.init_state(batch, place, dtype)
-        return self.mixer.init_state(batch, place.index_1.device)
-
-    def branches(self) -> list[Attention | Mamba2 | SwiGLU]:
-        """The modules whose `out_proj` writes into the residual stream."""
-        return [self.mixer] if self.mlp is None else [self.mixer, self.mlp]
-
-
-class ClassModulation(nn.Module):
-    """Shift, scale and gate of every branch, and shift and scale of the last norm, by class: adaLN-Zero.
-
-    Peebles & Xie 2023, section 3.2. At first scales are 1 and all else is 0: each block is the identity.
-    """
-
-    def __init__(self, classes: int, width: int, branches: Sequence[int]) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(classes + 1, width)  # the last row: no class
-        self.blocks = nn.ModuleList(_modulator(width, 3, count) for count in branches)
-        self.last = _modulator(width, 2, 1)
-        nn.init.normal_(self.embedding.weight, std=INIT_STD)
-
-    def forward(self, classes_B: Tensor) -> list[Tensor]:
-        """(B,) classes -> (3 per branch, B, D) for each block, then (2, B, D) for the last norm."""
-        c_BD = F.silu(self.embedding(classes_B))
-        width = c_BD.shape[1]
-        return [linear(c_BD).unflatten(1, (-1, width)).transpose(0, 1) for linear in (*self.blocks, self.last)]
-
-
-def _modulator(width: int, parts: int, branches: int) -> nn.Linear:
-    """To `parts` vectors a branch, the second of which (the scale) is 1 at first, and the others 0."""
-    linear = nn.Linear(width, branches * parts * width)
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    with torch.no_grad():
-        linear.bias.view(branches, parts, width)[:, 1] = 1
-    return linear
-
-
-class FullVocabulary(nn.Module):
-    """Embeds ids and scores codes: one free vector per id on the way in, another per code on the way out.
-
-    A vocabulary gives `table()` (K, R), computed once per training step or decoding state; `embed(ids, table)`
-    (..., D); and `query(h)` (..., R). The logits are query(h) @ table^T + bias.
-    """
-
-    bias_K: Tensor | None = None
-
-    def __init__(self, codes: int, starts: int, width: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(codes + starts, width)
-        self.output = nn.Linear(width, codes, bias=False)
-        nn.init.normal_(self.embedding.weight, std=INIT_STD)
-        nn.init.normal_(self.output.weight, std=INIT_STD)
-
-    def table(self) -> Tensor:
-        return self.output.weight
-
-    def embed(self, ids: Tensor, table_KR: Tensor) -> Tensor:
-        return self.embedding(ids)
-
-    def query(self, h: Tensor) -> Tensor:
-        return h
-
-
-class TiedVocabulary(nn.Module):
-    """The same vector per code on the way in and out (Press & Wolf 2017)."""
-
-    bias_K: Tensor | None = None
-
-    def __init__(self, codes: int, starts: int, width: int) -> None:
-        super().__init__()
-        self.codes = codes
-        self.embedding = nn.Embedding(codes + starts, width)
-        nn.init.normal_(self.embedding.weight, std=INIT_STD)
-
-    def table(self) -> Tensor:
-        return self.embedding.weight[: self.codes]
-
-    def embed(self, ids: Tensor, table_KR: Tensor) -> Tensor:
-        return self.embedding(ids)
-
-    def query(self, h: Tensor) -> Tensor:
-        return h
-
-
-class CodeVocabulary(nn.Module):
-    """A code's row is a function of the tokenizer's vector for it, plus a correction of its own.
-
-    Most of 16,384 codes are rare in a small data set: codes that look alike then share what is learned of either.
-    The tokenizer's vectors are frozen; they are kept in the checkpoint, standardised to mean 0 and variance 1.
-    """
-
-    vectors_KE: Tensor
-
-    def __init__(self, vectors_KE: Tensor, starts: int, width: int, rank: int) -> None:
-        super().__init__()
-        codes, dim = vectors_KE.shape
-        vectors_KE = vectors_KE.detach().float()
-        vectors_KE = (vectors_KE - vectors_KE.mean(0)) / vectors_KE.std(correction=0).clamp(min=1e-6)
-        self.register_buffer("vectors_KE", vectors_KE)
-        self.mlp_in = nn.Linear(dim, 4 * rank)
-        self.mlp_out = nn.Linear(4 * rank, rank, bias=False)
-        self.free_KR = nn.Parameter(torch.zeros(codes, rank))
-        self.free_KR._no_weight_decay = True  # type: ignore[attr-defined]
-        self.bias_K = nn.Parameter(torch.zeros(codes))
-        self.starts = nn.Embedding(starts, width)
-        self.up = nn.Linear(rank, width, bias=False)
-        self.down = nn.Linear(width, rank, bias=False)
-        self._init_weights()
-
-    def _init_weights(self) -> None:
-        for weight in (self.starts.weight, self.up.weight, self.down.weight):
-            nn.init.normal_(weight, std=INIT_STD)
-        for linear in (self.mlp_in, self.mlp_out):  # table rows of about unit variance
-            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-        nn.init.zeros_(self.mlp_in.bias)
-
-    def table(self) -> Tensor:
-        return self.mlp_out(F.silu(self.mlp_in(self.vectors_KE))) + self.free_KR
-
-    def embed(self, ids: Tensor, table_KR: Tensor) -> Tensor:
-        codes = len(table_KR)
-        z = self.up(F.embedding(ids.clamp(max=codes - 1), table_KR))
-        return torch.where((ids < codes)[..., None], z, self.starts((ids - codes).clamp(min=0)))
-
-    def query(self, h: Tensor) -> Tensor:
-        # As in attention: without the scale the first logits grow with the rank, and the first loss beyond log(codes).
-        query = self.down(h)
-        return query * query.shape[-1] ** -0.5
-
-
 @dataclass
 class PriorState:
     """What decoding remembers: one state a block, the table of the codes and the product with it that gives logits,
@@ -409,7 +109,7 @@ class PriorState:
         return replace(self, batch=count, blocks=blocks, modulations=modulations)
 
 
-class Prior(nn.Module):
+class Prior(nn.Module, Shareable):
     """Models p(tokens | label) for grids of `grid` = (h, w) tokens out of `codes`, with `classes` labels (or none).
 
     `code_vectors_KD` are the tokenizer's codes, needed by `head: codes` only. Raises UserError where they are missing
@@ -435,6 +135,11 @@ class Prior(nn.Module):
         self.norm = RMSNorm(config.width)
         self._init_blocks()
         self.modulation = self._class_modulation()
+
+    @classmethod
+    def load(cls, run: Path) -> "Prior":
+        """`load_prior`, for `from_pretrained`."""
+        return load_prior(run)[0]
 
     def start_tokens(self, labels_B: Tensor | None, batch: int) -> Tensor:
         """(B,) ids of the first input: of each label's class (0 .. classes-1), or of no class where there are none."""
@@ -640,4 +345,6 @@ def load_prior(run: Path, weights: Weights = "last") -> tuple[Prior, TokenInfo]:
         dim = info.code_dim
         return build_prior(config, info, torch.zeros(info.codes, dim))
 
-    return load_for_inference(run, "model", PriorConfig, build, BEST if weights == "best" else WEIGHTS[1]), info
+    prior = load_for_inference(run, "model", PriorConfig, build, BEST if weights == "best" else WEIGHTS[1])
+    prior.run = run
+    return prior, info

@@ -1,0 +1,38 @@
+"""Share a run on the Hugging Face hub: python share.py RUN USER/NAME [--private], or look first: --out FOLDER
+
+What is shared: the configuration, the averaged weights, for a prior what it says of its tokens, and a card.
+"""
+
+import argparse
+from pathlib import Path
+
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+from shared.errors import UserError, run_command
+from stage1_tokenizer.tokenizer import load_tokenizer
+from stage2_prior.prior import load_prior
+
+
+def main() -> None:
+    """Read the command line, write or upload, say where it is."""
+    parser = argparse.ArgumentParser(prog="share.py", description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path, help="run directory of a tokenizer or a prior")
+    parser.add_argument("name", nargs="?", help="on the hub, as USER/NAME; `hf auth login` comes first")
+    parser.add_argument("--private", action="store_true", help="only you can see it")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write what would be shared, and upload nothing")
+    args = parser.parse_args()
+    if (args.name is None) == (args.out is None):
+        raise UserError("give either the name on the hub (USER/NAME) or --out FOLDER")
+    model = load_prior(args.run)[0] if (args.run / "tokens.json").exists() else load_tokenizer(args.run)
+    if args.out:
+        model.save_pretrained(args.out)
+        print(f"wrote {args.out}: edit its README.md, then upload the folder, or load it with --prior or --tokenizer")
+        return
+    try:
+        print(model.push_to_hub(args.name, private=args.private))
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
+        raise UserError(f"{args.run} could not be uploaded as {args.name}: {error}") from None
+
+
+if __name__ == "__main__":
+    run_command(main)

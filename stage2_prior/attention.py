@@ -1,0 +1,146 @@
+"""Causal self-attention in two forms of one set of weights: the whole sequence at once, and one input at a time.
+
+Shapes: B batch, L length, D width, H heads, E width of a head, W places in a window of the cache, N numbers.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared.layers import RMSNorm, Rotary
+
+
+class Place:
+    """Where decoding stands, the same for every layer: after `position` inputs.
+
+    A step captured in a CUDA graph is replayed at every position, so it writes where a tensor says and looks at a fixed
+    `window` of places, masking those still empty. Without a window it looks at exactly those written.
+    """
+
+    def __init__(self, length: int, device: torch.device | str) -> None:
+        self.position = 0
+        self.index_1 = torch.zeros(1, dtype=torch.long, device=device)  # `position`, on the device
+        self.window: int | None = None
+        self._places_L = torch.arange(length, device=device)
+
+    def advance(self, count: int = 1) -> None:
+        self.position += count
+        self.index_1.add_(count)
+
+    def reset(self) -> None:
+        self.position = 0
+        self.index_1.zero_()
+
+    def looks_at(self) -> int:
+        """How many places the next input sees, itself included."""
+        return self.position + 1 if self.window is None else self.window
+
+    def empty_W(self) -> Tensor | None:
+        """(window,) bool, true where the next input must not look."""
+        return None if self.window is None else self._places_L[: self.window] > self.index_1
+
+
+class KVCache:
+    """Keys and values of one attention layer, allocated once, (batch, heads, time, headdim), and written in place.
+
+    On a CPU, attention reads time-before-heads at half the speed, and a cache grown by `cat` becomes the main cost.
+    Its bfloat16 products take matrices that lie end to end only: a bfloat16 cache there is laid out for the present
+    window, and anew when the window grows.
+    """
+
+    def __init__(self, batch: int, shape_HLE: tuple[int, int, int], memory_2N: Tensor, place: Place) -> None:
+        self.batch, self.shape_HLE, self.memory_2N, self.place = batch, shape_HLE, memory_2N, place
+        self.compact = memory_2N.dtype == torch.bfloat16 and memory_2N.device.type == "cpu"
+        self.kv_2BHWE = self._laid_out(self.shape_HLE[1])
+
+    def fill(self, k_BHLE: Tensor, v_BHLE: Tensor) -> None:
+        """Write the first keys and values."""
+        self.kv_2BHWE = self._laid_out(self.shape_HLE[1])
+        self.kv_2BHWE[0, :, :, : k_BHLE.shape[2]] = k_BHLE
+        self.kv_2BHWE[1, :, :, : k_BHLE.shape[2]] = v_BHLE
+
+    def append(self, k_BH1E: Tensor, v_BH1E: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the next key and value; returns all that the next query looks at, as views."""
+        window = self.place.looks_at()
+        if self.compact and window != self.kv_2BHWE.shape[3]:
+            self._lay_out_for(window)
+        k_BHWE, v_BHWE = self.kv_2BHWE
+        k_BHWE.index_copy_(2, self.place.index_1, k_BH1E.to(k_BHWE.dtype))
+        v_BHWE.index_copy_(2, self.place.index_1, v_BH1E.to(v_BHWE.dtype))
+        return k_BHWE[:, :, :window], v_BHWE[:, :, :window]
+
+    def reset(self) -> None:
+        """Nothing to do: what `place` has not reached is not looked at."""
+
+    def rows(self, count: int) -> "KVCache":
+        """A cache of `count` sequences in the same memory."""
+        return KVCache(count, self.shape_HLE, self.memory_2N, self.place)
+
+    def _lay_out_for(self, window: int) -> None:
+        before_2BHWE = self.kv_2BHWE[:, :, :, :window].clone()
+        self.kv_2BHWE = self._laid_out(window).zero_()
+        self.kv_2BHWE[:, :, :, : before_2BHWE.shape[3]] = before_2BHWE
+
+    def _laid_out(self, window: int) -> Tensor:
+        heads, _, headdim = self.shape_HLE
+        size = self.batch * heads * window * headdim
+        return self.memory_2N[:, :size].view(2, self.batch, heads, window, headdim)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; queries and keys are RMS-normalised per head where `qk_norm` (Henry et al. 2020)."""
+
+    def __init__(self, width: int, heads: int, length: int, qk_norm: bool, rotary: Rotary | None) -> None:
+        super().__init__()
+        self.heads, self.headdim, self.length = heads, width // heads, length
+        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
+        self.rotary = rotary
+        self.out_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        return self._attend(*self._qkv(x_BLD))
+
+    def init_state(self, batch: int, place: Place, dtype: torch.dtype) -> KVCache:
+        size = batch * self.heads * self.length * self.headdim
+        memory_2N = torch.zeros(2, size, dtype=dtype, device=place.index_1.device)
+        return KVCache(batch, (self.heads, self.length, self.headdim), memory_2N, place)
+
+    def prefill(self, x_BLD: Tensor, state: KVCache) -> Tensor:
+        """`forward` from an empty cache, which it fills."""
+        q_BHLE, k_BHLE, v_BHLE = self._qkv(x_BLD)
+        state.fill(k_BHLE, v_BHLE)
+        return self._attend(q_BHLE, k_BHLE, v_BHLE)
+
+    def step(self, x_BD: Tensor, state: KVCache) -> Tensor:
+        q_BH1E, k_BH1E, v_BH1E = self._qkv(x_BD[:, None], offset=state.place.index_1)
+        keys_BHWE, values_BHWE = state.append(k_BH1E, v_BH1E)
+        y_BH1E = attend_once(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE, state.place.empty_W())
+        return self.out_proj(y_BH1E.flatten(1))
+
+    def _qkv(self, x_BLD: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
+        qkv = self.qkv_proj(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q_BHLE, k_BHLE, v_BHLE = qkv.unbind(0)
+        q_BHLE, k_BHLE = self.q_norm(q_BHLE), self.k_norm(k_BHLE)
+        if self.rotary is not None:
+            q_BHLE, k_BHLE = self.rotary(q_BHLE, offset), self.rotary(k_BHLE, offset)
+        return q_BHLE, k_BHLE, v_BHLE
+
+    def _attend(self, q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor) -> Tensor:
+        y_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, is_causal=True)
+        return self.out_proj(y_BHLE.transpose(1, 2).flatten(2))
+
+
+def attend_once(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor, empty_W: Tensor | None) -> Tensor:
+    """Attention of one query a sequence to all places but the empty ones."""
+    if q_BH1E.is_cuda:
+        mask_W = None if empty_W is None else ~empty_W
+        return F.scaled_dot_product_attention(q_BH1E, k_BHWE, v_BHWE, attn_mask=mask_W)
+    # For a single query, SDPA's blocks take up to four times as long on a CPU as the two products.
+    scores_BH1W = (q_BH1E @ k_BHWE.mT).float() * q_BH1E.shape[-1] ** -0.5
+    if empty_W is not None:
+        scores_BH1W.masked_fill_(empty_W, -math.inf)
+    return scores_BH1W.softmax(-1).to(v_BHWE.dtype) @ v_BHWE

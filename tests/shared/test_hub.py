@@ -1,0 +1,101 @@
+"""Shared models: saved, described, loaded again from a folder or (a stand-in for) the hub."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import HfApi
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from shared import hub
+from shared.errors import UserError
+from shared.hub import local_run
+from stage1_tokenizer.cache import cache_tokens
+from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
+from stage1_tokenizer.train import train as train_tokenizer
+from stage2_prior.prior import Prior, load_prior
+from stage2_prior.train import train as train_prior
+from tests.tiny import prior_run, tokenizer_run
+
+
+@pytest.fixture
+def runs(drawings: Path) -> tuple[Path, Path]:
+    """A tokenizer and a prior."""
+    tokenizer, _ = train_tokenizer(tokenizer_run(drawings, images=40))
+    cache_tokens(tokenizer.path)
+    prior, _ = train_prior(prior_run(images=16))
+    return tokenizer.path, prior.path
+
+
+def test_a_saved_model_is_the_run_without_its_training(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    tokenizer, (prior, _) = load_tokenizer(runs[0]), load_prior(runs[1])
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    prior.save_pretrained(tmp_path / "prior")
+    images_BCHW = torch.rand(2, 3, 32, 32) * 2 - 1
+    again = Tokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert torch.equal(again.tokenize(images_BCHW), tokenizer.tokenize(images_BCHW))
+    tokens_BL = tokenizer.tokenize(images_BCHW).flatten(1)
+    assert torch.equal(Prior.from_pretrained(tmp_path / "prior").loss(tokens_BL), prior.loss(tokens_BL))
+    assert not (tmp_path / "prior" / "state").exists()
+
+
+def test_a_run_can_be_loaded_as_it_is(runs: tuple[Path, Path]) -> None:
+    tokens_BHW = torch.randint(64, (1, 4, 4))
+    expected = load_tokenizer(runs[0]).detokenize(tokens_BHW)
+    assert torch.equal(Tokenizer.from_pretrained(str(runs[0])).detokenize(tokens_BHW), expected)
+
+
+def test_the_card_says_what_it_is_and_begins_with_yaml(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    load_prior(runs[1])[0].save_pretrained(tmp_path / "prior")
+    card = (tmp_path / "prior" / "README.md").read_text()
+    head, body = card.removeprefix("---\n").split("\n---\n", 1)
+    assert yaml.safe_load(head)["library_name"] == "tessera"
+    assert 'Prior.from_pretrained("' in body
+    assert "12 pictures" in body or "drawings" in body
+
+
+def test_pushing_uploads_the_saved_folder(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded = {}
+
+    class Repository:
+        repo_id = "me/mine"
+
+    def upload(self: HfApi, *, folder_path: Path, repo_id: str, **options: object) -> str:
+        uploaded[repo_id] = sorted(path.name for path in Path(folder_path).iterdir())
+        return "there"
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, **options: Repository())
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    assert load_tokenizer(runs[0]).push_to_hub("me/mine") == "there"
+    assert {"README.md", "config.yaml", "ema.safetensors"} <= set(uploaded["me/mine"])
+
+
+def test_a_name_on_the_hub_is_downloaded(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def download(name: str, **options: object) -> str:
+        asked[name] = options
+        return str(runs[0])
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert local_run("me/mine", revision="v1") == runs[0]
+    assert asked["me/mine"]["revision"] == "v1"
+    assert "training.pt" not in str(asked["me/mine"]["allow_patterns"])
+
+
+def test_what_is_nowhere_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str, **options: object) -> str:
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    with pytest.raises(UserError, match=r"me/mine: .*no network"):
+        local_run("me/mine")
+    with pytest.raises(UserError, match="runs/prior/absent: there is no such run directory"):
+        local_run("runs/prior/absent")
+
+
+def test_a_model_without_a_run_is_not_shared(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    tokenizer = Tokenizer(load_tokenizer(runs[0]).config)
+    with pytest.raises(UserError, match="loaded from a run"):
+        tokenizer.save_pretrained(tmp_path / "shared")
