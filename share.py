@@ -6,8 +6,6 @@ What is shared: the configuration, the averaged weights, for a prior what it say
 import argparse
 from pathlib import Path
 
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
 from shared.errors import UserError, run_command
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior.prior import load_prior
@@ -30,7 +28,9 @@ def main() -> None:
         return
     try:
         print(model.push_to_hub(args.name, private=args.private))
-    except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever the network's library raises
         raise UserError(f"{args.run} could not be uploaded as {args.name}: {error}") from None
 
 
