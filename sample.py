@@ -22,6 +22,7 @@ from shared.hub import local_run
 from shared.pictures import save_grid, save_picture
 from shared.token_cache import TokenInfo
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
+from stage1_tokenizer.views import decode_rows
 from stage2_prior.completion import Photo, ShownRows, open_photo, paste
 from stage2_prior.guidance import GuidanceConfig
 from stage2_prior.prior import Weights, load_prior
@@ -274,10 +275,7 @@ class Stream:
             return
         shown = [place for place, number in enumerate(numbers) if self.panel.shows(number)]
         if shown:
-            tokens_BrW = tokens_BrW[shown]
-            # The decoder wants a whole grid; what the last row is repeated into stays grey.
-            missing_BrW = tokens_BrW[:, -1:].expand(-1, self.rows - tokens_BrW.shape[1], -1)
-            images_BCHW = self.tokenizer.detokenize(torch.cat((tokens_BrW, missing_BrW), dim=1)).cpu()
+            images_BCHW = decode_rows(self.tokenizer, tokens_BrW[shown], self.rows)
             height = images_BCHW.shape[2] * tokens_BrW.shape[1] // self.rows
             self.panel.put([numbers[place] for place in shown], images_BCHW, height)
             self.panel.save()
