@@ -113,8 +113,7 @@ def nearest(tokens_BL: Tensor, cache: TokenCache) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(tokens_L: Tensor, cache: TokenCache) -> tuple[int, float]:
-    codes_KD = cache.code_vectors_KD
-    between_LK = torch.cdist(codes_KD[tokens_L], codes_KD, compute_mode="donot_use_mm_for_euclid_dist").square()
+    between_LK = _between(tokens_L, cache)
     places_L = torch.arange(len(tokens_L))
     grids = cache.tokens["train"]
     distance_N = torch.cat(
@@ -125,6 +124,16 @@ def _nearest(tokens_L: Tensor, cache: TokenCache) -> tuple[int, float]:
     )
     row = int(distance_N.argmin())
     return row, float(distance_N[row])
+
+
+def _between(tokens_L: Tensor, cache: TokenCache) -> Tensor:
+    """(L, K): squared distance from each token's code vector to those of all codes that may stand in its place."""
+    several = cache.info.tokens_per_place  # of one patch, side by side, each with vectors of its own
+    between_LK = torch.empty(len(tokens_L), cache.info.codes)
+    for number, codes_KD in enumerate(cache.code_vectors_KD.chunk(several, dim=1)):
+        chosen_lD = codes_KD[tokens_L[number::several]]
+        between_LK[number::several] = torch.cdist(chosen_lD, codes_KD, compute_mode="donot_use_mm_for_euclid_dist")
+    return between_LK.square()
 
 
 def draw_distances(samples_B: Tensor, held_out_B: Tensor) -> bytes:

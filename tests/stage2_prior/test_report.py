@@ -1,6 +1,7 @@
 """The page of a prior's run, and its search for copies."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,17 +31,24 @@ def random_cache(train: int = 23) -> TokenCache:
     return TokenCache(Path("tokens"), INFO, tokens, {"train": None}, torch.randn(20, 4))
 
 
-def test_the_nearest_training_grid_is_found_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tokens_per_place", [1, 2])
+def test_the_nearest_training_grid_is_found_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch, tokens_per_place: int
+) -> None:
     cache = random_cache()
+    cache = replace(cache, info=cache.info.model_copy(update={"tokens_per_place": tokens_per_place}))
     tokens_BL = torch.randint(0, 20, (5, 6))
     monkeypatch.setattr(report, "ROWS", 7)
     rows_B, distances_B = nearest(tokens_BL, cache)
-    codes = cache.code_vectors_KD
+    codebooks = cache.code_vectors_KD.chunk(tokens_per_place, dim=1)
     for tokens_L, row, distance in zip(tokens_BL, rows_B, distances_B, strict=True):
-        all_distances = [
-            sum(float((codes[int(a)] - codes[int(b)]).square().sum()) for a, b in zip(tokens_L, other, strict=True)) / 6
-            for other in cache.tokens["train"]
-        ]
+        all_distances = []
+        for other in cache.tokens["train"]:
+            total = 0.0
+            for place, (a, b) in enumerate(zip(tokens_L, other, strict=True)):
+                codes = codebooks[place % tokens_per_place]
+                total += float((codes[int(a)] - codes[int(b)]).square().sum())
+            all_distances.append(total / 6)
         assert int(row) == int(np.argmin(all_distances))
         assert float(distance) == pytest.approx(min(all_distances), rel=1e-5)
 
