@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from shared.checkpoint import newest_run
+from shared.checkpoint import RUNS
 from shared.errors import UserError, run_command
-from shared.hub import local_run
+from shared.hub import WHICH_PRIOR, local_run, prior_place
 from shared.pictures import save_grid, save_picture
 from shared.token_cache import TokenInfo
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
         "--prior",
         type=Path,
         metavar="RUN",
-        help="the prior: a run directory, or a name on the Hugging Face hub (default: the last one trained)",
+        help=f"the prior: {WHICH_PRIOR}",
     )
     parser.add_argument(
         "--weights", choices=get_args(Weights), default="last",
@@ -148,13 +148,12 @@ def main() -> None:
     guidance = GuidanceConfig(
         scale=args.cfg_scale, schedule=args.cfg_schedule, power=args.cfg_power, interval=args.cfg_interval
     )
-    run = local_run(args.prior) if args.prior else newest_run("prior", "ema.safetensors")
+    run = prior_place(args.prior)
     prior, info = load_prior(run, args.weights)
     scale_L = guidance.scales(prior.length)
-    place = local_run(args.tokenizer) if args.tokenizer else Path(info.tokenizer)
-    tokenizer = matching_tokenizer(place, info, run).to(device)
+    tokenizer = matching_tokenizer(info, run, local_run(args.tokenizer) if args.tokenizer else None).to(device)
     task = make_task(args, info, tokenizer)
-    out = args.out or (Path() if args.prior and not args.prior.is_dir() else run) / "samples"
+    out = args.out or (run if RUNS in run.parents or run == args.prior else Path()) / "samples"
     size = tokenizer.detokenize(torch.zeros(1, *info.grid, dtype=torch.long, device=device)).shape[2:]
     panel = Panel(task, size, out / ("completions.png" if task.photos else "grid.png"))
     stream = Stream(panel, tokenizer, info.grid[0]) if args.stream else None

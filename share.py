@@ -1,6 +1,6 @@
 """Share a run on the Hugging Face hub: python share.py RUN USER/NAME [--private], or look first: --out FOLDER
 
-What is shared: the configuration, the averaged weights, for a prior what it says of its tokens, and a card.
+What is shared: the configuration, the averaged weights, with a prior also its tokenizer, and a card.
 """
 
 import argparse
@@ -17,11 +17,14 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run directory of a tokenizer or a prior")
     parser.add_argument("name", nargs="?", help="on the hub, as USER/NAME; `hf auth login` comes first")
     parser.add_argument("--private", action="store_true", help="only you can see it")
+    parser.add_argument("--half", action="store_true", help="in 16 bits a weight: half as large, all but the same")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write what would be shared, and upload nothing")
     args = parser.parse_args()
     if (args.name is None) == (args.out is None):
         raise UserError("give either the name on the hub (USER/NAME) or --out FOLDER")
     model = load_prior(args.run)[0] if (args.run / "tokens.json").exists() else load_tokenizer(args.run)
+    if args.half:
+        model.half()
     if args.out:
         model.save_pretrained(args.out)
         print(f"wrote {args.out}: edit its README.md, then upload the folder, or load it with --prior or --tokenizer")

@@ -25,9 +25,9 @@ from PIL import Image
 from torch import Tensor
 
 from sample import class_label, matching_tokenizer
-from shared.checkpoint import newest_run
 from shared.data import centre_crop, pixels_of, resize, to_float, to_uint8
 from shared.errors import UserError, run_command
+from shared.hub import WHICH_PRIOR, prior_place, tokenizer_place
 from shared.sources import UnreadableImage, decode_rgb
 from shared.token_cache import TokenInfo, open_cache
 from stage1_tokenizer.evaluate import psnr_of
@@ -424,9 +424,9 @@ def load_run(prior_run: Path, tokenizer_run: Path | None) -> Run:
     """The prior of a run directory and its tokenizer, on a GPU if there is one. Raises UserError where they are not."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prior, info = load_prior(prior_run)
-    place = tokenizer_run or Path(info.tokenizer)
-    tokenizer = matching_tokenizer(place, info, prior_run)
+    tokenizer = matching_tokenizer(info, prior_run, tokenizer_run)
     colours_K3 = code_colours(tokenizer.quantiser.codes_KD.detach())
+    place = tokenizer_run or tokenizer_place(prior_run, info.tokenizer)
     uses_K = count_uses(place / "tokens", info)
     return Run(str(prior_run), prior.to(device), info, tokenizer.to(device), uses_K, colours_K3)
 
@@ -463,12 +463,12 @@ def serve(run: Run, host: str, port: int | None) -> gr.Blocks:
 def main() -> None:
     """Read the command line, load, serve until stopped."""
     parser = argparse.ArgumentParser(prog="web.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--prior", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
+    parser.add_argument("--prior", type=Path, metavar="RUN", help=f"the prior: {WHICH_PRIOR}")
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if it was moved")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other computers too")
     parser.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
     args = parser.parse_args()
-    run = load_run(args.prior or newest_run("prior", "ema.safetensors"), args.tokenizer)
+    run = load_run(prior_place(args.prior), args.tokenizer)
     page = serve(run, args.host, args.port)
     print(f"{run.name}: open {page.local_url} (stop with Ctrl-C)", flush=True)
     page.block_thread()

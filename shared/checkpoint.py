@@ -258,9 +258,14 @@ def fingerprint_of(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def newest_run(stage: str, file: str) -> Path:
-    """The run of `stage` ("tokenizer" or "prior") under `runs/` that was trained last and holds `file`."""
+def newest_run(stage: str, file: str, otherwise: Path | None = None) -> Path:
+    """The run of `stage` ("tokenizer" or "prior") under `runs/` that was trained last and holds `file`.
+
+    Where there is none, `otherwise`; UserError where that is None.
+    """
     found = [config.parent for config in (RUNS / stage).glob("*/config.yaml") if (config.parent / file).exists()]
+    if not found and otherwise:
+        return otherwise
     if not found:
         raise UserError(f"no run under {RUNS / stage} holds {file}: run `make {stage}` first")
     return max(found, key=lambda run: (run / "config.yaml").stat().st_mtime)

@@ -6,18 +6,28 @@ too, and a run can be loaded as it is.
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 import yaml
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import save_file
+from torch import Tensor
 
-from shared.checkpoint import WEIGHTS, read_yaml
+from shared.checkpoint import WEIGHTS, fingerprint_of, newest_run, read_weights, read_yaml
 from shared.errors import UserError
+from shared.token_cache import read_info
+from shipped import OPENMOJI
 
-DESCRIPTIONS = ("config.yaml", "tokens.json")  # what a run's weights are weights of; tokens.json: of a prior only
+CONFIG, TOKENS = "config.yaml", "tokens.json"  # what the weights are weights of; tokens.json: of a prior only
+TOKENIZER = "tokenizer"  # where a shared prior holds its tokenizer
+WHICH_PRIOR = (
+    "a run directory, or a name on the Hugging Face hub (default: the last one trained, or before there is any, the "
+    "model of OpenMoji that comes with Tessera)"
+)
 CARD = """\
 # {name}
 
@@ -43,16 +53,32 @@ def local_run(name: str | Path, **options: Any) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise UserError(f"{name}: there is no such run directory, and it is no name on the hub either (user/model)")
     try:
-        return Path(snapshot_download(str(name), allow_patterns=[*DESCRIPTIONS, WEIGHTS[1]], **options))
+        files = [CONFIG, TOKENS, WEIGHTS[1]]
+        patterns = [*files, *(f"{TOKENIZER}/{file}" for file in files)]
+        return Path(snapshot_download(str(name), allow_patterns=patterns, **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: there is no such directory, and the hub gives no such model: {reason}") from None
 
 
+def prior_place(name: Path | None) -> Path:
+    """Where the prior `name` is (`local_run`); None: the one trained last, or else the one that comes with Tessera."""
+    if name is not None:
+        return local_run(name)
+    return newest_run("prior", WEIGHTS[1], otherwise=OPENMOJI)
+
+
+def tokenizer_place(prior: Path, trained_at: str) -> Path:
+    """Where the tokenizer of a prior's run is: inside of it, where it was shared, or else where it was trained."""
+    inside = prior / TOKENIZER
+    return inside if inside.is_dir() else Path(trained_at)
+
+
 class Shareable(ModelHubMixin):
     """Adds `from_pretrained(folder or hub name)`, `save_pretrained(folder)` and `push_to_hub(name)` to a model.
 
-    A subclass says how to load a run (`load`) and sets `run`, the directory it was loaded from.
+    A prior is shared with its tokenizer, in the precision that its own weights have: `prior.half()` before makes both
+    half as large. A subclass says how to load a run (`load`) and sets `run`, the directory it was loaded from.
     """
 
     run: Path | None = None
@@ -69,17 +95,16 @@ class Shareable(ModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         run = self._loaded_from()
-        for name in DESCRIPTIONS:
-            if (run / name).exists():
-                (save_directory / name).write_bytes((run / name).read_bytes())
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}  # type: ignore[attr-defined]
-        save_file(weights, save_directory / WEIGHTS[1])
+        weights: dict[str, Tensor] = self.state_dict()  # type: ignore[attr-defined]
+        _save(run, weights, save_directory)
+        if (run / TOKENS).exists():
+            _save_tokenizer(run, save_directory, next(self.parameters()).dtype)  # type: ignore[attr-defined]
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """A card with the run's name, images, configuration and last evaluation."""
         run = self._loaded_from()
-        config = read_yaml(run / "config.yaml")
-        stage = "prior" if (run / "tokens.json").exists() else "tokenizer"
+        config = read_yaml(run / CONFIG)
+        stage = "prior" if (run / TOKENS).exists() else "tokenizer"
         data = ModelCardData(library_name="tessera", tags=["image-generation", stage])
         text = CARD.format(
             name=run.name,
@@ -97,9 +122,29 @@ class Shareable(ModelHubMixin):
         return self.run
 
 
+def _save(run: Path, weights: dict[str, Tensor], folder: Path) -> None:
+    shutil.copyfile(run / CONFIG, folder / CONFIG)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS[1])
+
+
+def _save_tokenizer(prior: Path, folder: Path, dtype: torch.dtype) -> None:
+    """Put a prior's tokenizer into `folder`, and beside it what the prior's tokens are: of the tokenizer as rounded."""
+    info = read_info(prior)
+    place = tokenizer_place(prior, info.tokenizer)
+    if not (place / WEIGHTS[1]).exists():
+        raise UserError(f"{prior} is shared with its tokenizer, and {place} does not hold it: bring it back there")
+    weights = read_weights(place / WEIGHTS[1])
+    rounded = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    (folder / TOKENIZER).mkdir(exist_ok=True)
+    _save(place, rounded, folder / TOKENIZER)
+    loaded = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in rounded.items()}
+    info = info.model_copy(update={"tokenizer": TOKENIZER, "fingerprint": fingerprint_of(loaded)})
+    (folder / TOKENS).write_text(info.model_dump_json(indent=2))
+
+
 def _images(run: Path, config: dict[str, Any]) -> str:
-    if (run / "tokens.json").exists():
-        return json.loads((run / "tokens.json").read_text())["source"]
+    if (run / TOKENS).exists():
+        return json.loads((run / TOKENS).read_text())["source"]
     return config.get("data", {}).get("source", "unknown")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from shared.checkpoint import fingerprint, load_for_inference
 from shared.config import Config
 from shared.errors import UserError
-from shared.hub import Shareable
+from shared.hub import Shareable, tokenizer_place
 from shared.token_cache import TokenInfo
 from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder, ConvEncoder
 from stage1_tokenizer.backbones.resnet import ResNetConfig, ResNetDecoder, ResNetEncoder
@@ -148,8 +148,13 @@ def load_tokenizer(run: Path) -> Tokenizer:
     return tokenizer
 
 
-def matching_tokenizer(path: Path, info: TokenInfo, run: Path) -> Tokenizer:
-    """The tokenizer whose tokens the prior `run` was trained on; UserError where `path` holds another."""
+def matching_tokenizer(info: TokenInfo, run: Path, place: Path | None = None) -> Tokenizer:
+    """The tokenizer whose tokens the prior `run` was trained on.
+
+    place: where it is, if not inside of `run` (a shared prior) nor where it was trained. Raises UserError where there
+    is none, or another one.
+    """
+    path = place or tokenizer_place(run, info.tokenizer)
     tokenizer = load_tokenizer(path)
     found = fingerprint(tokenizer)
     if found != info.fingerprint:

@@ -46,7 +46,7 @@ def write_report(run: Path) -> Path:
     """Write the page of a run and return its path; UserError where its prior, tokenizer or tokens cannot be had."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prior, info = load_prior(run)
-    tokenizer = matching_tokenizer(Path(info.tokenizer), info, run).to(device)
+    tokenizer = matching_tokenizer(info, run).to(device)
     cache = open_cache(tokens_of(run))
     tokens_BL = draw_grids(prior.to(device), cache).flatten(1)
     lines = read_metrics(run / "metrics.jsonl")

@@ -77,7 +77,7 @@ def measure_samples(
     that it was trained on cannot be had.
     """
     prior, info = load_prior(run, weights)
-    tokenizer = matching_tokenizer(Path(info.tokenizer), info, run).to(accelerator.device)
+    tokenizer = matching_tokenizer(info, run).to(accelerator.device)
     dataset = reference_images(info, drawing.reference)
     if min(drawing.images, len(dataset)) < accelerator.num_processes:
         raise UserError(f"{accelerator.num_processes} processes are more than images: start fewer")

@@ -1,5 +1,6 @@
 """Shared models: saved, described, loaded again from a folder or (a stand-in for) the hub."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from shared import hub
+from shared.checkpoint import fingerprint
 from shared.errors import UserError
-from shared.hub import local_run
+from shared.hub import local_run, prior_place
+from shipped import OPENMOJI
 from stage1_tokenizer.cache import cache_tokens
-from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
+from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer, matching_tokenizer
 from stage1_tokenizer.train import train as train_tokenizer
 from stage2_prior.prior import Prior, load_prior
 from stage2_prior.train import train as train_prior
@@ -38,6 +41,47 @@ def test_a_saved_model_is_the_run_without_its_training(runs: tuple[Path, Path], 
     tokens_BL = tokenizer.tokenize(images_BCHW).flatten(1)
     assert torch.equal(Prior.from_pretrained(tmp_path / "prior").loss(tokens_BL), prior.loss(tokens_BL))
     assert not (tmp_path / "prior" / "state").exists()
+
+
+def test_a_shared_prior_brings_its_tokenizer(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    load_prior(runs[1])[0].save_pretrained(tmp_path / "shared")
+    (tmp_path / "shared").rename(tmp_path / "elsewhere")
+    shutil.rmtree("runs")
+    prior, info = load_prior(tmp_path / "elsewhere")
+    assert fingerprint(matching_tokenizer(info, tmp_path / "elsewhere")) == info.fingerprint
+    prior.save_pretrained(tmp_path / "again")
+    names = sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.*"))
+    assert names == sorted(path.relative_to(tmp_path / "elsewhere") for path in (tmp_path / "elsewhere").rglob("*.*"))
+
+
+def test_half_precision_halves_both_and_they_still_match(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    before, info = load_prior(runs[1])
+    images_BCHW = torch.rand(2, 3, 32, 32) * 2 - 1
+    expected = load_tokenizer(runs[0])(images_BCHW).images_BCHW
+    tokens_BL = torch.randint(64, (2, 16))
+    loss = before.loss(tokens_BL)
+    before.half().save_pretrained(tmp_path)
+    after, info = load_prior(tmp_path)
+    assert next(after.parameters()).dtype == torch.float32
+    torch.testing.assert_close(after.loss(tokens_BL), loss, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(matching_tokenizer(info, tmp_path)(images_BCHW).images_BCHW, expected, atol=0.2, rtol=0)
+    for original, shared in ((runs[1], tmp_path), (runs[0], tmp_path / "tokenizer")):
+        weights = "ema.safetensors"
+        assert (shared / weights).stat().st_size < 0.7 * (original / weights).stat().st_size
+
+
+def test_a_prior_whose_tokenizer_is_gone_is_not_shared(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    prior, _ = load_prior(runs[1])
+    shutil.rmtree(runs[0])
+    with pytest.raises(UserError, match="is shared with its tokenizer"):
+        prior.save_pretrained(tmp_path / "shared")
+
+
+def test_the_prior_trained_last_comes_before_the_one_that_is_shipped(runs: tuple[Path, Path]) -> None:
+    assert prior_place(None) == runs[1]
+    assert prior_place(runs[1]) == runs[1]
+    shutil.rmtree("runs")
+    assert prior_place(None) == OPENMOJI
 
 
 def test_a_run_can_be_loaded_as_it_is(runs: tuple[Path, Path]) -> None:
