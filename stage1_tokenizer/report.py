@@ -35,6 +35,7 @@ from shared.report import (
 from stage1_tokenizer.evaluate import datasets_of
 from stage1_tokenizer.quantisers.counts import count_codes, perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
+from stage1_tokenizer.views import decode_codes
 
 COUNTED = 2_000  # held-out images at most whose codes are counted: a page should take seconds
 CODES_SHOWN = 1_024
@@ -100,24 +101,12 @@ def held_out_counts(tokenizer: Tokenizer, held_out: ImageDataset) -> Tensor:
 def codebook_section(tokenizer: Tokenizer, counts_K: Tensor) -> Section:
     """Codes decoded alone, the most used first."""
     order_N = counts_K.argsort(descending=True, stable=True)[:CODES_SHOWN]
-    picture_CHW = tiled(code_pictures(tokenizer, order_N), min(CODES_IN_A_ROW, len(order_N)), gap=1, ground=GREY)
+    picture_CHW = tiled(decode_codes(tokenizer, order_N), min(CODES_IN_A_ROW, len(order_N)), gap=1, ground=GREY)
     used = int((counts_K > 0).sum())
     most = f"The {len(order_N):,} most used of" if len(order_N) < len(counts_K) else "All"
     caption = f"{most} {len(counts_K):,} codes, by use, each the middle of an image of that code alone"
     idle = f"; the last {len(order_N) - used:,} did not occur" if used < len(order_N) else ""
     return Section("Codebook", captioned(png_of_pixels(picture_CHW), caption + idle))
-
-
-@torch.inference_mode()
-def code_pictures(tokenizer: Tokenizer, codes_N: Tensor) -> Tensor:
-    """What each code looks like: the middle patch (N, 3, patch, patch) of 3 x 3 patches of that code alone."""
-    patch = tokenizer.config.backbone.patch
-    grid = tokenizer.grid((3 * patch, 3 * patch))
-    parts = codes_N.to(tokenizer.to_codes.weight.device)[:, None, None].split(128)
-    images = [
-        tokenizer.detokenize(part.expand(-1, *grid))[:, :, patch : 2 * patch, patch : 2 * patch] for part in parts
-    ]
-    return torch.cat(images).cpu()
 
 
 def usage_section(counts_K: Tensor, images: int) -> Section:

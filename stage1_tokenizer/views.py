@@ -41,11 +41,19 @@ def error_picture(x_hat_CHW: Tensor, x_CHW: Tensor) -> Tensor:
     return torch.from_numpy(shades_HWC[..., :3]).float().permute(2, 0, 1) * 2 - 1
 
 
-@torch.no_grad()
-def decode_codes(tokenizer: Tokenizer, codes_N: Tensor, side: int = 4) -> Tensor:
-    """What each code looks like: uniform grids of side x side times that code alone, decoded to (N, 3, H, W)."""
-    device = tokenizer.to_codes.weight.device
-    return tokenizer.detokenize(codes_N.to(device)[:, None, None].expand(-1, side, side)).cpu()
+@torch.inference_mode()
+def decode_codes(tokenizer: Tokenizer, codes_N: Tensor) -> Tensor:
+    """What each code looks like: the middle patch (N, 3, patch, patch) of 3 x 3 patches of that code alone.
+
+    Where a patch has several tokens, all of them are that code.
+    """
+    patch = tokenizer.config.backbone.patch
+    grid = tokenizer.grid((3 * patch, 3 * patch))
+    parts = codes_N.to(tokenizer.to_codes.weight.device)[:, None, None].split(128)
+    images = [
+        tokenizer.detokenize(part.expand(-1, *grid))[:, :, patch : 2 * patch, patch : 2 * patch] for part in parts
+    ]
+    return torch.cat(images).cpu()
 
 
 @torch.no_grad()

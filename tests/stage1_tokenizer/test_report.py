@@ -13,8 +13,8 @@ from PIL import Image
 from shared.data import to_float
 from stage1_tokenizer import train as training
 from stage1_tokenizer.evaluate import datasets_of
-from stage1_tokenizer.report import code_pictures, held_out_counts, main, write_report
-from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
+from stage1_tokenizer.report import held_out_counts, main, write_report
+from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
 from tests.tiny import tokenizer_run
 
@@ -56,15 +56,6 @@ def test_training_writes_the_page(
     training.main()
     assert "runs/tokenizer/tiny/report.html" in capsys.readouterr().out
     assert Path("runs/tokenizer/tiny/report.html").exists()
-
-
-def test_a_code_looks_like_the_middle_of_an_image_of_it(drawings: Path) -> None:
-    tokenizer = Tokenizer(tokenizer_run(drawings).model).eval()
-    codes_N = torch.tensor([5, 0, 63])
-    images = code_pictures(tokenizer, codes_N)
-    for code, image in zip(codes_N, images, strict=True):
-        whole = tokenizer.detokenize(torch.full((1, 3, 3), int(code)))[0]
-        torch.testing.assert_close(image, whole[:, 8:16, 8:16])
 
 
 def test_codes_are_counted_on_the_held_out_images(drawings: Path) -> None:

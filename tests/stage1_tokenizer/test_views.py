@@ -62,10 +62,18 @@ def test_errors_have_the_colour_of_their_size() -> None:
     torch.testing.assert_close(picture_N3.double(), torch.tensor(shades), atol=1e-6, rtol=0)
 
 
-def test_a_code_alone_is_a_uniform_grid_decoded(tokenizer: Tokenizer) -> None:
-    images_BCHW = decode_codes(tokenizer, torch.tensor([3, 50]), side=2)
-    expected_BCHW = tokenizer.detokenize(torch.tensor([[[3, 3], [3, 3]], [[50, 50], [50, 50]]]))
-    torch.testing.assert_close(images_BCHW, expected_BCHW)
+def test_a_code_looks_like_the_middle_of_an_image_of_it(tokenizer: Tokenizer) -> None:
+    codes_N = torch.tensor([5, 0, 63])
+    for code, image_CHW in zip(codes_N, decode_codes(tokenizer, codes_N), strict=True):
+        whole_CHW = tokenizer.detokenize(torch.full((1, 3, 3), int(code)))[0]
+        torch.testing.assert_close(image_CHW, whole_CHW[:, 8:16, 8:16])
+
+
+def test_of_a_residual_quantiser_all_tokens_of_the_patch_are_that_code(drawings: Path) -> None:
+    tokenizer = Tokenizer(tokenizer_run(drawings, "residual").model).eval()
+    [image_CHW] = decode_codes(tokenizer, torch.tensor([7]))
+    whole_CHW = tokenizer.detokenize(torch.full((1, 3, 6), 7))[0]
+    torch.testing.assert_close(image_CHW, whole_CHW[:, 8:16, 8:16])
 
 
 def test_unfinished_grids_are_grey_below_what_is_known(tokenizer: Tokenizer) -> None:
