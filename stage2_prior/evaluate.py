@@ -173,12 +173,16 @@ def main() -> None:
     found = sampled(run, args) if args.samples is not None or args.drawing else None
     if not PartialState().is_main_process:
         return
-    figures = report(run, args.weights, args.batch_size, args.grids) | ({"samples": found.as_dict()} if found else {})
+    figures: dict[str, Any] = {"samples": found.as_dict()} if found else {}
+    if found and not tokens_of(run).exists():
+        print(f"{run}: bits per token are not measured, because the tokens it was trained on are not here")
+    else:
+        figures |= report(run, args.weights, args.batch_size, args.grids)
+        print(f"{run}, {args.weights} weights\n{table(figures)}\n")
+        print(f"gap {figures['gap']:.2f} bits/token: what the prior knows of its training grids and not of unseen ones")
     write_atomically(run / "evaluation.json", lambda temporary: temporary.write_text(json.dumps(figures, indent=2)))
-    print(f"{run}, {args.weights} weights\n{table(figures)}\n")
-    print(f"gap {figures['gap']:.2f} bits/token: what the prior knows of its training grids and not of unseen ones")
     if found:
-        print(f"\n{found.markdown()}\nwrote {run / 'evaluation' / 'samples'}.json, .md and .png")
+        print(f"\n{found.markdown()}\nwrote {run / 'evaluation' / 'samples'}.json, .md and .png, nearest.png")
     if args.json:
         print(json.dumps(figures))
 

@@ -1,14 +1,14 @@
-"""How good the images are that a prior draws: distances from real ones, and how much of either the other covers.
+"""How good the images are that a prior draws: distances from real ones, how much of either the other covers, copies.
 
 The one file of stage two that knows stage one: its tokenizer turns tokens into images here. Training never reads it.
 
-Shapes: B a batch, N images drawn, M images of the reference, D features, h x w tokens.
+Shapes: B a batch, N images drawn, M images of the reference or of training, H held out, D features, h x w tokens.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -27,10 +27,12 @@ from shared.token_cache import Split, TokenInfo
 from stage1_tokenizer.instruments import open_networks
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.guidance import GuidanceConfig
+from stage2_prior.memorisation import copying, nearest
 from stage2_prior.prior import Prior, Weights, load_prior
 from stage2_prior.sampling import SamplingConfig, generate
 
 SHOWN = 64  # images in the picture
+COPIES_SHOWN = 16  # of them, beside the nearest training image of each
 
 TITLES = {
     "fid": "FID",
@@ -38,6 +40,7 @@ TITLES = {
     "kid_std": "KID, deviation between subsets",
     "precision": "precision",
     "recall": "recall",
+    "copying": "chance of being nearer to a training image than a held-out image is",
     "inception_score": "Inception score",
     "inception_score_std": "Inception score, deviation between parts",
     "fd_vgg16": "Fréchet distance in ST-LPIPS' VGG16",
@@ -45,7 +48,9 @@ TITLES = {
     "kd_vgg16_std": "kernel distance in ST-LPIPS' VGG16, deviation between subsets",
     "precision_vgg16": "precision in ST-LPIPS' VGG16",
     "recall_vgg16": "recall in ST-LPIPS' VGG16",
+    "copying_vgg16": "chance of being nearer to a training image than a held-out image is, in ST-LPIPS' VGG16",
 }
+COPYING = {"inception": "copying", "vgg16": "copying_vgg16"}
 # Names of the fields of `Distances` in each network's features, and then of the Inception score.
 MEASURES = {
     "inception": ("fid", "kid", "kid_std", "precision", "recall", "inception_score", "inception_score_std"),
@@ -88,12 +93,21 @@ def measure_samples(
     real, _ = rows_of(reference_batches(dataset, drawing.batch_size, accelerator), networks, len(dataset), accelerator)
     found = Findings(f"Samples of {run}", TITLES, facts(run, weights, prior, info, drawing, dataset, networks))
     found.facts["processes"] = accelerator.num_processes
-    found.not_measured |= {name: reason for part, reason in missing.items() for name in MEASURES[part]}
+    found.not_measured |= {
+        name: reason for part, reason in missing.items() for name in (*MEASURES[part], COPYING[part])
+    }
     for network in networks:
         judge(network, drawn[network.name], real[network.name], found)
+    copies = find_copies(drawn, info, tokenizer, networks, drawing.batch_size, accelerator)
+    found.measures |= {COPYING[name]: copying(*pair) for name, pair in copies.distances.items()}
     if accelerator.is_main_process:
         found.write(run / "evaluation" / "samples")
         save_grid(to_float(shown_BCHW), run / "evaluation" / "samples.png", columns=8)
+        save_grid(
+            torch.cat([to_float(shown_BCHW[:COPIES_SHOWN]), copies.nearest_BCHW]),
+            run / "evaluation" / "nearest.png",
+            columns=min(COPIES_SHOWN, len(shown_BCHW)),
+        )
     return found
 
 
@@ -148,6 +162,59 @@ def rows_of(
             rows[network.name].append(network(pixels_BCHW))
     gathered = {name: gather_rows(accelerator, torch.cat(parts), total) for name, parts in rows.items()}
     return gathered, gather_rows(accelerator, torch.cat(pictures), min(total, SHOWN))
+
+
+class Copies(NamedTuple):
+    """By network, how far drawn and held-out images are from the nearest training image, and those of the first drawn.
+
+    nearest_BCHW: the nearest training images of the first `COPIES_SHOWN` in the first network's features, in [-1, 1].
+    """
+
+    distances: dict[str, tuple[Tensor, Tensor]]
+    nearest_BCHW: Tensor
+
+
+def find_copies(
+    drawn: dict[str, Tensor], info: TokenInfo, tokenizer: Tokenizer, networks: list[Extractor], batch_size: int,
+    accelerator: Accelerator,
+) -> Copies:  # fmt: skip
+    """The training images nearest to those drawn, and how near they are to held-out ones.
+
+    Held-out images count as the tokenizer reconstructs them, for drawn ones are decoded too; training images count
+    mirrored as well, where training mirrors them.
+    """
+    training, held_out = reference_images(info, "train"), reference_images(info, "validation")
+    views = training_views(training, info, batch_size, accelerator)
+    parts = [rows_of(view, networks, len(training), accelerator)[0] for view in views]
+    unseen = (
+        to_uint8(tokenizer.detokenize(tokenizer.tokenize(to_float(images_BCHW))))
+        for images_BCHW in reference_batches(held_out, batch_size, accelerator)
+    )
+    unseen_rows, _ = rows_of(unseen, networks, len(held_out), accelerator)
+    found, distances = {}, {}
+    for name in drawn:
+        training_MD = torch.cat([part[name] for part in parts])
+        found[name] = nearest(drawn[name], training_MD)
+        distances[name] = (found[name].distances_N, nearest(unseen_rows[name], training_MD).distances_N)
+    rows_B = next(iter(found.values())).rows_N[:COPIES_SHOWN]
+    return Copies(distances, torch.stack([training_view(training, row) for row in rows_B.tolist()]))
+
+
+def training_views(
+    training: ImageDataset, info: TokenInfo, batch_size: int, accelerator: Accelerator
+) -> list[Iterator[Tensor]]:
+    """The training images as they are, and mirrored too where training mirrors them, as `drawn_images` gives them."""
+    plain = reference_batches(training, batch_size, accelerator)
+    if not (info.data.augment and info.data.augment.flip):
+        return [plain]
+    return [plain, (batch.flip(-1) for batch in reference_batches(training, batch_size, accelerator))]
+
+
+def training_view(training: ImageDataset, row: int) -> Tensor:
+    """The image (3, H, W) in [-1, 1] of a row of `training_views` end to end."""
+    mirrored, place = divmod(row, len(training))
+    image_CHW = to_float(training[0, place][0])
+    return image_CHW.flip(-1) if mirrored else image_CHW
 
 
 def judge(network: Extractor, drawn_ND: Tensor, real_MD: Tensor, found: Findings) -> None:

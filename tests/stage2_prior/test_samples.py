@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from shared.data import to_uint8
+from shared.data import to_float, to_uint8
 from shared.errors import UserError
 from shared.fidelity import distances
 from shared.token_cache import read_info
@@ -23,7 +24,7 @@ from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import evaluate
 from stage2_prior import train as stage2
 from stage2_prior.prior import load_prior
-from stage2_prior.samples import MEASURES, TITLES, Drawing, labels_like, measure_samples, reference_images
+from stage2_prior.samples import COPYING, MEASURES, TITLES, Drawing, labels_like, measure_samples, reference_images
 from stage2_prior.sampling import SamplingConfig, generate
 from tests.tiny import prior_run, tokenizer_run
 
@@ -54,14 +55,21 @@ def test_every_measure_is_that_of_the_images_drawn(run: Path) -> None:
     labels_N = labels_like(dataset, 6)
     with torch.inference_mode():
         tokens = generate(prior, range(6), 3, drawing.sampling, labels_B=labels_N)
-        drawn = to_uint8(load_tokenizer(Path(info.tokenizer)).detokenize(tokens))
+        tokenizer = load_tokenizer(Path(info.tokenizer))
+        drawn = to_uint8(tokenizer.detokenize(tokens))
         real = torch.stack([dataset[0, position][0] for position in range(len(dataset))])
         [vgg] = open_networks((32, 32), None, "cpu")[0]
         expected = dict(zip(MEASURES["vgg16"], distances(vgg(drawn), vgg(real)), strict=True))
+        held_out = reference_images(info, "validation")
+        unseen = to_float(torch.stack([held_out[0, place][0] for place in range(len(held_out))]))
+        decoded = to_uint8(tokenizer.detokenize(tokenizer.tokenize(unseen)))
+        training = torch.cat([vgg(real), vgg(real.flip(-1))])
+        near, usual = (torch.cdist(vgg(images), training).min(1).values for images in (drawn, decoded))
+        expected["copying_vgg16"] = float((near[:, None] < usual).float().mean())
     assert found.measures == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    assert set(found.not_measured) == set(MEASURES["inception"])
+    assert set(found.not_measured) == {*MEASURES["inception"], "copying"}
     assert all("no route to host" in reason for reason in found.not_measured.values())
-    assert {name for names in MEASURES.values() for name in names} == set(TITLES)
+    assert {name for names in MEASURES.values() for name in names} | set(COPYING.values()) == set(TITLES)
     saved = json.loads((run / "evaluation/samples.json").read_text())
     assert saved == found.as_dict()
     assert saved["reference"].startswith(f"{len(dataset)} train images of ")
@@ -69,6 +77,20 @@ def test_every_measure_is_that_of_the_images_drawn(run: Path) -> None:
     assert saved["sampling"]["temperature"] == 0.9
     assert "| precision in ST-LPIPS' VGG16 |" in (run / "evaluation/samples.md").read_text()
     assert Image.open(run / "evaluation/samples.png").size == (8 * 36, 36)
+    assert Image.open(run / "evaluation/nearest.png").size == (6 * 36, 2 * 36)
+
+
+@pytest.mark.usefixtures("closed_network")
+def test_images_of_a_shared_prior_are_measured_without_its_tokens(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_prior(run)[0].save_pretrained(tmp_path / "shared")
+    shutil.rmtree("runs")
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--prior", str(tmp_path / "shared"), "--samples", "4", "--json"])
+    evaluate.main()
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert "fd_vgg16" in figures["samples"]["measures"]
+    assert "validation" not in figures
 
 
 def test_classes_are_drawn_as_often_as_they_occur(run: Path) -> None:
