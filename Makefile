@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .NOTPARALLEL:
-.PHONY: help install develop demo tokenizer prior sample compare web test check bench torture
+.PHONY: help install develop demo tokenizer prior sample openmoji compare web test check bench torture
 
 help:
 	@echo "make demo        train a small tokenizer and prior on real drawings, and draw from them (10 minutes, 2 CPU cores)"
@@ -12,6 +12,7 @@ help:
 	@echo "make sample      draw images                                 [ARGS=\"--num 16 --seed 0 ...\"]"
 	@echo "make web         a page to draw, reconstruct, complete and browse codes on   [ARGS=\"--port 7860 ...\"]"
 	@echo "make compare     train several tokenizers on the same images and report   [CONFIG=... ARGS=\"key=value ...\"]"
+	@echo "make openmoji    train the model that comes with Tessera anew (hours)"
 	@echo "make test        run the tests"
 	@echo "make torture     kill training and caching 60 times and see that nothing is lost   [ARGS=\"--kills 500\"]"
 
@@ -48,6 +49,13 @@ sample: install
 web: install
 	$(PIP_INSTALL) '.[web]'
 	$(BIN)/python web.py $(ARGS)
+
+openmoji: install
+	$(BIN)/python -m stage1_tokenizer.train configs/openmoji/tokenizer.yaml
+	$(BIN)/python -m stage1_tokenizer.cache --tokenizer runs/tokenizer/openmoji
+	$(BIN)/python -m stage2_prior.train configs/openmoji/prior.yaml
+	$(BIN)/python -m stage2_prior.report runs/prior/openmoji
+	$(BIN)/python share.py runs/prior/openmoji --half --out shipped/openmoji
 
 compare: install
 	$(BIN)/python -m stage1_tokenizer.compare $(CONFIG) $(ARGS)

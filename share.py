@@ -5,10 +5,11 @@ What is shared: the configuration, the averaged weights, with a prior also its t
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from shared.errors import UserError, run_command
 from stage1_tokenizer.tokenizer import load_tokenizer
-from stage2_prior.prior import load_prior
+from stage2_prior.prior import Weights, load_prior
 
 
 def main() -> None:
@@ -18,11 +19,18 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="on the hub, as USER/NAME; `hf auth login` comes first")
     parser.add_argument("--private", action="store_true", help="only you can see it")
     parser.add_argument("--half", action="store_true", help="in 16 bits a weight: half as large, all but the same")
+    parser.add_argument(
+        "--weights", choices=get_args(Weights), default="last",
+        help="of a prior: the last, or those that did best on held-out grids (default: last)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write what would be shared, and upload nothing")
     args = parser.parse_args()
     if (args.name is None) == (args.out is None):
         raise UserError("give either the name on the hub (USER/NAME) or --out FOLDER")
-    model = load_prior(args.run)[0] if (args.run / "tokens.json").exists() else load_tokenizer(args.run)
+    is_prior = (args.run / "tokens.json").exists()
+    if args.weights == "best" and not is_prior:
+        raise UserError(f"--weights best: {args.run} is not a prior's run, and only those keep their best weights")
+    model = load_prior(args.run, args.weights)[0] if is_prior else load_tokenizer(args.run)
     if args.half:
         model.half()
     if args.out:
