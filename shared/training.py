@@ -7,7 +7,7 @@ without moving a schedule. Randomness is a pure function of (seed, images seen, 
 import atexit
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
@@ -25,6 +25,7 @@ from shared import signals
 from shared.checkpoint import RunDirectory, load_strictly, write_atomically
 from shared.config import Config
 from shared.errors import UserError
+from shared.sharding import complete, optimizer_parts, part_of, shard, whole
 
 T = TypeVar("T")
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -32,6 +33,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 # Keys of a run's configuration that may differ when it goes on: they do not alter what was trained so far.
 MAY_CHANGE_ON_RESUME = {f"training.{key}" for key in ("log_every", "evaluate_every", "save_every", "max_bad_steps")}
 MAY_CHANGE_ON_RESUME |= {"data.workers", "data.max_bad_fraction", "cache.source", "cache.views"}
+# How a step's images are shared out. How many they are may not change: `Trainee.resume` sees to that.
+MAY_CHANGE_ON_RESUME |= {"training.batch_size", "training.accumulation", "training.shard"}
 
 
 class TrainingConfig(Config):
@@ -124,13 +127,14 @@ class EMA:
         """Go on from an average saved after `steps` updates."""
         self.steps = steps
         for name, average in self.average.items():
-            average.copy_(weights[name])
+            average.copy_(part_of(weights[name], average))
 
     @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self.model.named_parameters():
-            average = self.average[name]
-            parameter.data, self.average[name] = average, parameter.data
+            kept = parameter.detach().clone()
+            parameter.copy_(self.average[name])  # in place: a sharded model knows its weights by where they are
+            self.average[name].copy_(kept)
 
 
 class Stateful(Protocol):
@@ -148,14 +152,24 @@ class Stateful(Protocol):
 class Trainee:
     """The model in training with its optimiser and average; steps, saves and resumes as one."""
 
-    def __init__(self, model: nn.Module, config: TrainingConfig, accelerator: Accelerator) -> None:
+    def __init__(
+        self, model: nn.Module, config: TrainingConfig, accelerator: Accelerator, blocks: Sequence[nn.Module] = ()
+    ) -> None:
+        """blocks: parts of the model by which its weights are shared out over the processes, if they are to be."""
         self.config, self.accelerator = config, accelerator
-        self.model = model.to(accelerator.device)
+        self.sharded = bool(blocks) and accelerator.num_processes > 1
+        if self.sharded:
+            shard(model, blocks, accelerator.device.type)
+        else:
+            model.to(accelerator.device)
+        self.model = model
         if config.compile or (config.compile is None and accelerator.device.type == "cuda"):
-            self.model.compile()
+            for module in blocks if self.sharded else [self.model]:
+                module.compile()
         self.ema = EMA(self.model, config.ema_decay)
-        self.wrapped, self.optimizer = accelerator.prepare(self.model, make_optimizer(self.model, config))
-        self.means = Means()
+        self.wrapped = self.model if self.sharded else accelerator.prepare(self.model)
+        self.optimizer = accelerator.prepare(make_optimizer(self.model, config))
+        self.means = Means(accelerator)
         self.parts: dict[str, Stateful] = {"means": self.means}
         self.images = 0
         self.saved: int | None = None  # images seen when the newest checkpoint was taken
@@ -184,7 +198,10 @@ class Trainee:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def accumulate(self, batches: Iterator[T]) -> Iterator[T]:
-        """The batches of one optimiser step; processes exchange gradients at the last one only."""
+        """The batches of one optimiser step; processes exchange gradients at the last one only.
+
+        Those of a sharded model do at each: until then, a process would have to keep the gradient whole.
+        """
         for remaining in reversed(range(self.config.accumulation)):
             with self.accelerator.no_sync(self.wrapped) if remaining else nullcontext():
                 yield next(batches)
@@ -205,9 +222,9 @@ class Trainee:
         were seen: weights, moments, average and buffers are left as they were, and `means` counts it. Raises UserError
         after `config.max_bad_steps` of them in a row. Sets `stop_asked` on all processes at the same step.
         """
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = complete(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip))
         healthy = math.isfinite(float(norm + 0 * torch.stack(self._losses).sum()))
-        bad, self.stop_asked = self._any_process(not healthy, signals.asked() is not None)
+        bad, self.stop_asked = self.any_process(not healthy, signals.asked() is not None)
         if bad:
             torch._foreach_copy_(list(self.model.buffers()), self._buffers)
         else:
@@ -218,8 +235,8 @@ class Trainee:
         self._count(bad)
         return float(norm)
 
-    def _any_process(self, *flags: bool) -> list[bool]:
-        """Each flag, set where it is on any process."""
+    def any_process(self, *flags: bool) -> list[bool]:
+        """Each flag, set where it is on any process; every process must call it."""
         if self.accelerator.num_processes == 1:
             return list(flags)
         counts = torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device)
@@ -253,38 +270,64 @@ class Trainee:
         self.parts |= parts
 
     def save(self, run: RunDirectory) -> None:
-        """Write a checkpoint from which `resume` makes the same run."""
+        """Write a checkpoint from which `resume` makes the same run; every process must call it."""
         training = {
             "images": self.images,
+            "step_images": self.step_images,
             "ema_steps": self.ema.steps,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": whole(self.optimizer.state_dict()),
             "bad_in_a_row": self.bad_in_a_row,
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
+        model, ema = whole(self.model.state_dict()), whole(self.ema.state_dict())
         if self.accelerator.is_main_process:
-            run.save(self.images, self.model.state_dict(), self.ema.state_dict(), training)
+            run.save(self.images, model, ema, training)
         self.saved = self.images
         self.accelerator.wait_for_everyone()
 
+    def save_last(self, run: RunDirectory) -> None:
+        """Write the checkpoint of the last step, unless that was done."""
+        if self.saved != self.images:
+            self.save(run)
+
     def resume(self, run: RunDirectory) -> None:
-        """Go on from the newest whole checkpoint, if there is one. Raises UserError where it is of something else."""
+        """Go on from the newest whole checkpoint, if there is one, with as many processes as there are now.
+
+        Each process reads it. Raises UserError where it is of something else, or a step has another number of images.
+        """
         found = run.load_newest()
         if found is None:
             return
         place, (model, ema, training) = found
-        load_strictly(self.model, model, place)
+        likes = self.model.state_dict()
+        load_strictly(self.model, {name: part_of(w, likes.get(name, w)) for name, w in model.items()}, place)
         try:
+            if training["images"]:  # there is a step behind it, as there is not in an adopted run
+                self._check_step(training.get("step_images", self.step_images))
             self.ema.load(ema, training["ema_steps"])
-            self.optimizer.load_state_dict(training["optimizer"])
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            self.optimizer.load_state_dict(optimizer_parts(training["optimizer"], parameters))
             self._resume_parts(training["parts"])
             self.bad_in_a_row = int(training["bad_in_a_row"])
             self.images = self.saved = int(training["images"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{place} is not a checkpoint of this run ({error}): give a name of its own, name=..."
             ) from None
         if self.accelerator.is_main_process:
             run.publish(place)
+
+    def _check_step(self, before: int) -> None:
+        if self.step_images == before:
+            return
+        processes, batch_size = self.accelerator.num_processes, self.config.batch_size
+        fits = before % (processes * batch_size) == 0
+        hint = f"training.accumulation={before // (processes * batch_size)} makes it so" if fits else "change either"
+        raise UserError(
+            f"a step of this run has {before} images, and would now have {self.step_images}: training.batch_size="
+            f"{batch_size} x training.accumulation={self.config.accumulation} x {processes} processes. The product "
+            f"must stay {before} for it to be the same run: {hint}, or begin another (name=...)"
+        )
 
     def _resume_parts(self, saved: dict[str, Any]) -> None:
         if saved.keys() != self.parts.keys():
@@ -307,14 +350,16 @@ class Log:
             forget_after(run.metrics, images)
             self.writer = SummaryWriter(str(run.path), purge_step=images + 1 if images else None)
         self.bar = tqdm(total=total, initial=images, unit=unit, disable=not main, smoothing=0.05, mininterval=0.5)
+        self.shown: dict[str, str] = {}
 
     def advance(self, images: int) -> None:
         """Move the progress bar by one step's images."""
         self.bar.update(images)
 
     def show(self, metrics: dict[str, float]) -> None:
-        """Put a few metrics beside the progress bar."""
-        self.bar.set_postfix({name.removeprefix("validation/"): f"{value:.4g}" for name, value in metrics.items()})
+        """Put a few metrics beside the progress bar, with those shown before."""
+        self.shown |= {name: f"{value:.4g}" for name, value in metrics.items()}
+        self.bar.set_postfix(self.shown)
 
     def write(self, images: int, metrics: dict[str, float]) -> None:
         """Record metrics as they are after `images` images; a value that is not finite is left out."""
@@ -336,40 +381,57 @@ class Log:
 class Means:
     """Running means of a step's metrics between two log lines; values stay on their device until they are read.
 
-    Each is the mean of its finite values. `bad_steps` counts those skipped since the last line.
+    Each is the mean of its finite values, on all processes. `bad_steps` counts those skipped since the last line. Sums
+    are float64, so that they are exact, and the same in any order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
         self.last: dict[str, Tensor] = {}
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
         self.bad_steps = 0
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        """Add one forward pass's scalars."""
-        self.last = {name: value.detach().float() for name, value in metrics.items()}
+        """Add one forward pass's scalars; all processes have the same ones."""
+        self.last = {name: value.detach().double() for name, value in metrics.items()}
         for name, value in self.last.items():
             self.sums[name] = value.nan_to_num(0, 0, 0) + self.sums.get(name, 0)
-            self.counts[name] = value.isfinite() + self.counts.get(name, 0)
+            self.counts[name] = value.isfinite().double() + self.counts.get(name, 0)
 
     def not_finite(self) -> list[str]:
-        """Names of the last forward pass's scalars that are not finite."""
-        return [name for name, value in self.last.items() if not value.isfinite()]
+        """Names of the last forward pass's scalars that are not finite on some process; each must call it."""
+        counts = self._over_processes({name: (~value.isfinite()).double() for name, value in self.last.items()})
+        return [name for name, count in counts.items() if count]
 
     def take(self) -> dict[str, float]:
-        """The means since the last call, and `bad_steps` if there were any."""
-        means = {name: float(total / self.counts[name]) for name, total in self.sums.items()}
+        """The means since the last call, and `bad_steps` if there were any; every process must call it."""
+        sums, counts = self._over_processes(self.sums), self._over_processes(self.counts)
+        means = {name: float(total / counts[name]) for name, total in sums.items()}
         bad = {"bad_steps": float(self.bad_steps)} if self.bad_steps else {}
         self.sums, self.counts, self.bad_steps = {}, {}, 0
         return means | bad
 
     def state_dict(self) -> dict[str, Any]:
-        """What `take` would make its next line of."""
-        return {"sums": self.sums, "counts": self.counts, "bad_steps": self.bad_steps}
+        """What `take` would make its next line of; every process must call it."""
+        sums, counts = self._over_processes(self.sums), self._over_processes(self.counts)
+        return {"sums": sums, "counts": counts, "bad_steps": self.bad_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Go on with a line begun before a stop."""
-        self.sums, self.counts, self.bad_steps = state_dict["sums"], state_dict["counts"], state_dict["bad_steps"]
+        """Go on with a line begun before a stop, by any number of processes; the first one takes over its sums."""
+        mine = float(self.accelerator.is_main_process)
+        self.sums, self.counts = (
+            {name: mine * torch.as_tensor(value, dtype=torch.float64) for name, value in state_dict[key].items()}
+            for key in ("sums", "counts")
+        )
+        self.bad_steps = state_dict["bad_steps"]
+
+    def _over_processes(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over all processes, on the CPU."""
+        if not values:
+            return {}
+        summed = torch.stack([value.to(self.accelerator.device) for value in values.values()])
+        return dict(zip(values, self.accelerator.reduce(summed, "sum").cpu(), strict=True))
 
 
 def forget_after(metrics: Path, images: int) -> None:

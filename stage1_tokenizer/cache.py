@@ -1,14 +1,17 @@
 """Cache token grids: python -m stage1_tokenizer.cache [--tokenizer RUN]
 
 Tokenizes the images that RUN/config.yaml names under `cache`, writes RUN/tokens/, and decodes a few grids to
-RUN/tokens.png, which shows at a glance whether the cache is sound.
+RUN/tokens.png, which shows at a glance whether the cache is sound. `accelerate launch -m stage1_tokenizer.cache` shares
+the images out to many processes; the first of them writes.
 """
 
 import argparse
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,8 +19,9 @@ from shared.checkpoint import fingerprint, newest_run, read_yaml
 from shared.config import parse_config
 from shared.data import AugmentConfig, DataConfig, ImageDataset, open_datasets, validation_loader
 from shared.errors import UserError, run_command
+from shared.fidelity import gather_rows
 from shared.pictures import save_grid
-from shared.token_cache import TokenInfo, open_cache, write_cache
+from shared.token_cache import Split, TokenInfo, open_cache, write_cache
 from stage1_tokenizer.quantisers.counts import count_codes, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage1_tokenizer.train import TokenizerRun
@@ -27,9 +31,10 @@ def cache_tokens(run: Path, batch_size: int = 64) -> Path:
     """Tokenize the images that the configuration of `run` names under `cache` into `run/tokens`; returns that path.
 
     Training images have `cache.views` views, validation images one. A whole cache of the same tokenizer, images and
-    preprocessing is left as it is.
+    preprocessing is left as it is. Where there are several processes, each must call it.
     """
-    tokenizer = load_tokenizer(run).to("cuda" if torch.cuda.is_available() else "cpu")
+    accelerator = Accelerator()
+    tokenizer = load_tokenizer(run).to(accelerator.device)
     config = parse_config(TokenizerRun, read_yaml(run / "config.yaml"), where=f"{run}/config.yaml")
     data = config.data.model_copy(update={"source": config.cache.source or config.data.source})
     views, validation = open_views(data, config.cache.views)
@@ -48,13 +53,18 @@ def cache_tokens(run: Path, batch_size: int = 64) -> Path:
         class_names=plain.source.class_names,
     )
     path = run / "tokens"
+    splits: dict[Split, list[ImageDataset]] = {"train": views, "validation": [validation]}
+    rows = {split: _tokens(tokenizer, datasets, batch_size, accelerator) for split, datasets in splits.items()}
     if is_whole(path, info):
-        print(f"{path} already holds the grids of this tokenizer")
+        accelerator.print(f"{path} already holds the grids of this tokenizer")
+    elif accelerator.is_main_process:
+        write_cache(path, info, tokenizer.quantiser.codes_KD, rows)
     else:
-        train_rows = _tokens(tokenizer, views, batch_size)
-        validation_rows = _tokens(tokenizer, [validation], batch_size)
-        write_cache(path, info, tokenizer.quantiser.codes_KD, {"train": train_rows, "validation": validation_rows})
-    draw_check(path, tokenizer, plain, run / "tokens.png")
+        for _ in chain(*rows.values()):  # tokenized here, written by the first process
+            pass
+    if accelerator.is_main_process:
+        draw_check(path, tokenizer, plain, run / "tokens.png")
+    accelerator.wait_for_everyone()
     return path
 
 
@@ -80,13 +90,32 @@ def open_views(config: DataConfig, count: int) -> tuple[list[ImageDataset], Imag
     return (views + [augmented] * count)[:count], validation
 
 
-def _tokens(tokenizer: Tokenizer, views: list[ImageDataset], batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    device = tokenizer.to_codes.weight.device
-    with tqdm(total=sum(map(len, views)), unit="img", desc="tokenizing") as bar:
+def _tokens(
+    tokenizer: Tokenizer, views: list[ImageDataset], batch_size: int, accelerator: Accelerator
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Batches of tokens (B, h, w) and labels (B,) of all processes together, in the order of the images."""
+    main = accelerator.is_main_process
+    with tqdm(total=sum(map(len, views)), unit="img", desc="tokenizing", disable=not main) as bar:
         for epoch, dataset in enumerate(views):
-            for images, labels in validation_loader(dataset, batch_size, epoch=epoch):
-                yield tokenizer.tokenize(images.to(device)).cpu(), labels
-                bar.update(len(images))
+            for tokens_Bhw, labels_B in _tokens_of_view(tokenizer, dataset, epoch, batch_size, accelerator):
+                yield tokens_Bhw, labels_B
+                bar.update(len(tokens_Bhw))
+
+
+def _tokens_of_view(
+    tokenizer: Tokenizer, dataset: ImageDataset, epoch: int, batch_size: int, accelerator: Accelerator
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    mine = validation_loader(dataset, batch_size, epoch=epoch, rank=rank, world_size=ranks)
+    for first in range(0, len(dataset), batch_size * ranks):
+        count = min(batch_size * ranks, len(dataset) - first)
+        # A process that has none of the last few images joins in with one of no account.
+        images, labels_B = next(mine, None) or next(validation_loader(dataset, 1, epoch=epoch))
+        tokens_Bhw = tokenizer.tokenize(images.to(accelerator.device))
+        yield (
+            gather_rows(accelerator, tokens_Bhw, count),
+            None if labels_B is None else gather_rows(accelerator, labels_B, count),
+        )
 
 
 def draw_check(path: Path, tokenizer: Tokenizer, images: ImageDataset, picture: Path, columns: int = 12) -> None:
@@ -113,6 +142,8 @@ def main() -> None:
         raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")
     run = args.tokenizer or newest_run("tokenizer", "ema.safetensors")
     path = cache_tokens(run, args.batch_size)
+    if not PartialState().is_main_process:
+        return
     cache = open_cache(path)
     used = torch.cat([torch.from_numpy(cache.tokens[split].astype("int64")).flatten() for split in cache.tokens])
     counts_K = count_codes(used, cache.info.codes, cache.info.tokens_per_place)

@@ -61,27 +61,31 @@ class Evaluation(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(tokenizer: Tokenizer, datasets: list[ImageDataset], batch_size: int = 32) -> Evaluation:
+def evaluate(
+    tokenizer: Tokenizer, datasets: list[ImageDataset], batch_size: int = 32, accelerator: Accelerator | None = None
+) -> Evaluation:
     """Reconstruct every image of `datasets` once, in float32; leaves the tokenizer in eval mode.
 
+    The processes of `accelerator`, each of which must call it, share the images out, and each gets the whole result.
     What training asks for now and then; `measure_reconstructions` is thorough.
     """
     device = tokenizer.eval().to_codes.weight.device
-    psnr, l2 = [], []
+    rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    sums_3 = torch.zeros(3, dtype=torch.float64, device=device)  # PSNR, squared error, images
     counts_K = torch.zeros(tokenizer.tokens_per_place * tokenizer.codes, dtype=torch.int64, device=device)
     for dataset in datasets:
-        for images, _ in validation_loader(dataset, batch_size):
+        for images, _ in validation_loader(dataset, batch_size, rank=rank, world_size=ranks):
             x_BCHW = images.to(device)
             result = tokenizer(x_BCHW)
             x_hat_BCHW = result.images_BCHW.clamp(-1, 1)
-            psnr.append(psnr_of(x_hat_BCHW, x_BCHW))
-            l2.append((x_hat_BCHW - x_BCHW).square().mean(dim=(1, 2, 3)))
+            l2_B = (x_hat_BCHW - x_BCHW).square().mean(dim=(1, 2, 3)).double()
+            sums_3 += torch.stack([psnr_of(x_hat_BCHW, x_BCHW).sum(), l2_B.sum(), l2_B.new_tensor(len(images))])
             if result.tokens_Bhw is not None:
                 counts_K += count_codes(result.tokens_Bhw, tokenizer.codes, tokenizer.tokens_per_place)
-    psnr_N, l2_N = torch.cat(psnr), torch.cat(l2)
-    return Evaluation(
-        psnr_N.mean().item(), l2_N.mean().item(), usage(counts_K).item(), perplexity(counts_K).item(), len(psnr_N)
-    )
+    if accelerator:
+        sums_3, counts_K = accelerator.reduce(sums_3, "sum"), accelerator.reduce(counts_K, "sum")
+    psnr, l2, count = sums_3.tolist()
+    return Evaluation(psnr / count, l2 / count, usage(counts_K).item(), perplexity(counts_K).item(), int(count))
 
 
 def measure_reconstructions(

@@ -7,39 +7,27 @@ Keys are those of the YAML files under configs/, for example data.source=~/pictu
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from pydantic import Field, PositiveInt
 
 from shared.checkpoint import RUNS, RunDirectory
 from shared.config import Config, load_config
-from shared.data import DataConfig, open_datasets, training_loader
+from shared.data import Batch, DataConfig, ImageDataset, open_datasets, training_loader
 from shared.errors import UserError, run_command
 from shared.memory import check_fits
 from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
 from stage1_tokenizer.describe import describe
 from stage1_tokenizer.evaluate import Evaluation, draw_reconstructions, evaluate
-from stage1_tokenizer.losses.adversarial import AdversarialConfig
-from stage1_tokenizer.losses.adversary import Adversary
-from stage1_tokenizer.losses.discriminators import check_discriminator_size
-from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual, check_perceptual_size
-from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
+from stage1_tokenizer.objective import LossConfig, Objective, check_losses
 from stage1_tokenizer.quantisers.counts import perplexity, usage
 from stage1_tokenizer.report import write_report
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
 DEFAULT_CONFIG = "configs/demo/tokenizer.yaml"
-
-
-class LossConfig(Config):
-    """What a reconstruction is judged by, besides the codebook loss, whose weights are the quantiser's."""
-
-    reconstruction: ReconstructionConfig = ReconstructionConfig()
-    perceptual: PerceptualConfig | None = Field(None, discriminator="kind")
-    adversarial: AdversarialConfig | None = None
 
 
 class CacheConfig(Config):
@@ -71,93 +59,112 @@ def train(
     ended: called between steps with the images seen so far; training ends early where it returns True.
     """
     accelerator = make_accelerator()
-    device = accelerator.device
+    training = config.training
     run = RunDirectory(path or RUNS / "tokenizer" / config.name)
-    train_set, validation_set = open_datasets(config.data, config.training.seed)
-    torch.manual_seed(config.training.seed)
+    train_set, validation_set = open_datasets(config.data, training.seed)
+    torch.manual_seed(training.seed)
     tokenizer = Tokenizer(config.model)
-    check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
-    check_losses(config.loss, config.data.height_width)
-    memory = memory_line(config, device)  # on every process, because quantisers talk to one another in training
-    if accelerator.is_main_process:
-        print(memory)
-        run.begin(config, MAY_CHANGE_ON_RESUME)
-        run.check_images(len(train_set.source), train_set.source.contents())
-    accelerator.wait_for_everyone()
-    perceptual = build_perceptual(config.loss.perceptual, device) if config.loss.perceptual else None
-    trainee = Trainee(tokenizer, config.training, accelerator)
-    adversary = None
-    if config.loss.adversarial:
-        adversary = Adversary(config.loss.adversarial, trainee, config.data.height_width, tokenizer.decoder.last_layer)
+    begin(config, run, tokenizer, train_set, accelerator)
+    trainee = Trainee(tokenizer, training, accelerator)
+    objective = Objective(config.loss, tokenizer, trainee, config.data.height_width)
     trainee.resume(run)
-    batches = training_loader(
-        train_set,
-        config.training.batch_size,
-        seed=config.training.seed,
-        start_image=trainee.images,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        workers=config.data.workers,
-    )
-    shown: dict[str, float] = {}
-    log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="img")
-    means = trainee.means
-    while not trainee.stop_asked and not ended(trainee.images) and trainee.images < config.training.images:
+    batches = batches_of(train_set, config, trainee)
+    held_out = HeldOut(tokenizer, trainee, validation_set)
+    log = Log(run, training.images, trainee.images, accelerator.is_main_process, unit="img")
+    while not trainee.stop_asked and not ended(trainee.images) and trainee.images < training.images:
         # Step
         trainee.begin_step()
-        tokenizer.quantiser.begin_step(trainee.images / config.training.images)
-        if adversary:
-            adversary.begin_step()
+        tokenizer.quantiser.begin_step(trainee.images / training.images)
+        objective.begin_step()
         for images, _ in trainee.accumulate(batches):
-            x_BCHW = images.to(device, non_blocking=True)
-            with trainee.autocast():
-                result = trainee.wrapped(x_BCHW)
-                reconstruction = reconstruction_loss(result.images_BCHW, x_BCHW, config.loss.reconstruction)
-                terms = {"l2": torch.nn.functional.mse_loss(result.images_BCHW, x_BCHW)}
-                if perceptual and config.loss.perceptual:
-                    terms["perceptual"] = perceptual(result.images_BCHW, x_BCHW).mean()
-                    reconstruction = reconstruction + config.loss.perceptual.weight * terms["perceptual"]
-                loss = reconstruction + result.codebook_loss
-                if adversary:
-                    adversarial, adversary_terms = adversary.mislead(result.images_BCHW, reconstruction)
-                    loss, terms = loss + adversarial, terms | adversary_terms
-            trainee.backward(loss)
-            if adversary:
-                terms |= adversary.learn(x_BCHW, result.images_BCHW)
-            means.add({"loss": loss, **terms, "codebook": result.codebook_loss})
+            trainee.means.add(objective.learn(images.to(accelerator.device, non_blocking=True)))
         gradient_norm = trainee.end_step()
-        if adversary:
-            adversary.end_step()
+        objective.end_step()
         replaced = tokenizer.quantiser.maintain(trainee.optimizer, trainee.ema.average.get("quantiser.codebook"))
         # Log
         log.advance(trainee.step_images)
         if replaced:
             log.write(trainee.images, {"codes_replaced": replaced})
         first = trainee.images == trainee.step_images
-        if first or crossed(config.training.log_every, trainee.images, trainee.step_images):
-            counts_K = tokenizer.quantiser.window_counts()
-            codes = {"usage": usage(counts_K).item(), "perplexity": perplexity(counts_K).item()}
-            rate = trainee.optimizer.param_groups[0]["lr"]
-            average = {**means.take(), **codes}
-            log.write(trainee.images, {**average, "gradient_norm": gradient_norm, "lr": rate})
-            log.show(shown := shown | average)
+        if first or crossed(training.log_every, trainee.images, trainee.step_images):
+            log_means(log, trainee, tokenizer, gradient_norm)
         # Evaluate, draw, save
-        if crossed(config.training.evaluate_every, trainee.images, trainee.step_images):
-            with trainee.ema.applied():
-                report = evaluate(tokenizer, [validation_set])
-                draw_reconstructions(tokenizer, validation_set, run.samples / f"{trainee.images:09d}.png")
-            log.write(trainee.images, {f"validation/{name}": value for name, value in report._asdict().items()})
-            log.show(shown := shown | {"psnr": report.psnr})
-        if crossed(config.training.save_every, trainee.images, trainee.step_images):
+        if crossed(training.evaluate_every, trainee.images, trainee.step_images):
+            log_evaluation(log, trainee, held_out.evaluate())
+            held_out.draw(run.samples / f"{trainee.images:09d}.png")
+        if crossed(training.save_every, trainee.images, trainee.step_images):
             trainee.save(run)
     log.close()
-    if trainee.saved != trainee.images:
-        trainee.save(run)
+    trainee.save_last(run)
     trainee.stop_if_asked(run)
-    with trainee.ema.applied():
-        report = evaluate(tokenizer, [validation_set])
-        draw_reconstructions(tokenizer, validation_set, run.samples / "reconstructions.png")
-    return run, report
+    held_out.draw(run.samples / "reconstructions.png")
+    return run, held_out.evaluate()
+
+
+def begin(
+    config: TokenizerRun, run: RunDirectory, tokenizer: Tokenizer, images: ImageDataset, accelerator: Accelerator
+) -> None:
+    """Check what can be checked before training, and create or check the run's directory. Raises UserError."""
+    check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
+    check_losses(config.loss, config.data.height_width)
+    # On every process, because quantisers talk to one another in training.
+    memory = memory_line(config, accelerator.device)
+    if accelerator.is_main_process:
+        print(memory)
+        run.begin(config, MAY_CHANGE_ON_RESUME)
+        run.check_images(len(images.source), images.source.contents())
+    accelerator.wait_for_everyone()
+
+
+def batches_of(images: ImageDataset, config: TokenizerRun, trainee: Trainee) -> Iterator[Batch]:
+    """This process's batches, from where the run stands."""
+    return training_loader(
+        images,
+        config.training.batch_size,
+        seed=config.training.seed,
+        start_image=trainee.images,
+        rank=trainee.accelerator.process_index,
+        world_size=trainee.accelerator.num_processes,
+        workers=config.data.workers,
+    )
+
+
+class HeldOut:
+    """Held-out images, which the averaged weights are tried on."""
+
+    def __init__(self, tokenizer: Tokenizer, trainee: Trainee, images: ImageDataset) -> None:
+        self.tokenizer, self.trainee, self.images = tokenizer, trainee, images
+        self.newest: tuple[int, Evaluation] | None = None  # after how many images of training
+
+    def evaluate(self) -> Evaluation:
+        """How the weights do as they are now, found once; the processes, each of which must call it, share the work."""
+        if self.newest is None or self.newest[0] != self.trainee.images:
+            with self.trainee.ema.applied():
+                report = evaluate(self.tokenizer, [self.images], accelerator=self.trainee.accelerator)
+            self.newest = self.trainee.images, report
+        return self.newest[1]
+
+    def draw(self, path: Path) -> None:
+        """Some of the images above their reconstructions."""
+        if self.trainee.accelerator.is_main_process:
+            with self.trainee.ema.applied():
+                draw_reconstructions(self.tokenizer, self.images, path)
+
+
+def log_means(log: Log, trainee: Trainee, tokenizer: Tokenizer, gradient_norm: float) -> None:
+    """Log what the steps since the last line had on average, and how the codes are used."""
+    counts_K = tokenizer.quantiser.window_counts()
+    codes = {"usage": usage(counts_K).item(), "perplexity": perplexity(counts_K).item()}
+    means = {**trainee.means.take(), **codes}
+    rate = trainee.optimizer.param_groups[0]["lr"]
+    log.write(trainee.images, {**means, "gradient_norm": gradient_norm, "lr": rate})
+    log.show(means)
+
+
+def log_evaluation(log: Log, trainee: Trainee, report: Evaluation) -> None:
+    """Log what held-out images say."""
+    log.write(trainee.images, {f"validation/{name}": value for name, value in report._asdict().items()})
+    log.show({"psnr": report.psnr})
 
 
 def check_warm_up(config: TokenizerRun, tokens: int) -> None:
@@ -169,14 +176,6 @@ def check_warm_up(config: TokenizerRun, tokens: int) -> None:
             f"training.images={images} is too short: the codebook is initialised after {needed:.0f} images "
             "(warm_up x codes / tokens an image). Train longer, or lower model.quantiser.warm_up or codes"
         )
-
-
-def check_losses(config: LossConfig, image_size: tuple[int, int]) -> None:
-    """UserError where images of (height, width) are too small for a network that is to judge them."""
-    if config.perceptual:
-        check_perceptual_size(config.perceptual, image_size)
-    if config.adversarial:
-        check_discriminator_size(config.adversarial.discriminator, image_size)
 
 
 def memory_line(config: TokenizerRun, device: torch.device) -> str:

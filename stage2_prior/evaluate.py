@@ -1,7 +1,8 @@
 """How well a prior predicts tokens it knows and tokens it never saw: python -m stage2_prior.evaluate [--prior RUN]
 
 The difference between the two is what it learned by heart. Writes RUN/evaluation.json too. With --samples N, draws N
-images and measures how far they are from real ones, on any number of processes.
+images and measures how far they are from real ones. `accelerate launch -m stage2_prior.evaluate` shares both out to
+many processes and finds the same.
 
 Shapes: B batch, L = h * w tokens, V codes, K the five likeliest codes.
 """
@@ -15,7 +16,7 @@ from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from torch import Tensor
 
 from shared.checkpoint import newest_run, read_yaml, write_atomically
@@ -49,24 +50,35 @@ class Evaluation(Accuracy):
 
 @torch.inference_mode()
 def evaluate(
-    prior: Prior, cache: TokenCache, split: Split, batch_size: int = 8, most_grids: int | None = None
+    prior: Prior,
+    cache: TokenCache,
+    split: Split,
+    batch_size: int = 8,
+    most_grids: int | None = None,
+    accelerator: Accelerator | None = None,
 ) -> Evaluation:
     """Predict the grids of a split in float32, given their labels, if any: all, or `most_grids` spread evenly over it.
 
+    The processes of `accelerator`, each of which must call it, share the grids out, and each gets the whole result.
     Leaves the prior in eval mode.
     """
     device = prior.eval().norm.weight.device
+    rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     total = len(cache.tokens[split])
     grids = min(total, most_grids or total)
-    sums_h3 = torch.zeros(prior.grid[0], 3, dtype=torch.float64)
-    for places in torch.arange(grids).split(batch_size):
-        tokens_BL, labels_B = cache.batch(split, places * total // grids)
-        tokens_BL = tokens_BL.to(device)
-        logits_BLV = prior(prior.inputs(tokens_BL, labels_B))
-        rows = zip(logits_BLV.split(prior.grid[1], 1), tokens_BL.split(prior.grid[1], 1), strict=True)
+    sums_h3 = torch.zeros(prior.grid[0], 3, dtype=torch.float64, device=device)
+    # As many forward passes on each process, since those of a sharded prior run together: at the end, some grids are
+    # predicted once more, and not counted.
+    for places in torch.arange(rank, -(-grids // ranks) * ranks, ranks).split(batch_size):
+        tokens_BL, labels_B = cache.batch(split, places.clamp(max=grids - 1) * total // grids)
+        tokens_BL, counted = tokens_BL.to(device), int((places < grids).sum())
+        logits_BLV = prior(prior.inputs(tokens_BL, labels_B))[:counted]
+        rows = zip(logits_BLV.split(prior.grid[1], 1), tokens_BL[:counted].split(prior.grid[1], 1), strict=True)
         # Row by row, because what comes after the logits would take three times their memory.
-        sums_h3 += torch.stack([_sums(row_BwV.flatten(0, 1), row_Bw.flatten()) for row_BwV, row_Bw in rows]).cpu()
-    means_h3 = sums_h3 / (grids * prior.grid[1])
+        sums_h3 += torch.stack([_sums(row_BwV.flatten(0, 1), row_Bw.flatten()) for row_BwV, row_Bw in rows])
+    if accelerator:
+        sums_h3 = accelerator.reduce(sums_h3, "sum")
+    means_h3 = sums_h3.cpu() / (grids * prior.grid[1])
     bits, top1, top5 = means_h3.mean(0).tolist()
     return Evaluation(bits, top1, top5, grids, [Accuracy(*row.tolist()) for row in means_h3])
 
@@ -78,8 +90,12 @@ def _sums(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
     return torch.stack([nats / math.log(2), hits_NK[:, 0].sum().double(), hits_NK.sum().double()])
 
 
-def report(run: Path, weights: Weights, batch_size: int, most_grids: int) -> dict[str, Any]:
+def report(
+    run: Path, weights: Weights, batch_size: int, most_grids: int, accelerator: Accelerator | None = None
+) -> dict[str, Any]:
     """Evaluate the prior of a run, with its best or last weights, on both splits of the tokens it was trained on.
+
+    The processes of `accelerator` share the work, as in `evaluate`.
 
     `bits_per_dim` are the bits of a grid over 3 * H * W: they are spent on tokens, so they say nothing of what the
     tokenizer lost, and compare with those of other priors of the same tokenizer only.
@@ -91,8 +107,11 @@ def report(run: Path, weights: Weights, batch_size: int, most_grids: int) -> dic
             f"{cache.path} was made anew, by another tokenizer or of other images, since {run} was trained on it: "
             "train the prior again under another name"
         )
-    prior.to("cuda" if torch.cuda.is_available() else "cpu")
-    train, validation = (evaluate(prior, cache, split, batch_size, most_grids) for split in ("train", "validation"))
+    accelerator = accelerator or Accelerator()
+    prior.to(accelerator.device)
+    train, validation = (
+        evaluate(prior, cache, split, batch_size, most_grids, accelerator) for split in ("train", "validation")
+    )
     per_dim = prior.length / (3 * math.prod(info.data.height_width))
     splits = {
         name: {**asdict(figures), "bits_per_dim": figures.bits_per_token * per_dim}
@@ -138,13 +157,13 @@ def _row(row: dict[str, float]) -> str:
     return f"{row['bits_per_token']:.3f} {row['top1']:6.1%}"
 
 
-def sampled(run: Path, args: argparse.Namespace) -> Findings:
+def sampled(run: Path, args: argparse.Namespace, accelerator: Accelerator) -> Findings:
     """Draw images and measure them, on all processes."""
     from stage2_prior.samples import Drawing, measure_samples  # here: it needs stage one, and training needs this file
 
     overrides = [] if args.samples is None else [f"images={args.samples}"]
     drawing = config_of(Drawing, overrides + args.drawing, where="--samples N key=value ...")
-    return measure_samples(run, args.weights, drawing, args.inception, Accelerator())
+    return measure_samples(run, args.weights, drawing, args.inception, accelerator)
 
 
 def main() -> None:
@@ -170,19 +189,23 @@ def main() -> None:
         if value < 1:
             raise UserError(f"--{name} must be at least 1, not {value}")
     run = args.prior or newest_run("prior", "ema.safetensors")
-    found = sampled(run, args) if args.samples is not None or args.drawing else None
-    if not PartialState().is_main_process:
-        return
-    figures: dict[str, Any] = {"samples": found.as_dict()} if found else {}
+    accelerator = Accelerator()
+    found = sampled(run, args, accelerator) if args.samples is not None or args.drawing else None
+    # A shared prior comes without the tokens it was trained on.
     if found and not tokens_of(run).exists():
-        print(f"{run}: bits per token are not measured, because the tokens it was trained on are not here")
+        figures: dict[str, Any] = {}
     else:
-        figures |= report(run, args.weights, args.batch_size, args.grids)
-        print(f"{run}, {args.weights} weights\n{table(figures)}\n")
+        figures = report(run, args.weights, args.batch_size, args.grids, accelerator)
+    if not accelerator.is_main_process:
+        return
+    print(f"{run}, {args.weights} weights")
+    if figures:
+        print(f"{table(figures)}\n")
         print(f"gap {figures['gap']:.2f} bits/token: what the prior knows of its training grids and not of unseen ones")
-    write_atomically(run / "evaluation.json", lambda temporary: temporary.write_text(json.dumps(figures, indent=2)))
     if found:
+        figures["samples"] = found.as_dict()
         print(f"\n{found.markdown()}\nwrote {run / 'evaluation' / 'samples'}.json, .md and .png, nearest.png")
+    write_atomically(run / "evaluation.json", lambda temporary: temporary.write_text(json.dumps(figures, indent=2)))
     if args.json:
         print(json.dumps(figures))
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator, PartialState
 from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,6 +20,7 @@ from shared.config import Config, load_config
 from shared.data import ImageBatches
 from shared.errors import UserError, run_command
 from shared.memory import TRAINING_BYTES, check_fits, kept_for_backward
+from shared.sharding import whole
 from shared.token_cache import TokenCache, TokenInfo, open_cache, read_info
 from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
 from stage2_prior.evaluate import Evaluation, evaluate
@@ -29,13 +31,21 @@ DEFAULT_CONFIG = "configs/demo/prior.yaml"
 SHOWN = 16  # grids drawn whenever held-out ones are evaluated
 
 
+class PriorTrainingConfig(TrainingConfig):
+    """How a prior is trained: as a tokenizer is, and where one process has no room for it, shared out over all."""
+
+    # Each process keeps a part of every weight, and of its gradient, moments and average (FSDP2), and gathers a block's
+    # when it runs. A checkpoint is the same as without. One process alone has nothing to share.
+    shard: bool = False
+
+
 class PriorRun(Config):
     """Everything a stage-two run is made of; one "image" of its training is one token grid."""
 
     name: str = Field(pattern=r"^[\w][\w.-]*$")
     tokens: str | None = None  # a token cache; null: that of the tokenizer trained last
     model: PriorConfig = PriorConfig()
-    training: TrainingConfig
+    training: PriorTrainingConfig
 
 
 def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
@@ -46,28 +56,19 @@ def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
     """
     accelerator = make_accelerator()
     device = accelerator.device
+    training = config.training
     cache = open_cache(find_tokens(config.tokens))
     config = config.model_copy(update={"tokens": str(cache.path)})
     run = RunDirectory(RUNS / "prior" / config.name)
-    torch.manual_seed(config.training.seed)
+    torch.manual_seed(training.seed)
     prior = build_prior(config.model, cache.info, cache.code_vectors_KD)
-    memory = memory_line(prior, config.training, device)
-    if accelerator.is_main_process:
-        print(memory)
-        run.begin(config, MAY_CHANGE_ON_RESUME)
-        remember_tokens(run, cache)
-    accelerator.wait_for_everyone()
-    trainee = Trainee(prior, config.training, accelerator)
+    begin(config, run, prior, cache, accelerator)
+    trainee = Trainee(prior, training, accelerator, prior.blocks if training.shard else ())
     trainee.resume(run)
-    batches = token_batches(
-        cache, config.training, trainee.images, accelerator.process_index, accelerator.num_processes
-    )
-    shown: dict[str, float] = {}
-    log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="grid")
-    means = trainee.means
-    report = None
-    best = best_so_far(run)[0] if accelerator.is_main_process else -math.inf  # one process keeps the best
-    while not trainee.stop_asked and trainee.images < config.training.images:
+    batches = token_batches(cache, training, trainee.images, accelerator.process_index, accelerator.num_processes)
+    held_out = HeldOut(prior, trainee, cache, run)
+    log = Log(run, training.images, trainee.images, accelerator.is_main_process, unit="grid")
+    while not trainee.stop_asked and trainee.images < training.images:
         # Step
         trainee.begin_step()
         for tokens_BL, labels_B in trainee.accumulate(batches):
@@ -76,37 +77,86 @@ def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
             with trainee.autocast():
                 loss = trainee.wrapped(inputs_BL, targets_BL=tokens_BL)
             trainee.backward(loss)
-            means.add({"bits_per_token": loss / torch.log(torch.tensor(2.0))})
+            trainee.means.add({"bits_per_token": loss / math.log(2)})
         gradient_norm = trainee.end_step()
         # Log
         log.advance(trainee.step_images)
-        if crossed(config.training.log_every, trainee.images, trainee.step_images):
-            rate = trainee.optimizer.param_groups[0]["lr"]
-            average = means.take()
-            log.write(trainee.images, {**average, "gradient_norm": gradient_norm, "lr": rate})
-            log.show(shown := shown | average)
-        # Evaluate, save
-        at_end = trainee.images >= config.training.images
-        if at_end or crossed(config.training.evaluate_every, trainee.images, trainee.step_images):
-            with trainee.ema.applied():
-                report = evaluate(prior, cache, "validation")
-                if accelerator.is_main_process:
-                    save_grids(draw_grids(prior, cache), run.samples / f"{trainee.images:09d}.safetensors")
-            log.write(trainee.images, {f"validation/{name}": value for name, value in report.figures().items()})
-            log.show(shown := shown | {"held out": report.bits_per_token})
-            if report.bits_per_token < best:
-                best = report.bits_per_token
-                run.save_best(trainee.ema.state_dict())
-        if crossed(config.training.save_every, trainee.images, trainee.step_images):
+        if crossed(training.log_every, trainee.images, trainee.step_images):
+            means, rate = trainee.means.take(), trainee.optimizer.param_groups[0]["lr"]
+            log.write(trainee.images, {**means, "gradient_norm": gradient_norm, "lr": rate})
+            log.show(means)
+        # Evaluate, draw, save
+        at_end = trainee.images >= training.images
+        if at_end or crossed(training.evaluate_every, trainee.images, trainee.step_images):
+            log_evaluation(log, trainee, held_out.evaluate())
+            held_out.keep_best()
+            held_out.draw(run.samples / f"{trainee.images:09d}.safetensors")
+        if crossed(training.save_every, trainee.images, trainee.step_images):
             trainee.save(run)
     log.close()
-    if trainee.saved != trainee.images:
-        trainee.save(run)
+    trainee.save_last(run)
     trainee.stop_if_asked(run)
-    if report is None:  # the run was finished before
-        with trainee.ema.applied():
-            report = evaluate(prior, cache, "validation")
-    return run, report
+    return run, held_out.evaluate()
+
+
+def begin(config: PriorRun, run: RunDirectory, prior: Prior, cache: TokenCache, accelerator: Accelerator) -> None:
+    """Check what can be checked before training, and create or check the run's directory. Raises UserError."""
+    processes = accelerator.num_processes if config.training.shard else 1
+    memory = memory_line(prior, config.training, accelerator.device, processes)
+    if accelerator.is_main_process:
+        print(memory)
+        run.begin(config, MAY_CHANGE_ON_RESUME)
+        remember_tokens(run, cache)
+    accelerator.wait_for_everyone()
+
+
+class HeldOut:
+    """Held-out grids, which the averaged weights are tried on; it keeps those that did best."""
+
+    def __init__(self, prior: Prior, trainee: Trainee, cache: TokenCache, run: RunDirectory) -> None:
+        self.prior, self.trainee, self.cache, self.run = prior, trainee, cache, run
+        self.main = trainee.accelerator.is_main_process
+        self.best = best_so_far(run)[0] if self.main else -math.inf  # the first process decides
+        self.newest: tuple[int, Evaluation] | None = None  # after how many grids of training
+
+    def evaluate(self) -> Evaluation:
+        """How the weights do as they are now, found once; the processes, each of which must call it, share the work."""
+        if self.newest is None or self.newest[0] != self.trainee.images:
+            with self.trainee.ema.applied():
+                report = evaluate(self.prior, self.cache, "validation", accelerator=self.trainee.accelerator)
+            self.newest = self.trainee.images, report
+        return self.newest[1]
+
+    def keep_best(self) -> None:
+        """Write the weights as they are now, where they do better than any before; every process must call it."""
+        bits = self.evaluate().bits_per_token
+        [better] = self.trainee.any_process(bits < self.best)
+        if better:
+            weights = whole(self.trainee.ema.state_dict())
+            if self.main:
+                self.best = bits
+                self.run.save_best(weights)
+
+    def draw(self, path: Path) -> None:
+        """Draw some grids, to be looked at; every process must call it."""
+        with self.trainee.ema.applied():
+            weights = whole(self.prior.state_dict())
+            if self.main:
+                save_grids(draw_grids(self._unsharded(weights), self.cache), path)
+
+    def _unsharded(self, weights: dict[str, Tensor]) -> Prior:
+        """A prior that can decode, which is no forward pass of the sharded one; on the first process, for a while."""
+        if not self.trainee.sharded:
+            return self.prior
+        prior = build_prior(self.prior.config, self.cache.info, self.cache.code_vectors_KD)
+        prior.load_state_dict(weights)
+        return prior.to(self.trainee.accelerator.device)
+
+
+def log_evaluation(log: Log, trainee: Trainee, report: Evaluation) -> None:
+    """Log what held-out grids say."""
+    log.write(trainee.images, {f"validation/{name}": value for name, value in report.figures().items()})
+    log.show({"held out": report.bits_per_token})
 
 
 def draw_grids(prior: Prior, cache: TokenCache) -> Tensor:
@@ -133,8 +183,10 @@ def best_so_far(run: RunDirectory) -> tuple[float, int]:
     return min(((line[key], line["images"]) for line in lines if key in line), default=(math.inf, 0))
 
 
-def memory_line(prior: Prior, config: TrainingConfig, device: torch.device) -> str:
-    """What a training step of `prior`, still on the CPU, takes. Raises UserError where it can never fit."""
+def memory_line(prior: Prior, config: TrainingConfig, device: torch.device, processes: int = 1) -> str:
+    """What a training step of `prior`, still on the CPU, takes of one process, of the `processes` that share its
+    weights. Raises UserError where it can never fit.
+    """
 
     def kept(count: int) -> int:
         tokens_BL = torch.zeros(count, prior.length, dtype=torch.int64)
@@ -143,7 +195,7 @@ def memory_line(prior: Prior, config: TrainingConfig, device: torch.device) -> s
     prior.train()
     with torch.random.fork_rng(devices=[]):  # looking ahead takes nothing from the run's random numbers
         grid_bytes = kept(2) - kept(1)
-    weight_bytes = TRAINING_BYTES * sum(parameter.numel() for parameter in prior.parameters())
+    weight_bytes = TRAINING_BYTES * sum(parameter.numel() for parameter in prior.parameters()) // processes
     return check_fits(weight_bytes, grid_bytes, config.batch_size, config.accumulation, device)
 
 
@@ -201,6 +253,8 @@ def main() -> None:
     if "=" in args.config:
         args.config, args.overrides = DEFAULT_CONFIG, [args.config, *args.overrides]
     run, report = train(load_config(PriorRun, args.config, args.overrides))
+    if not PartialState().is_main_process:
+        return
     best, images = best_so_far(run)
     print(
         f"wrote {run.path}: {report.bits_per_token:.2f} bits per token on held-out grids; at its best, after {images} "

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from shared.errors import UserError
 from stage1_tokenizer.quantisers.gradients import straight_through
-from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser, require_finite
+from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser, ranks, require_finite
 
 ROW_TILE = 4096  # vectors at a time out of training: with 16,384 codes, 256 MiB of distances
 
@@ -51,7 +51,7 @@ class Adapter(Quantiser):
             q_ND, tokens_NQ, loss = self._train(z_ND)
             tokens_BHW = tokens_NQ.reshape(*z_BHWD.shape[:2], -1)
             self._count(tokens_BHW)
-            self.seen += len(z_ND)
+            self.seen += ranks() * len(z_ND)
             return Quantised(q_ND.view_as(z_BHWD), tokens_BHW, loss)
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stage1_tokenizer.quantisers.lookup import nearest_codes
-from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser, QuantiserOptions, require_finite
+from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser, QuantiserOptions, ranks, require_finite
 
 TILE = 2**21  # probabilities held at once; a tile's are computed again in the backward pass
 
@@ -77,7 +77,7 @@ class GumbelQuantiser(Quantiser):
             q_nD, tokens_n, divergence = zip(*sampled, strict=True)
             tokens_BHW = torch.cat(tokens_n).view(z_BHWD.shape[:-1])
             self._count(tokens_BHW)
-            self.seen += len(z_ND)
+            self.seen += ranks() * len(z_ND)
             loss = self.config.kl_weight * torch.stack(divergence).sum() / len(z_ND)
             return Quantised(torch.cat(q_nD).view(z_BHWD.shape), tokens_BHW, loss)
 

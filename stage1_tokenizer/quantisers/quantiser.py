@@ -58,13 +58,13 @@ class Quantiser(nn.Module, ABC):
     def __init__(self, codes: int, tokens_per_place: int = 1, window: int = WINDOW) -> None:
         super().__init__()
         self.codes, self.tokens_per_place = codes, tokens_per_place
-        self.half_window = window * codes // 2  # vectors of one rank
+        self.half_window = window * codes // 2  # vectors
         zeros_K = torch.zeros(tokens_per_place * codes, dtype=torch.int64)
         # The window slides in halves.
         self.register_buffer("counts_K", zeros_K.clone())
         self.register_buffer("previous_counts_K", zeros_K.clone())
         self.register_buffer("step_counts_K", zeros_K.clone(), persistent=False)
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # this rank's vectors since the last slide
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # vectors of all ranks since the last slide
 
     @property
     @abstractmethod

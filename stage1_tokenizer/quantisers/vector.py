@@ -25,6 +25,7 @@ from stage1_tokenizer.quantisers.quantiser import (
     Quantiser,
     QuantiserOptions,
     from_first_rank,
+    ranks,
     require_finite,
 )
 from stage1_tokenizer.quantisers.spread import spread
@@ -201,7 +202,7 @@ class VectorQuantiser(Quantiser):
         places_M = (self.written + torch.arange(len(sample_MD), device=z_ND.device)) % room
         self.recent_RD[places_M] = sample_MD
         self.written += len(sample_MD)
-        self.seen += len(z_ND)
+        self.seen += ranks() * len(z_ND)
 
 
 def codebook_loss(z: Tensor, q: Tensor, commitment_weight: float, codebook_weight: float) -> Tensor:

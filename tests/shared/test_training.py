@@ -79,7 +79,7 @@ def test_crossed_fires_once_for_each_multiple() -> None:
 
 
 def test_a_metric_that_begins_late_is_averaged_over_where_it_is() -> None:
-    means = Means()
+    means = Means(make_accelerator())
     for step in range(4):
         late = {"late": torch.tensor(2.0 * step)} if step >= 2 else {}
         means.add({"loss": torch.tensor(float(step)), **late})
@@ -116,7 +116,7 @@ def test_parts_saved_beside_the_model_come_back_and_are_asked_for(tmp_path: Path
 
 
 def test_means_are_of_finite_values_and_go_on_after_a_stop() -> None:
-    straight, stopped = Means(), Means()
+    straight, stopped, resumed = (Means(make_accelerator()) for _ in range(3))
     values = [1.0, float("nan"), 4.0, float("inf"), 1.0]
     for value in values:
         straight.add({"loss": torch.tensor(value), "l2": torch.tensor(1.0)})
@@ -124,7 +124,6 @@ def test_means_are_of_finite_values_and_go_on_after_a_stop() -> None:
     for value in values[:4]:
         stopped.add({"loss": torch.tensor(value), "l2": torch.tensor(1.0)})
     assert stopped.not_finite() == ["loss"]
-    resumed = Means()
     resumed.load_state_dict(stopped.state_dict())
     resumed.add({"loss": torch.tensor(values[4]), "l2": torch.tensor(1.0)})
     assert resumed.take() == straight.take() == {"loss": 2.0, "l2": 1.0}

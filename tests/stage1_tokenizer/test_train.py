@@ -17,6 +17,7 @@ import torch
 from shared import signals
 from shared.checkpoint import RunDirectory
 from shared.errors import UserError, run_command
+from stage1_tokenizer import objective
 from stage1_tokenizer import train as training
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
@@ -137,12 +138,12 @@ def test_an_image_size_the_patch_does_not_divide_is_refused_before_training(draw
 
 def spoil_steps(monkeypatch: pytest.MonkeyPatch, spoilt: set[int]) -> None:
     """Make the reconstruction loss of these steps (counted from 0) not a number."""
-    steps, loss = itertools.count(), training.reconstruction_loss
+    steps, loss = itertools.count(), objective.reconstruction_loss
 
     def sometimes_nan(x_hat: torch.Tensor, x: torch.Tensor, config: Any) -> torch.Tensor:
         return loss(x_hat, x, config) * (float("nan") if next(steps) in spoilt else 1)
 
-    monkeypatch.setattr(training, "reconstruction_loss", sometimes_nan)
+    monkeypatch.setattr(objective, "reconstruction_loss", sometimes_nan)
 
 
 def test_a_step_that_is_not_finite_leaves_nothing_behind_and_is_counted(

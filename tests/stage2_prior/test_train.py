@@ -58,7 +58,7 @@ def scripted(bits: list[float], monkeypatch: pytest.MonkeyPatch) -> list[dict[st
     """Let evaluations find `bits`, one after the other; returns the weights that they were given."""
     left, given = iter(bits), []
 
-    def evaluate(prior: Any, *_: Any) -> Evaluation:
+    def evaluate(prior: Any, *_: Any, **__: Any) -> Evaluation:
         given.append({name: tensor.clone() for name, tensor in prior.state_dict().items()})
         return Evaluation(next(left), 0.0, 0.0, 5, [])
 
