@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 
 from shared import openmoji
 from shared.errors import UserError
+from shared.order import Blocks
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class ImageSource(ABC):
     labels, class_names: class of each image and the classes' names; None where there are none.
     description: name, size, version and licence, for logs and for the record beside a token cache.
     unreadable: names of the images already found unreadable, which this sequence leaves out.
+    blocks: which images are read together; None where reading any of them costs the same.
     """
 
     names: Sequence[str]
@@ -49,6 +51,7 @@ class ImageSource(ABC):
     class_names: list[str] | None = None
     description: str
     unreadable: Sequence[str] = ()
+    blocks: Blocks | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -306,12 +309,18 @@ def _table_labels(table: Any, wanted: str | None, where: str) -> tuple[list[int]
 # One image
 
 
-def decode_rgb(file: str | Path | BinaryIO, max_pixels: int) -> Image.Image:
-    """The first frame as 8-bit RGB: upright by its EXIF, on white where transparent. Raises UnreadableImage."""
+def decode_rgb(file: str | Path | BinaryIO, max_pixels: int, enough: int | None = None) -> Image.Image:
+    """The first frame as 8-bit RGB: upright by its EXIF, on white where transparent. Raises UnreadableImage.
+
+    enough: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size while both sides keep this many pixels.
+    """
     try:
         with Image.open(file) as image:
             _refuse_bomb(image, max_pixels)
-            return _to_rgb(ImageOps.exif_transpose(image))
+            if enough is not None:
+                image.draft(None, (enough, enough))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
         raise UnreadableImage(_reason(error)) from error
 
@@ -323,7 +332,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # to its own mode, Pillow would copy it
 
 
 def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:

@@ -31,7 +31,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 # Keys of a run's configuration that may differ when it goes on: they do not alter what was trained so far.
 MAY_CHANGE_ON_RESUME = {f"training.{key}" for key in ("log_every", "evaluate_every", "save_every", "max_bad_steps")}
-MAY_CHANGE_ON_RESUME |= {"data.workers", "data.max_bad_fraction", "cache.source", "cache.views"}
+MAY_CHANGE_ON_RESUME |= {"data.workers", "data.augment.run_on", "data.max_bad_fraction", "cache.source", "cache.views"}
 
 
 class TrainingConfig(Config):

@@ -98,6 +98,7 @@ def train(
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         workers=config.data.workers,
+        device=device,
     )
     shown: dict[str, float] = {}
     log = Log(run, config.training.images, trainee.images, accelerator.is_main_process, unit="img")

@@ -13,7 +13,6 @@ from shared.data import (
     DataConfig,
     ImageBatches,
     ImageDataset,
-    epoch_order,
     open_datasets,
     split_indices,
     to_float,
@@ -22,6 +21,7 @@ from shared.data import (
     validation_loader,
 )
 from shared.errors import UserError
+from shared.order import epoch_order
 from shared.sources import FolderSource
 
 
@@ -72,13 +72,13 @@ def test_split_follows_the_hash_of_the_key():
     keys = [f"{index}.png" for index in range(200)]
     train, validation = split_indices(keys, 0.1)
     by_hash = sorted(range(200), key=lambda index: hashlib.sha256(keys[index].encode()).hexdigest())
-    assert validation == sorted(by_hash[:20])
-    assert train == sorted(by_hash[20:])
+    assert validation.tolist() == sorted(by_hash[:20])
+    assert train.tolist() == sorted(by_hash[20:])
 
 
 def test_split_keeps_equal_keys_together_in_any_order():
     keys = [f"group {index % 30}" for index in range(100)]
-    train, validation = split_indices(keys, 0.2)
+    train, validation = (side.tolist() for side in split_indices(keys, 0.2))
     held = {keys[index] for index in validation}
     assert held.isdisjoint(keys[index] for index in train)
     assert sorted(train + validation) == list(range(100))
@@ -228,6 +228,34 @@ def test_validation_covers_every_image_once_over_ranks(folder):
     for rank in range(5):
         part = torch.cat([images for images, _ in validation_loader(dataset, 2, rank=rank, world_size=5)])
         assert torch.equal(part, whole[rank::5])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_changing_images_on_the_device_gives_the_same_images(folder, workers):
+    on_workers, on_device = (
+        open_datasets(config(folder, augment=AugmentConfig(run_on=place)), seed=3)[0] for place in ("workers", "device")
+    )
+    expected = take(training_loader(on_workers, 5, seed=3, start_image=4), 12)
+    got = take(training_loader(on_device, 5, seed=3, start_image=4, workers=workers, device="cpu"), 12)
+    assert equal(expected, got)
+    assert torch.equal(on_workers[1, 2][0], on_device[1, 2][0])
+    whole = [list(validation_loader(dataset, 4, epoch=2)) for dataset in (on_workers, on_device)]
+    assert equal(*whole)
+
+
+def test_images_before_the_start_are_not_decoded(folder):
+    train, _ = open_datasets(config(folder, validation_fraction=0.25), seed=0)
+    decoded = []
+
+    class Watched(FolderSource):
+        def __getitem__(self, index):
+            decoded.append(index)
+            return super().__getitem__(index)
+
+    train.source.__class__ = Watched
+    order = [position for epoch in range(3) for position in epoch_order(0, epoch, 18).tolist()]
+    next(training_loader(train, 4, seed=0, start_image=40))
+    assert decoded == train.indices[order[40:44]].tolist()
 
 
 def truncate(folder, names):
