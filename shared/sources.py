@@ -72,10 +72,12 @@ def open_source(
     label_column: str | None,
     max_pixels: int,
     max_bad_fraction: float,
+    enough: int | None = None,
 ) -> ImageSource:
     """Open "openmoji", "openmoji:PART+PART", "hf:NAME", "hf:NAME:SUBSET", or a folder (image, Parquet or Arrow files).
 
-    size: side in pixels at which vector drawings are drawn. split, image_column, label_column: for Hugging Face data.
+    size: side in pixels at which vector drawings are drawn. enough: see `decode_rgb`.
+    split, image_column, label_column: for Hugging Face data.
     Raises UserError when there is nothing usable, saying where and what was looked for.
     """
     kind, _, rest = source.partition(":")
@@ -91,7 +93,7 @@ def open_source(
         )
     if _is_table(path):
         return TableSource(_load_table(path, split), str(path), image_column, label_column, max_pixels)
-    return FolderSource(path, max_pixels, max_bad_fraction)
+    return FolderSource(path, max_pixels, max_bad_fraction, enough)
 
 
 def report_unreadable(names: Sequence[str], total: int, max_bad_fraction: float, where: str) -> None:
@@ -143,14 +145,14 @@ class FolderSource(ImageSource):
     Only headers are read here; a file whose pixels turn out broken raises UnreadableImage when it is loaded.
     """
 
-    def __init__(self, path: Path, max_pixels: int, max_bad_fraction: float):
+    def __init__(self, path: Path, max_pixels: int, max_bad_fraction: float, enough: int | None = None):
         found = sorted(_image_files(path))
         if not found:
             raise UserError(
                 f"no images in {path}: looked there and in its sub-folders for {' '.join(sorted(IMAGE_SUFFIXES))} "
                 "files, and for *.parquet and *.arrow"
             )
-        self._path, self._max_pixels = path, max_pixels
+        self._path, self._max_pixels, self._enough = path, max_pixels, enough
         with ThreadPoolExecutor() as pool:  # threads, because opening files on a network disk is waiting
             problems = list(pool.map(lambda name: _header_problem(path / name, max_pixels), found))
         self.unreadable = [f"{name} ({why})" for name, why in zip(found, problems, strict=True) if why]
@@ -160,7 +162,7 @@ class FolderSource(ImageSource):
         self.description = f"{path}: {len(self.names)} image files"
 
     def __getitem__(self, index: int) -> Image.Image:
-        return decode_rgb(self._path / self.names[index], self._max_pixels)
+        return decode_rgb(self._path / self.names[index], self._max_pixels, self._enough)
 
     def contents(self) -> str:
         """A hash of names, labels and sizes of the files; not of times, which change when a folder is copied."""
