@@ -37,6 +37,8 @@ class DataConfig(Config):
     image_size: side in pixels, or [height, width].
     split, image_column, label_column: for Hugging Face data; the columns are found by type and name if not given.
     max_pixels: a larger picture counts as unreadable (a small file can unpack to gigabytes).
+    buffer_gb: of Parquet files, how many gigabytes of images are at hand on this machine's disk at any time (under
+        $TESSERA_CACHE, or else ~/.cache/tessera). A larger set is shuffled by row groups and within that much of it.
     workers: processes that load images; 0 loads them in the training process. The batches are the same.
     """
 
@@ -49,6 +51,7 @@ class DataConfig(Config):
     max_bad_fraction: float = Field(default=0.05, ge=0, lt=1)
     # Above twice its own limit Pillow refuses to open an image at all.
     max_pixels: int = Field(default=120_000_000, gt=0, le=2 * 89_478_485)
+    buffer_gb: float = Field(default=8, gt=0)
     workers: int = Field(default=0, ge=0, le=1024)
     augment: AugmentConfig | None = AugmentConfig()
 
@@ -69,6 +72,7 @@ def open_datasets(config: DataConfig, seed: int) -> tuple["ImageDataset", "Image
         max_pixels=config.max_pixels,
         max_bad_fraction=config.max_bad_fraction,
         enough=_enough_pixels(config),
+        buffer_bytes=round(config.buffer_gb * 1e9),
     )
     train, validation = split_indices(source.keys, config.validation_fraction)
     return (

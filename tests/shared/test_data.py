@@ -11,7 +11,6 @@ from shared.config import parse_config
 from shared.data import (
     AugmentConfig,
     DataConfig,
-    ImageBatches,
     ImageDataset,
     open_datasets,
     split_indices,
@@ -92,43 +91,6 @@ def test_split_always_leaves_both_sides_something():
     assert [len(side) for side in split_indices(["a", "b"], 0.99)] == [1, 1]
     with pytest.raises(UserError, match="cannot split 2 image"):
         split_indices(["a", "a"], 0.5)
-
-
-# Order
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_together_see_each_image_once_an_epoch(world_size):
-    count, epochs = 30, 3
-    ranks = [ImageBatches(count, 5, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
-    steps = epochs * count // (5 * world_size)
-    seen = [item for rank in ranks for batch in take(rank, steps) for item in batch]
-    assert sorted(seen) == [(epoch, position) for epoch in range(epochs) for position in range(count)]
-
-
-def test_restart_at_any_position_equals_the_straight_run():
-    straight = [item for batch in take(ImageBatches(11, 4, seed=3), 20) for item in batch]
-    for start in range(40):
-        again = [item for batch in take(ImageBatches(11, 4, seed=3, start_image=start), 5) for item in batch]
-        assert again == straight[start : start + 20]
-
-
-def test_global_order_does_not_depend_on_the_number_of_ranks():
-    alone = take(ImageBatches(13, 6, seed=0, start_image=5), 4)
-    pair = [take(ImageBatches(13, 3, seed=0, start_image=5, rank=rank, world_size=2), 4) for rank in range(2)]
-    woven = [[item for both in zip(*step, strict=True) for item in both] for step in zip(*pair, strict=True)]
-    assert woven == alone
-
-
-def test_epochs_and_seeds_differ_and_are_permutations():
-    orders = [epoch_order(seed, epoch, 50).tolist() for seed in range(2) for epoch in range(2)]
-    assert all(sorted(order) == list(range(50)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 4
-
-
-def test_a_batch_may_be_larger_than_the_data():
-    (batch,) = take(ImageBatches(3, 8, seed=0), 1)
-    assert [epoch for epoch, _ in batch] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
 # Datasets

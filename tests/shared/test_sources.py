@@ -17,6 +17,7 @@ BIG = 10**8
 
 def open_(source, **options):
     defaults = dict(size=16, split="train", image_column=None, label_column=None, max_pixels=BIG, max_bad_fraction=0.5)
+    defaults |= dict(enough=None, buffer_bytes=BIG)
     return open_source(str(source), **defaults | options)
 
 
@@ -184,12 +185,13 @@ def table(**columns):
 
 def check(source, labels, class_names):
     assert [source[index].getpixel((0, 0)) for index in range(4)] == [(0, 0, 0), (20, 0, 0), (40, 0, 0), (60, 0, 0)]
-    assert (source.labels, source.class_names) == (labels, class_names)
+    assert (source.labels and list(source.labels), source.class_names) == (labels, class_names)
 
 
 @pytest.fixture(autouse=True)
 def datasets_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("hf")))
+    monkeypatch.setenv("TESSERA_CACHE", str(tmp_path_factory.mktemp("tessera")))
 
 
 def test_parquet_folder_with_string_labels(tmp_path):
