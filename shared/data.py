@@ -7,40 +7,26 @@ Shapes: B batch, C channels, H height, W width. Images are float (B, 3, H, W) in
 """
 
 import hashlib
-from collections import defaultdict
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shared import signals
+from shared.augment import AugmentConfig, apply_changes, crop, draw_view
 from shared.config import Config
 from shared.errors import UserError
+from shared.order import Blocks, ImageBatches, seed_of
 from shared.sources import ImageSource, UnreadableImage, open_source, report_unreadable
 from shared.vision import transforms
 
 Batch = tuple[Tensor, Tensor | None]  # images (B, 3, H, W) in [-1, 1]; labels (B,) int64, where the source has them
-
-
-class AugmentConfig(Config):
-    """Random views of a training image: a crop of `crop_scale` of its area, then three changes by probability."""
-
-    crop_scale: tuple[float, float] = (0.8, 1.0)
-    flip: float = Field(default=0.3, ge=0, le=1)
-    sharpness: float = Field(default=0.3, ge=0, le=1)
-    autocontrast: float = Field(default=0.3, ge=0, le=1)
-
-    @field_validator("crop_scale")
-    @classmethod
-    def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError("give smallest and largest area as fractions, such as [0.8, 1.0]")
-        return scale
 
 
 class DataConfig(Config):
@@ -51,6 +37,8 @@ class DataConfig(Config):
     image_size: side in pixels, or [height, width].
     split, image_column, label_column: for Hugging Face data; the columns are found by type and name if not given.
     max_pixels: a larger picture counts as unreadable (a small file can unpack to gigabytes).
+    buffer_gb: of Parquet files, how many gigabytes of images are at hand on this machine's disk at any time (under
+        $TESSERA_CACHE, or else ~/.cache/tessera). A larger set is shuffled by row groups and within that much of it.
     workers: processes that load images; 0 loads them in the training process. The batches are the same.
     """
 
@@ -63,6 +51,7 @@ class DataConfig(Config):
     max_bad_fraction: float = Field(default=0.05, ge=0, lt=1)
     # Above twice its own limit Pillow refuses to open an image at all.
     max_pixels: int = Field(default=120_000_000, gt=0, le=2 * 89_478_485)
+    buffer_gb: float = Field(default=8, gt=0)
     workers: int = Field(default=0, ge=0, le=1024)
     augment: AugmentConfig | None = AugmentConfig()
 
@@ -82,6 +71,8 @@ def open_datasets(config: DataConfig, seed: int) -> tuple["ImageDataset", "Image
         label_column=config.label_column,
         max_pixels=config.max_pixels,
         max_bad_fraction=config.max_bad_fraction,
+        enough=_enough_pixels(config),
+        buffer_bytes=round(config.buffer_gb * 1e9),
     )
     train, validation = split_indices(source.keys, config.validation_fraction)
     return (
@@ -90,24 +81,31 @@ def open_datasets(config: DataConfig, seed: int) -> tuple["ImageDataset", "Image
     )
 
 
-def split_indices(keys: Sequence[str], validation_fraction: float) -> tuple[list[int], list[int]]:
-    """Indices for training and for validation: the same on every machine, run and seed.
+def _enough_pixels(config: DataConfig) -> int:
+    """The length of an image's shorter side at which larger ones need not be decoded any larger.
+
+    JPEGs reduced to 2.5 times `image_size` and more are within 50 dB of whole ones once both have that size (measured
+    on drawings). The smallest crop, whose shorter side is sqrt(3/4 of its area), is never enlarged.
+    """
+    smallest = config.augment.crop_scale[0] if config.augment else 1.0
+    return math.ceil(max(2.5, 1 / math.sqrt(0.75 * smallest)) * max(config.height_width))
+
+
+def split_indices(keys: Sequence[str], validation_fraction: float) -> tuple[Tensor, Tensor]:
+    """Indices (int64) for training and for validation: the same on every machine, run and seed.
 
     Images with equal keys stay together. Groups go to validation in the order of their key's SHA-256 until it holds
     `validation_fraction` of all images, and at least one. Raises UserError if there is no second group to train on.
     """
-    groups = defaultdict(list)
-    for index, key in enumerate(keys):
-        groups[key].append(index)
-    if len(groups) < 2:
+    digests_N = np.array([_sha256(key) for key in keys], dtype="S32")
+    groups_G, group_N, size_G = np.unique(digests_N, return_inverse=True, return_counts=True)
+    if len(groups_G) < 2:
         raise UserError(f"cannot split {len(keys)} image(s) into training and validation: give two different ones")
     wanted = max(1, round(validation_fraction * len(keys)))
-    validation: set[int] = set()
-    for key in sorted(groups, key=_sha256)[:-1]:
-        if len(validation) >= wanted:
-            break
-        validation.update(groups[key])
-    return [index for index in range(len(keys)) if index not in validation], sorted(validation)
+    held_G = size_G.cumsum() - size_G < wanted  # until those before are enough
+    held_G[-1] = False
+    held_N = torch.from_numpy(held_G[group_N])
+    return (~held_N).nonzero().flatten(), held_N.nonzero().flatten()
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -120,6 +118,14 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+class Example(NamedTuple):
+    """An image uint8 (3, H, W), its label, and which changes (bool (3,), see `shared.augment`) are still to be made."""
+
+    pixels_CHW: Tensor
+    label: int | None
+    changes: Tensor | None
+
+
 class ImageDataset(Dataset):
     """Some images of a source at one size: `dataset[epoch, position]` -> (uint8 (3, H, W), label or None).
 
@@ -129,13 +135,20 @@ class ImageDataset(Dataset):
     """
 
     def __init__(
-        self, source: ImageSource, indices: Sequence[int], config: DataConfig, *, augmented: bool, seed: int = 0
+        self,
+        source: ImageSource,
+        indices: Sequence[int] | Tensor,
+        config: DataConfig,
+        *,
+        augmented: bool,
+        seed: int = 0,
     ):
         self.source = source
-        self.indices = torch.tensor(indices, dtype=torch.int64)
+        self.indices = torch.as_tensor(indices, dtype=torch.int64)
         self.config = config
         self.seed = seed
-        self._augment = _augmentation(config.augment, config.height_width) if augmented and config.augment else None
+        self.blocks = source.blocks and Blocks(source.blocks.of_N[self.indices], source.blocks.window)
+        self._augment = config.augment if augmented else None
         # Shared memory: what a worker process finds unreadable, all processes know.
         self._broken_N = torch.zeros(len(indices), dtype=torch.bool).share_memory_()
 
@@ -143,15 +156,24 @@ class ImageDataset(Dataset):
         return len(self.indices)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int | None]:
-        epoch, position = item
+        pixels_CHW, label, changes = self._load(*item)
+        return pixels_CHW if changes is None else apply_changes(pixels_CHW[None], changes[None])[0], label
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> list[Example]:
+        """What a loader's worker does: all of the work, or all but what is left to the device."""
+        if self._augment is not None and self._augment.run_on == "device":
+            return [self._load(*item) for item in items]
+        return [Example(*self[item], None) for item in items]
+
+    def _load(self, epoch: int, position: int) -> Example:
         index, image = self._first_readable(position)
-        label = self.source.labels[index] if self.source.labels is not None else None
+        label = int(self.source.labels[index]) if self.source.labels is not None else None
+        size = self.config.height_width
         if self._augment is None:
-            size = self.config.height_width
-            return resize(pixels_of(centre_crop(image, *size)), *size), label
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(_hash("augment", self.seed, epoch, index))
-            return self._augment(pixels_of(image)), label
+            return Example(resize(pixels_of(centre_crop(image, *size)), *size), label, None)
+        seed = seed_of("augment", self.seed, epoch, index)
+        view = draw_view(self._augment, (image.height, image.width), size, seed)
+        return Example(crop(pixels_of(image), view.box, size), label, view.changes)
 
     @property
     def unreadable(self) -> list[str]:
@@ -184,39 +206,6 @@ class ImageDataset(Dataset):
             self.report_unreadable()
 
 
-@dataclass(frozen=True)
-class ImageBatches:
-    """The endless training order from image `start_image` on, as batches of (epoch, position) for one rank.
-
-    Each epoch is a permutation of 0..count-1. Ranks take turns, image by image, so that one step of all ranks covers
-    the next `batch_size * world_size` images whatever the number of ranks; a batch may straddle two epochs.
-    """
-
-    count: int
-    batch_size: int
-    seed: int
-    start_image: int = 0
-    rank: int = 0
-    world_size: int = 1
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        mine = islice(self._images(), self.rank, None, self.world_size)
-        while True:
-            yield list(islice(mine, self.batch_size))
-
-    def _images(self) -> Iterator[tuple[int, int]]:
-        epoch, done = divmod(self.start_image, self.count)
-        while True:
-            for position in epoch_order(self.seed, epoch, self.count)[done:].tolist():
-                yield epoch, position
-            epoch, done = epoch + 1, 0
-
-
-def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    """The permutation of 0..count-1 that epoch `epoch` goes through, int64 (count,)."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(_hash("order", seed, epoch)))
-
-
 def training_loader(
     dataset: ImageDataset,
     batch_size: int,
@@ -226,13 +215,15 @@ def training_loader(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """Endless batches of `batch_size` images for this rank, from the `start_image`-th image of the run on.
+    """Endless batches of `batch_size` images for this rank, on `device`, from the `start_image`-th of the run on.
 
-    start_image counts the images of all ranks. The batches are the same, bit for bit, for any number of `workers`.
+    start_image counts the images of all ranks; those before it are not read. The batches are the same, bit for bit,
+    for any number of `workers`.
     """
-    order = ImageBatches(len(dataset), batch_size, seed, start_image, rank, world_size)
-    return _load(dataset, order, world_size, workers)
+    order = ImageBatches(len(dataset), batch_size, seed, start_image, rank, world_size, dataset.blocks)
+    return _load(dataset, order, world_size, workers, device)
 
 
 def validation_loader(
@@ -244,11 +235,15 @@ def validation_loader(
     """
     items = [(epoch, position) for position in range(rank, len(dataset), world_size)]
     order = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-    return _load(dataset, order, world_size, workers)
+    return _load(dataset, order, world_size, workers, "cpu")
 
 
 def _load(
-    dataset: ImageDataset, order: ImageBatches | list[list[tuple[int, int]]], world_size: int, workers: int
+    dataset: ImageDataset,
+    order: ImageBatches | list[list[tuple[int, int]]],
+    world_size: int,
+    workers: int,
+    device: torch.device | str,
 ) -> Iterator[Batch]:
     loader = DataLoader(
         dataset,
@@ -261,9 +256,12 @@ def _load(
     )
     seen, reported = 0, len(dataset.source.unreadable)
     try:
-        for batch in loader:
-            yield batch
-            seen += len(batch[0]) * world_size
+        for pixels_BCHW, labels_B, changes_B3 in loader:
+            pixels_BCHW = pixels_BCHW.to(device, non_blocking=True)
+            if changes_B3 is not None:
+                pixels_BCHW = apply_changes(pixels_BCHW, changes_B3)
+            yield to_float(pixels_BCHW), labels_B
+            seen += len(pixels_BCHW) * world_size
             if seen >= len(dataset):  # once an epoch
                 seen, reported = 0, _report_new(dataset, reported)
     except UserError:
@@ -279,20 +277,13 @@ def _report_new(dataset: ImageDataset, reported: int) -> int:
     return len(dataset.unreadable)
 
 
-def _collate(items: list[tuple[Tensor, int | None]]) -> Batch:
-    images, labels = zip(*items, strict=True)
-    return to_float(torch.stack(images)), None if labels[0] is None else torch.tensor(labels)
-
-
-def _augmentation(config: AugmentConfig, size: tuple[int, int]) -> transforms.Transform:
-    aspect = size[1] / size[0]
-    return transforms.Compose(
-        [
-            transforms.RandomResizedCrop(size, config.crop_scale, ratio=(aspect * 3 / 4, aspect * 4 / 3)),
-            transforms.RandomHorizontalFlip(config.flip),
-            transforms.RandomAdjustSharpness(2, config.sharpness),
-            transforms.RandomAutocontrast(config.autocontrast),
-        ]
+def _collate(examples: list[Example]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """One batch, still uint8: a fourth of what a worker would have to send as float32."""
+    pixels, labels, changes = zip(*examples, strict=True)
+    return (
+        torch.stack(pixels),
+        None if labels[0] is None else torch.tensor(labels),
+        None if changes[0] is None else torch.stack(changes),
     )
 
 
@@ -319,8 +310,3 @@ def pixels_of(image: Image.Image) -> Tensor:
 
 def _sha256(key: str) -> bytes:
     return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
-
-
-def _hash(*parts: str | int) -> int:
-    """63 bits that depend on every part: a seed for each purpose, unrelated to its neighbours."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8]) >> 1

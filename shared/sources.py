@@ -11,15 +11,15 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from shared import openmoji
 from shared.errors import UserError
+from shared.order import Blocks
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +41,16 @@ class ImageSource(ABC):
     labels, class_names: class of each image and the classes' names; None where there are none.
     description: name, size, version and licence, for logs and for the record beside a token cache.
     unreadable: names of the images already found unreadable, which this sequence leaves out.
+    blocks: which images are read together; None where reading any of them costs the same.
     """
 
     names: Sequence[str]
     keys: Sequence[str]
-    labels: list[int] | None = None
+    labels: Sequence[int] | None = None
     class_names: list[str] | None = None
     description: str
     unreadable: Sequence[str] = ()
+    blocks: Blocks | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,7 +60,7 @@ class ImageSource(ABC):
 
     def contents(self) -> str:
         """A hash of what this is a sequence of, without reading any picture: names and labels, in order."""
-        return _hash_lines(self.names, self.labels or ())
+        return hash_lines(self.names, self.labels or ())
 
 
 def open_source(
@@ -69,26 +71,35 @@ def open_source(
     label_column: str | None,
     max_pixels: int,
     max_bad_fraction: float,
+    enough: int | None,
+    buffer_bytes: int,
 ) -> ImageSource:
     """Open "openmoji", "openmoji:PART+PART", "hf:NAME", "hf:NAME:SUBSET", or a folder (image, Parquet or Arrow files).
 
-    size: side in pixels at which vector drawings are drawn. split, image_column, label_column: for Hugging Face data.
+    size: side in pixels at which vector drawings are drawn. enough: see `decode_rgb`.
+    split, image_column, label_column, buffer_bytes: for Hugging Face data, see `TableOptions`.
     Raises UserError when there is nothing usable, saying where and what was looked for.
     """
     kind, _, rest = source.partition(":")
     if kind == "openmoji":
         return OpenMojiSource(rest, size)
-    if kind == "hf":
-        return TableSource(_download(rest, split), source, image_column, label_column, max_pixels)
     path = Path(source).expanduser()
-    if not path.is_dir():
+    if kind != "hf" and not path.is_dir():
         raise UserError(
             f"there is no folder {str(path)!r} (data source {source!r}): give a folder of images or of Parquet or "
             "Arrow files, 'hf:NAME' for a dataset of the Hugging Face hub, or 'openmoji'"
         )
-    if _is_table(path):
-        return TableSource(_load_table(path, split), str(path), image_column, label_column, max_pixels)
-    return FolderSource(path, max_pixels, max_bad_fraction)
+    if kind != "hf" and not _is_table(path):
+        return FolderSource(path, max_pixels, max_bad_fraction, enough)
+    from shared import tables  # not above: it imports `datasets`, which takes seconds, and this file
+
+    options = tables.TableOptions(split, image_column, label_column, max_pixels, enough, buffer_bytes)
+    return tables.open_hub(rest, options) if kind == "hf" else tables.open_folder(path, options)
+
+
+def _is_table(path: Path) -> bool:
+    saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+    return saved or any(next(path.rglob(pattern), None) for pattern in ("*.parquet", "*.arrow"))
 
 
 def report_unreadable(names: Sequence[str], total: int, max_bad_fraction: float, where: str) -> None:
@@ -102,7 +113,7 @@ def report_unreadable(names: Sequence[str], total: int, max_bad_fraction: float,
     log.warning("%s. Skipped", summary)
 
 
-def _hash_lines(*columns: Iterable[str | int]) -> str:
+def hash_lines(*columns: Iterable[str | int]) -> str:
     digest = hashlib.sha256()
     for column in columns:
         digest.update("\n".join(map(str, column)).encode(errors="surrogateescape") + b"\0")
@@ -140,14 +151,14 @@ class FolderSource(ImageSource):
     Only headers are read here; a file whose pixels turn out broken raises UnreadableImage when it is loaded.
     """
 
-    def __init__(self, path: Path, max_pixels: int, max_bad_fraction: float):
+    def __init__(self, path: Path, max_pixels: int, max_bad_fraction: float, enough: int | None = None):
         found = sorted(_image_files(path))
         if not found:
             raise UserError(
                 f"no images in {path}: looked there and in its sub-folders for {' '.join(sorted(IMAGE_SUFFIXES))} "
                 "files, and for *.parquet and *.arrow"
             )
-        self._path, self._max_pixels = path, max_pixels
+        self._path, self._max_pixels, self._enough = path, max_pixels, enough
         with ThreadPoolExecutor() as pool:  # threads, because opening files on a network disk is waiting
             problems = list(pool.map(lambda name: _header_problem(path / name, max_pixels), found))
         self.unreadable = [f"{name} ({why})" for name, why in zip(found, problems, strict=True) if why]
@@ -157,13 +168,13 @@ class FolderSource(ImageSource):
         self.description = f"{path}: {len(self.names)} image files"
 
     def __getitem__(self, index: int) -> Image.Image:
-        return decode_rgb(self._path / self.names[index], self._max_pixels)
+        return decode_rgb(self._path / self.names[index], self._max_pixels, self._enough)
 
     def contents(self) -> str:
         """A hash of names, labels and sizes of the files; not of times, which change when a folder is copied."""
         with ThreadPoolExecutor() as pool:
             sizes = pool.map(lambda name: os.stat(self._path / name).st_size, self.names)
-        return _hash_lines(self.names, self.labels or (), sizes)
+        return hash_lines(self.names, self.labels or (), sizes)
 
 
 def _image_files(folder: Path) -> Iterator[str]:
@@ -197,123 +208,27 @@ def _header_problem(path: Path, max_pixels: int) -> str | None:
         with Image.open(path) as image:
             _refuse_bomb(image, max_pixels)
     except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
-        return _reason(error)
+        return reason_of(error)
     return None
-
-
-# Hugging Face datasets
-
-
-class TableSource(ImageSource):
-    """Rows of a `datasets.Dataset` with an image column and, optionally, a label column."""
-
-    def __init__(self, table: Any, where: str, image_column: str | None, label_column: str | None, max_pixels: int):
-        import datasets
-
-        column = _image_column(table, image_column, where)
-        try:  # undecoded, so that a broken image is one UnreadableImage here and not an error inside `datasets`
-            self._images = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-        except (TypeError, ValueError, NotImplementedError) as error:  # the last is what Arrow raises
-            raise UserError(f"column {column!r} of {where} holds {table.features[column]}, not images") from error
-        self._column, self._max_pixels = column, max_pixels
-        self.labels, self.class_names = _table_labels(table, label_column, where)
-        self.names = self.keys = [f"row {index}" for index in range(len(table))]
-        licence = f", licence {table.info.license}" if table.info.license else ""
-        self.description = f"{where}: {len(table)} images{licence}"
-        if not len(table):
-            raise UserError(f"{where} has no rows: choose another split or dataset")
-
-    def __getitem__(self, index: int) -> Image.Image:
-        cell = self._images[index][self._column]
-        if cell is None or (cell["bytes"] is None and cell["path"] is None):
-            raise UnreadableImage("empty")
-        return decode_rgb(cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"]), self._max_pixels)
-
-
-def _download(name: str, split: str) -> Any:
-    import datasets
-
-    name, _, subset = name.partition(":")
-    try:  # datasets >= 4 runs no code of the repository
-        return datasets.load_dataset(name, subset or None, split=split)
-    except Exception as error:
-        raise UserError(f"cannot load the dataset {name!r}, split {split!r}: {_reason(error)}") from error
-
-
-def _is_table(path: Path) -> bool:
-    saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
-    return saved or any(next(path.rglob(pattern), None) for pattern in ("*.parquet", "*.arrow"))
-
-
-def _load_table(path: Path, split: str) -> Any:
-    import datasets
-
-    try:
-        if not ((path / "dataset_dict.json").exists() or (path / "state.json").exists()):
-            return datasets.load_dataset(str(path), split=split)
-        saved = datasets.load_from_disk(str(path))
-    except Exception as error:
-        raise UserError(f"cannot read the dataset in {path}, split {split!r}: {_reason(error)}") from error
-    if isinstance(saved, datasets.Dataset):
-        return saved
-    if split not in saved:
-        raise UserError(f"{path} has no split {split!r}: set data.split to one of {', '.join(saved)}")
-    return saved[split]
-
-
-def _image_column(table: Any, wanted: str | None, where: str) -> str:
-    import datasets
-
-    images = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
-    # A table written without `datasets` holds plain bytes, or {"bytes", "path"}.
-    plain = [name for name in ("image", "img", "jpg", "jpeg", "png", "webp", "picture") if name in table.features]
-    column = wanted or next(iter(images + plain), "")
-    if column not in table.features:
-        raise UserError(
-            f"{where} has no image column{f' {wanted!r}' if wanted else ''}: "
-            f"set data.image_column to one of {', '.join(table.features)}"
-        )
-    return column
-
-
-def _table_labels(table: Any, wanted: str | None, where: str) -> tuple[list[int] | None, list[str] | None]:
-    import datasets
-
-    if wanted is not None and wanted not in table.features:
-        raise UserError(
-            f"{where} has no label column {wanted!r}: set data.label_column to one of {', '.join(table.features)}"
-        )
-    classes = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
-    plain = [name for name in ("label", "labels", "class") if name in table.features]
-    column = wanted or next(iter(classes + plain), None)
-    if column is None:
-        return None, None
-    values = table[column][:]
-    feature = table.features[column]
-    if any(value is None or value == -1 for value in values):  # -1 is how hubs write "withheld"
-        log.info("no class labels: column %r of %s is not filled in for every image", column, where)
-        return None, None
-    if isinstance(feature, datasets.ClassLabel):
-        return values, list(feature.names)
-    if not all(isinstance(value, int | str) for value in values):
-        if wanted is None:
-            return None, None
-        raise UserError(f"the label column {column!r} of {where} must hold numbers or names, not {feature}")
-    number = {value: label for label, value in enumerate(sorted(set(values)))}
-    return [number[value] for value in values], [str(value) for value in number]
 
 
 # One image
 
 
-def decode_rgb(file: str | Path | BinaryIO, max_pixels: int) -> Image.Image:
-    """The first frame as 8-bit RGB: upright by its EXIF, on white where transparent. Raises UnreadableImage."""
+def decode_rgb(file: str | Path | BinaryIO, max_pixels: int, enough: int | None = None) -> Image.Image:
+    """The first frame as 8-bit RGB: upright by its EXIF, on white where transparent. Raises UnreadableImage.
+
+    enough: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size while both sides keep this many pixels.
+    """
     try:
         with Image.open(file) as image:
             _refuse_bomb(image, max_pixels)
-            return _to_rgb(ImageOps.exif_transpose(image))
+            if enough is not None:
+                image.draft(None, (enough, enough))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
-        raise UnreadableImage(_reason(error)) from error
+        raise UnreadableImage(reason_of(error)) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -323,7 +238,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # to its own mode, Pillow would copy it
 
 
 def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
@@ -331,7 +246,8 @@ def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
         raise ValueError(f"{image.width} x {image.height} is more than max_pixels={max_pixels}")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What went wrong, in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image"
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -11,6 +11,7 @@ Shapes: N grids, h and w rows and columns of tokens, L = h * w, K codes, D dimen
 several tokens: of what a code means for each of them, side by side).
 """
 
+import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow
 import torch
 from datasets import Dataset, DatasetDict, Features, Sequence, Value, disable_progress_bars, load_from_disk
 from pydantic import ValidationError
@@ -85,7 +87,12 @@ def write_cache(path: Path, info: TokenInfo, code_vectors_KD: Tensor, splits: di
     hold(path.with_name(f".{path.name}.lock"), f"another process is writing {path}: wait for it")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        DatasetDict({split: _dataset(rows, info) for split, rows in splits.items()}).save_to_disk(temporary)
+        features = _features(info)
+        row = {"tokens": [[0] * math.prod(info.grid)], "label": [0]}
+        frame = Dataset.from_dict({name: row[name] for name in features}, features)
+        DatasetDict({split: frame for split in splits}).save_to_disk(temporary)
+        for split, rows in splits.items():
+            _write_split(temporary / split, rows, info)
         save_file({"codebook": code_vectors_KD.contiguous()}, temporary / "codebook.safetensors")
         (temporary / "tokens.json").write_text(info.model_dump_json(indent=2))
         write_manifest(temporary)
@@ -131,20 +138,48 @@ def read_info(path: Path) -> TokenInfo:
 HOW = "python -m stage1_tokenizer.cache"
 
 
-def _dataset(rows: Rows, info: TokenInfo) -> Dataset:
-    tokens, labels = zip(*rows, strict=True)
-    dtype = "uint16" if info.codes <= 2**16 else "uint32"
-    tokens_NL = torch.cat(tokens).flatten(1).numpy().astype(dtype)
-    columns: dict[str, Any] = {"tokens": list(tokens_NL)}
-    features = {"tokens": Sequence(Value(dtype), length=info.grid[0] * info.grid[1])}
-    if info.class_names:
-        columns["label"] = torch.cat(labels).numpy()
-        features["label"] = Value("int64")
-    return Dataset.from_dict(columns, Features(features))
+def _features(info: TokenInfo) -> Features:
+    """The columns of a cache and their types."""
+    tokens = {"tokens": Sequence(Value(_dtype(info)), length=info.grid[0] * info.grid[1])}
+    return Features(tokens | ({"label": Value("int64")} if info.class_names else {}))
+
+
+def _dtype(info: TokenInfo) -> str:
+    return "uint16" if info.codes <= 2**16 else "uint32"
+
+
+def _write_split(folder: Path, rows: Rows, info: TokenInfo) -> None:
+    """Put all rows of a split into its one Arrow file, in memory that does not grow with the rows.
+
+    As one record batch: `datasets` itself would write thousands of them, which cannot be mapped as one array.
+    """
+    (file,) = folder.glob("*.arrow")
+    columns = {"tokens": folder / "tokens.raw", "label": folder / "label.raw"}
+    try:
+        with columns["tokens"].open("wb") as tokens, columns["label"].open("wb") as labels:
+            for tokens_Bhw, labels_B in rows:
+                tokens.write(tokens_Bhw.numpy().astype(_dtype(info)).tobytes())
+                if labels_B is not None:
+                    labels.write(labels_B.numpy().astype("int64").tobytes())
+        schema = _features(info).arrow_schema
+        arrays = [_mapped(columns[field.name], field.type) for field in schema]
+        with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as stream:
+            stream.write_batch(pyarrow.record_batch(arrays, schema=schema))
+    finally:
+        for raw in columns.values():
+            raw.unlink(missing_ok=True)
+
+
+def _mapped(raw: Path, kind: pyarrow.DataType) -> pyarrow.Array:
+    """A file of bare numbers as an Arrow array, left on the disk."""
+    if pyarrow.types.is_fixed_size_list(kind):
+        return pyarrow.FixedSizeListArray.from_arrays(_mapped(raw, kind.value_type), type=kind)
+    numbers = np.memmap(raw, kind.to_pandas_dtype(), "r")
+    return pyarrow.Array.from_buffers(kind, len(numbers), [None, pyarrow.py_buffer(numbers)])
 
 
 def _column(dataset: Dataset, name: str) -> np.ndarray:
-    """All values of a column, end to end, without a copy where Arrow holds them in one piece."""
+    """All values of a column, end to end; without a copy where they are in one piece, as `_write_split` leaves them."""
     column = dataset.data.column(name)
     chunks = [chunk.flatten() if name == "tokens" else chunk for chunk in column.chunks]
     arrays = [chunk.to_numpy(zero_copy_only=True) for chunk in chunks]

@@ -126,6 +126,7 @@ def batches_of(images: ImageDataset, config: TokenizerRun, trainee: Trainee) -> 
         rank=trainee.accelerator.process_index,
         world_size=trainee.accelerator.num_processes,
         workers=config.data.workers,
+        device=trainee.accelerator.device,
     )
 
 

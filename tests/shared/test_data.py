@@ -11,9 +11,7 @@ from shared.config import parse_config
 from shared.data import (
     AugmentConfig,
     DataConfig,
-    ImageBatches,
     ImageDataset,
-    epoch_order,
     open_datasets,
     split_indices,
     to_float,
@@ -22,6 +20,7 @@ from shared.data import (
     validation_loader,
 )
 from shared.errors import UserError
+from shared.order import epoch_order
 from shared.sources import FolderSource
 
 
@@ -72,13 +71,13 @@ def test_split_follows_the_hash_of_the_key():
     keys = [f"{index}.png" for index in range(200)]
     train, validation = split_indices(keys, 0.1)
     by_hash = sorted(range(200), key=lambda index: hashlib.sha256(keys[index].encode()).hexdigest())
-    assert validation == sorted(by_hash[:20])
-    assert train == sorted(by_hash[20:])
+    assert validation.tolist() == sorted(by_hash[:20])
+    assert train.tolist() == sorted(by_hash[20:])
 
 
 def test_split_keeps_equal_keys_together_in_any_order():
     keys = [f"group {index % 30}" for index in range(100)]
-    train, validation = split_indices(keys, 0.2)
+    train, validation = (side.tolist() for side in split_indices(keys, 0.2))
     held = {keys[index] for index in validation}
     assert held.isdisjoint(keys[index] for index in train)
     assert sorted(train + validation) == list(range(100))
@@ -92,43 +91,6 @@ def test_split_always_leaves_both_sides_something():
     assert [len(side) for side in split_indices(["a", "b"], 0.99)] == [1, 1]
     with pytest.raises(UserError, match="cannot split 2 image"):
         split_indices(["a", "a"], 0.5)
-
-
-# Order
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_together_see_each_image_once_an_epoch(world_size):
-    count, epochs = 30, 3
-    ranks = [ImageBatches(count, 5, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
-    steps = epochs * count // (5 * world_size)
-    seen = [item for rank in ranks for batch in take(rank, steps) for item in batch]
-    assert sorted(seen) == [(epoch, position) for epoch in range(epochs) for position in range(count)]
-
-
-def test_restart_at_any_position_equals_the_straight_run():
-    straight = [item for batch in take(ImageBatches(11, 4, seed=3), 20) for item in batch]
-    for start in range(40):
-        again = [item for batch in take(ImageBatches(11, 4, seed=3, start_image=start), 5) for item in batch]
-        assert again == straight[start : start + 20]
-
-
-def test_global_order_does_not_depend_on_the_number_of_ranks():
-    alone = take(ImageBatches(13, 6, seed=0, start_image=5), 4)
-    pair = [take(ImageBatches(13, 3, seed=0, start_image=5, rank=rank, world_size=2), 4) for rank in range(2)]
-    woven = [[item for both in zip(*step, strict=True) for item in both] for step in zip(*pair, strict=True)]
-    assert woven == alone
-
-
-def test_epochs_and_seeds_differ_and_are_permutations():
-    orders = [epoch_order(seed, epoch, 50).tolist() for seed in range(2) for epoch in range(2)]
-    assert all(sorted(order) == list(range(50)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 4
-
-
-def test_a_batch_may_be_larger_than_the_data():
-    (batch,) = take(ImageBatches(3, 8, seed=0), 1)
-    assert [epoch for epoch, _ in batch] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
 # Datasets
@@ -228,6 +190,34 @@ def test_validation_covers_every_image_once_over_ranks(folder):
     for rank in range(5):
         part = torch.cat([images for images, _ in validation_loader(dataset, 2, rank=rank, world_size=5)])
         assert torch.equal(part, whole[rank::5])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_changing_images_on_the_device_gives_the_same_images(folder, workers):
+    on_workers, on_device = (
+        open_datasets(config(folder, augment=AugmentConfig(run_on=place)), seed=3)[0] for place in ("workers", "device")
+    )
+    expected = take(training_loader(on_workers, 5, seed=3, start_image=4), 12)
+    got = take(training_loader(on_device, 5, seed=3, start_image=4, workers=workers, device="cpu"), 12)
+    assert equal(expected, got)
+    assert torch.equal(on_workers[1, 2][0], on_device[1, 2][0])
+    whole = [list(validation_loader(dataset, 4, epoch=2)) for dataset in (on_workers, on_device)]
+    assert equal(*whole)
+
+
+def test_images_before_the_start_are_not_decoded(folder):
+    train, _ = open_datasets(config(folder, validation_fraction=0.25), seed=0)
+    decoded = []
+
+    class Watched(FolderSource):
+        def __getitem__(self, index):
+            decoded.append(index)
+            return super().__getitem__(index)
+
+    train.source.__class__ = Watched
+    order = [position for epoch in range(3) for position in epoch_order(0, epoch, 18).tolist()]
+    next(training_loader(train, 4, seed=0, start_image=40))
+    assert decoded == train.indices[order[40:44]].tolist()
 
 
 def truncate(folder, names):

@@ -1,5 +1,6 @@
 import io
 import logging
+import pickle
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ BIG = 10**8
 
 def open_(source, **options):
     defaults = dict(size=16, split="train", image_column=None, label_column=None, max_pixels=BIG, max_bad_fraction=0.5)
+    defaults |= dict(enough=None, buffer_bytes=BIG)
     return open_source(str(source), **defaults | options)
 
 
@@ -50,6 +52,27 @@ def test_16_bits_are_scaled_not_clipped():
     grey = np.array([[0, 257 * 10, 257 * 128, 65535]], dtype=np.uint16)
     pixels = decoded(encoded(Image.fromarray(grey)))
     assert pixels[0, :, 0].tolist() == [0, 10, 128, 255]
+
+
+@pytest.mark.parametrize("format", ["BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"])
+def test_a_picture_outlives_the_file_it_was_read_from(format):
+    gradient = Image.linear_gradient("L").resize((40, 30)).convert("RGB")
+    options = dict(save_all=True, append_images=[gradient]) if format in ("GIF", "MPO", "TIFF", "WEBP") else {}
+    image = decode_rgb(io.BytesIO(encoded(gradient, format, **options)), BIG, enough=8)
+    small = np.asarray(pickle.loads(pickle.dumps(image)).crop((0, 0, 10, 8)).resize((10, 8)))
+    step = gradient.width // image.width
+    assert np.abs(small.astype(int) - np.asarray(gradient)[::step, ::step][:8, :10]).max() <= 16
+
+
+@pytest.mark.parametrize(("enough", "size"), [(None, (640, 480)), (241, (640, 480)), (240, (320, 240)), (1, (80, 60))])
+def test_a_large_jpeg_is_decoded_at_a_fraction_that_keeps_enough_pixels(enough, size):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held sideways
+    gradient = Image.linear_gradient("L").resize((480, 640)).convert("RGB").transpose(Image.Transpose.ROTATE_90)
+    image = decode_rgb(io.BytesIO(encoded(gradient, "JPEG", quality=95, exif=exif)), BIG, enough)
+    assert image.size == (size[1], size[0])
+    expected = decode_rgb(io.BytesIO(encoded(gradient, exif=exif)), BIG).reduce(640 // size[0])
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(expected)).max() <= 3
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -162,12 +185,13 @@ def table(**columns):
 
 def check(source, labels, class_names):
     assert [source[index].getpixel((0, 0)) for index in range(4)] == [(0, 0, 0), (20, 0, 0), (40, 0, 0), (60, 0, 0)]
-    assert (source.labels, source.class_names) == (labels, class_names)
+    assert (source.labels and list(source.labels), source.class_names) == (labels, class_names)
 
 
 @pytest.fixture(autouse=True)
 def datasets_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("hf")))
+    monkeypatch.setenv("TESSERA_CACHE", str(tmp_path_factory.mktemp("tessera")))
 
 
 def test_parquet_folder_with_string_labels(tmp_path):

@@ -1,10 +1,12 @@
 """The token cache: what goes in comes out."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from datasets import load_from_disk
 
 from shared import manifest
 from shared.errors import UserError
@@ -37,6 +39,31 @@ def test_tokens_and_labels_round_trip(codes: int, dtype: type, tmp_path: Path) -
     assert torch.equal(cache.batch("validation", torch.tensor([4, 0]))[0], validation[[4, 0]].flatten(1))
     assert torch.equal(cache.code_vectors_KD, vectors)
     assert cache.info == info(codes, ["a", "b"])
+
+
+def test_all_grids_are_one_mapped_array(tmp_path: Path) -> None:
+    grids = torch.randint(16_384, (5_000, 2, 3))
+    rows = {"train": [(part, None) for part in grids.split(7)], "validation": [(grids[:1], None)]}
+    write_cache(tmp_path / "tokens", info(), torch.zeros(16_384, 4), rows)
+    tokens = open_cache(tmp_path / "tokens").tokens["train"]
+    assert np.array_equal(tokens, grids.flatten(1))
+    assert not tokens.flags.owndata
+    assert not tokens.flags.writeable
+    assert load_from_disk(str(tmp_path / "tokens"))["train"][4_321]["tokens"] == grids[4_321].flatten().tolist()
+
+
+def test_a_cache_that_is_in_many_pieces_reads_the_same(tmp_path: Path) -> None:
+    grids = torch.randint(16_384, (2_500, 2, 3))
+    rows = {"train": [(grids, torch.arange(2_500))], "validation": [(grids[:1], torch.zeros(1))]}
+    write_cache(tmp_path / "tokens", info(class_names=["a"]), torch.zeros(16_384, 4), rows)
+    load_from_disk(str(tmp_path / "tokens")).save_to_disk(tmp_path / "again")  # as `datasets` writes it
+    for split in ("train", "validation"):
+        shutil.rmtree(tmp_path / "tokens" / split)
+        shutil.move(tmp_path / "again" / split, tmp_path / "tokens" / split)
+    manifest.write_manifest(tmp_path / "tokens")
+    got, labels = open_cache(tmp_path / "tokens").batch("train", torch.arange(2_500))
+    assert torch.equal(got, grids.flatten(1))
+    assert torch.equal(labels, torch.arange(2_500))
 
 
 def test_without_class_names_there_are_no_labels(tmp_path: Path) -> None:
