@@ -109,7 +109,7 @@ def parametrise(
 
 def _widen(layer: LAYERS, growth: float, as_at_base: bool, ends_width: bool) -> None:
     """Where `as_at_base`, the weights were drawn as at the base width. `ends_width`: outputs do not grow with width."""
-    layer.weight._lr_scale = 1 / growth  # type: ignore[assignment]
+    layer.weight._lr_scale = 1 / growth  # type: ignore[attr-defined]  # read by `shared.training`
     if as_at_base:
         layer.weight.mul_(growth**-0.5)
     elif layer.bias is not None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,12 +194,13 @@ def draw(lines: Sequence[Line], metric: str) -> bytes:
 
 
 def _draw_panel(axis: Axes, lines: Sequence[Line]) -> None:
-    for line, colour in zip(lines, COLOURS, strict=False):
+    for number, line in enumerate(lines):
+        colour = COLOURS[number % len(COLOURS)]
         points = [(rate, loss) for rate, loss in zip(line.learning_rates, line.losses, strict=True) if loss is not None]
-        if line.best is None:
+        if not points:
             continue
         axis.plot(*zip(*points, strict=True), color=colour, marker=".", label=f"width {line.width}")
-        best = (line.learning_rates[line.best], line.losses[line.best])
+        best = min(points, key=itemgetter(1))
         axis.plot(*best, color=colour, marker="o", markersize=11, markerfacecolor="none", markeredgewidth=2)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda rate, _: f"{rate:.2g}"))
