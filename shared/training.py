@@ -30,6 +30,8 @@ from shared.sharding import complete, optimizer_parts, part_of, shard, whole
 T = TypeVar("T")
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
+ADAM_EPSILON = 1e-8  # at the base width
+
 # Keys of a run's configuration that may differ when it goes on: they do not alter what was trained so far.
 MAY_CHANGE_ON_RESUME = {f"training.{key}" for key in ("log_every", "evaluate_every", "save_every", "max_bad_steps")}
 MAY_CHANGE_ON_RESUME |= {"data.workers", "data.augment.run_on", "data.max_bad_fraction", "cache.source", "cache.views"}
@@ -73,12 +75,26 @@ def _leave_the_others() -> None:
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only: vectors (norms, biases) and parameters tagged otherwise have none."""
+    """AdamW with weight decay on matrices only: vectors (norms, biases) and parameters tagged otherwise have none.
+
+    Parameters that `shared.mup` tagged are in groups of their own, behind the others: their learning rate is `lr_scale`
+    of the schedule's, their weight decay that much more.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [p for p in parameters if p.ndim > 1 and not getattr(p, "_no_weight_decay", False)]
-    others = [p for p in parameters if p.ndim <= 1 or getattr(p, "_no_weight_decay", False)]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    scales = [1.0, *sorted({_lr_scale(parameter) for parameter in parameters} - {1.0})]
+    groups: list[dict[str, Any]] = []
+    for scale in scales:
+        of_scale = [p for p in parameters if _lr_scale(p) == scale]
+        decayed = [p for p in of_scale if p.ndim > 1 and not getattr(p, "_no_weight_decay", False)]
+        others = [p for p in of_scale if p.ndim <= 1 or getattr(p, "_no_weight_decay", False)]
+        groups.append({"params": decayed, "weight_decay": config.weight_decay / scale, "lr_scale": scale})
+        groups.append({"params": others, "weight_decay": 0.0, "lr_scale": scale})
+    epsilon = ADAM_EPSILON * min(scales)  # gradients shrink as width grows
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=epsilon, fused=True)
+
+
+def _lr_scale(parameter: nn.Parameter) -> float:
+    return getattr(parameter, "_lr_scale", 1.0)
 
 
 def learning_rate(images: int, config: TrainingConfig) -> float:
@@ -191,7 +207,7 @@ class Trainee:
         self._buffers = [buffer.clone() for buffer in self.model.buffers()]
         seed_step(self.config.seed, self.images, self.accelerator.process_index)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.images, self.config)
+            group["lr"] = learning_rate(self.images, self.config) * group.get("lr_scale", 1.0)
 
     def autocast(self) -> torch.autocast:
         """The precision of forward passes in training."""

@@ -15,6 +15,7 @@ from shared.checkpoint import fingerprint, load_for_inference
 from shared.config import Config
 from shared.errors import UserError
 from shared.hub import Shareable, tokenizer_place
+from shared.mup import MupConfig, parametrise
 from shared.token_cache import TokenInfo
 from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder, ConvEncoder
 from stage1_tokenizer.backbones.resnet import ResNetConfig, ResNetDecoder, ResNetEncoder
@@ -66,6 +67,12 @@ class Tokenizer(nn.Module, Shareable):
         self.to_codes = nn.Linear(width, dim)
         self.quantiser = build_quantiser(config.quantiser)
         self.from_codes = nn.Linear(dim, width)
+        if isinstance(config.backbone, MupConfig):
+            parametrise(
+                nn.ModuleList([self.encoder, self.decoder, self.to_codes]),
+                config.backbone,
+                lambda base: nn.ModuleList([*build_backbone(base), nn.Linear(base.width, dim)]),
+            )
 
     @classmethod
     def load(cls, run: Path) -> "Tokenizer":

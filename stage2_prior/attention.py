@@ -90,11 +90,17 @@ class KVCache:
 
 
 class Attention(nn.Module):
-    """Causal self-attention; queries and keys are RMS-normalised per head where `qk_norm` (Henry et al. 2020)."""
+    """Causal self-attention; queries and keys are RMS-normalised per head where `qk_norm` (Henry et al. 2020).
 
-    def __init__(self, width: int, heads: int, length: int, qk_norm: bool, rotary: Rotary | None) -> None:
+    Scores are q k / sqrt(headdim) times `score_factor`.
+    """
+
+    def __init__(
+        self, width: int, heads: int, length: int, qk_norm: bool, rotary: Rotary | None, score_factor: float = 1.0
+    ) -> None:
         super().__init__()
         self.heads, self.headdim, self.length = heads, width // heads, length
+        self.score_factor = score_factor
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
         self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
@@ -127,6 +133,8 @@ class Attention(nn.Module):
         q_BHLE, k_BHLE = self.q_norm(q_BHLE), self.k_norm(k_BHLE)
         if self.rotary is not None:
             q_BHLE, k_BHLE = self.rotary(q_BHLE, offset), self.rotary(k_BHLE, offset)
+        if self.score_factor != 1:
+            q_BHLE = q_BHLE * self.score_factor
         return q_BHLE, k_BHLE, v_BHLE
 
     def _attend(self, q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from shared.checkpoint import BEST, WEIGHTS, load_for_inference
-from shared.config import Config
 from shared.errors import UserError
 from shared.hub import Shareable
 from shared.layers import LearnedPositions, RMSNorm, Rotary, SwiGLU
 from shared.mamba2 import Mamba2
+from shared.mup import MupConfig, parametrise
 from shared.token_cache import TokenInfo, read_info
 from stage2_prior.attention import Attention, Place
 from stage2_prior.block import INIT_STD, Block, ClassModulation
@@ -34,7 +34,7 @@ from stage2_prior.vocabulary import CodeVocabulary, FullVocabulary, TiedVocabula
 Weights = Literal["last", "best"]
 
 
-class PriorConfig(Config):
+class PriorConfig(MupConfig):
     """The model of stage two. `mamba` reads no attention options, `gpt` no Mamba-2 options, `hybrid` both."""
 
     kind: Literal["mamba", "gpt", "hybrid"] = "mamba"
@@ -135,6 +135,13 @@ class Prior(nn.Module, Shareable):
         self.norm = RMSNorm(config.width)
         self._init_blocks()
         self.modulation = self._class_modulation()
+        own = {layer for block in self.blocks if isinstance(block.mixer, Mamba2) for layer in block.mixer.modules()}
+        parametrise(
+            self,
+            config,
+            lambda base: Prior(base, codes, grid, classes, code_vectors_KD),
+            constant=set(self.modules()) - own,
+        )
 
     @classmethod
     def load(cls, run: Path) -> "Prior":
@@ -294,7 +301,7 @@ def _vocabulary(
     if config.head == "full":
         return FullVocabulary(codes, starts, config.width)
     if config.head == "tied":
-        return TiedVocabulary(codes, starts, config.width)
+        return TiedVocabulary(codes, starts, config.width, config.growth)
     if code_vectors_KD is None:
         raise UserError("head: codes needs the tokenizer's code vectors, and none were given: use head: full or tied")
     if len(code_vectors_KD) != codes:
@@ -305,7 +312,9 @@ def _vocabulary(
 def _block(config: PriorConfig, grid: tuple[int, int], layer: int) -> Block:
     if config.is_attention(layer):
         rotary = Rotary(config.width // config.heads, _coordinates(grid)) if config.positions == "rotary" else None
-        attention = Attention(config.width, config.heads, grid[0] * grid[1], config.qk_norm, rotary)
+        attention = Attention(
+            config.width, config.heads, grid[0] * grid[1], config.qk_norm, rotary, config.score_factor
+        )
         return Block(config.width, attention, SwiGLU(config.width), config.dropout)
     mixer = Mamba2(
         d_model=config.width,

@@ -48,18 +48,20 @@ class PriorRun(Config):
     training: PriorTrainingConfig
 
 
-def train(config: PriorRun) -> tuple[RunDirectory, Evaluation]:
+def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Evaluation]:
     """Train to the end of `config.training.images`, from the last checkpoint if there is one.
 
     Returns how the last weights do on held-out grids. Those that did best are kept too: on small data, a prior's bits
     are fewest long before it is done learning its training grids by heart.
+
+    path: the run's directory, if not runs/prior/<name>.
     """
     accelerator = make_accelerator()
     device = accelerator.device
     training = config.training
     cache = open_cache(find_tokens(config.tokens))
     config = config.model_copy(update={"tokens": str(cache.path)})
-    run = RunDirectory(RUNS / "prior" / config.name)
+    run = RunDirectory(path or RUNS / "prior" / config.name)
     torch.manual_seed(training.seed)
     prior = build_prior(config.model, cache.info, cache.code_vectors_KD)
     begin(config, run, prior, cache, accelerator)

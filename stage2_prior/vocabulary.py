@@ -36,13 +36,16 @@ class FullVocabulary(nn.Module):
 
 
 class TiedVocabulary(nn.Module):
-    """The same vector per code on the way in and out (Press & Wolf 2017)."""
+    """The same vector per code on the way in and out (Press & Wolf 2017).
+
+    Logits are divided by `growth`, the width over that at which they need no factor (shared/mup.py).
+    """
 
     bias_K: Tensor | None = None
 
-    def __init__(self, codes: int, starts: int, width: int) -> None:
+    def __init__(self, codes: int, starts: int, width: int, growth: float = 1.0) -> None:
         super().__init__()
-        self.codes = codes
+        self.codes, self.growth = codes, growth
         self.embedding = nn.Embedding(codes + starts, width)
         nn.init.normal_(self.embedding.weight, std=INIT_STD)
 
@@ -53,7 +56,7 @@ class TiedVocabulary(nn.Module):
         return self.embedding(ids)
 
     def query(self, h: Tensor) -> Tensor:
-        return h
+        return h if self.growth == 1 else h / self.growth
 
 
 class CodeVocabulary(nn.Module):

@@ -16,14 +16,15 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from x_transformers import Encoder as TransformerEncoder
+from x_transformers.attend import Attend
 
-from shared.config import Config
 from shared.layers import RMSNorm, SwiGLU, layer_scale
 from shared.mamba2 import Mamba2, ssd
+from shared.mup import MupConfig
 from stage1_tokenizer.backbones.conv import ConvBlock, ConvConfig, Upsample, depth_to_space
 
 
-class PatchConfig(Config):
+class PatchConfig(MupConfig):
     """What all sequence backbones share."""
 
     patch: PositiveInt = 8  # pixels on a side of the square that one token stands for
@@ -212,11 +213,15 @@ def build_blocks(config: SequenceConfig) -> nn.Module:
 
 def transformer(config: AttentionConfig | MambaVisionConfig, depth: int) -> nn.Module:
     """x-transformers' encoder with RMSNorm and SwiGLU, 8/3 wide."""
-    return TransformerEncoder(
+    encoder = TransformerEncoder(
         dim=config.width, depth=depth, heads=config.heads, attn_dim_head=config.width // config.heads, attn_flash=True,
         use_rmsnorm=True, ff_glu=True, ff_swish=True, ff_mult=8 / 3, ff_no_bias=True, pre_norm_has_final_norm=False,
         use_layerscale=config.layer_scale is not None, layerscale_init_value=config.layer_scale or 0.0,
     )  # fmt: skip
+    for layer in encoder.modules():
+        if isinstance(layer, Attend) and config.score_factor != 1:
+            layer.scale = config.score_factor * (config.width // config.heads) ** -0.5
+    return encoder
 
 
 def mamba2(config: MambaOptions) -> Mamba2:

@@ -24,6 +24,7 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "hybrid", "positions": "rotary"},
     {"kind": "hybrid", "conditioning": "norm"},
     {"kind": "mamba", "conditioning": "norm", "mlp_ratio": 2.0},
+    {"kind": "hybrid", "head": "tied", "mup_base_width": 16, "mup_base_heads": 4},
 ]
 
 

@@ -1,0 +1,265 @@
+"""Where the best learning rate lies at each width, in the standard parametrisation and under muP (shared/mup.py).
+
+Short runs over widths x learning rates, twice: as they stand, and with the narrowest width as `mup_base_width`. At the
+narrowest both are the same, and trained once. `runs/sweep/<name>/` gets sweep.json and sweep.png, and a directory for
+each run with its configuration, metrics and result; weights are not kept.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.ticker
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pydantic import ValidationError
+
+from shared.checkpoint import BEST, RUNS, WEIGHTS, write_atomically
+from shared.config import Config
+from shared.environment import machine
+from shared.errors import UserError
+from shared.mup import C
+from shared.report import COLOURS, png_of, read_metrics, write_text
+from shared.training import TrainingConfig
+
+PARTS = 8  # a run's loss is the mean over the last eighth of its training
+FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # of the configuration's learning rate, where none are given
+GROWTHS = (1, 2, 4)  # of its width
+STANDARD, MUP = "standard", "mup"
+TITLES = {STANDARD: "standard parametrisation", MUP: "muP"}
+
+
+class Cell(NamedTuple):
+    """One run; `base` is muP's base width, None in the standard parametrisation."""
+
+    width: int
+    base: int | None
+    learning_rate: float
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return f"{STANDARD if self.base is None else MUP}-{self.width}-{self.learning_rate:g}"
+
+    def model(self, config: C) -> C:
+        """The model `config` as it is in this cell; UserError where it cannot be of that width."""
+        try:
+            return config.at_width(self.width).model_copy(update={"mup_base_width": self.base})
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise UserError(f"the model cannot have the width {self.width}: {reason}; give other --widths") from None
+
+    def training(self, config: TrainingConfig) -> TrainingConfig:
+        """Its training: nothing but the loss is of interest, and a run that diverges is a result too."""
+        often, never = max(1, config.images // PARTS), config.images
+        return config.model_copy(
+            update={
+                "learning_rate": self.learning_rate,
+                "log_every": often,
+                "evaluate_every": never,
+                "save_every": never,
+                "max_bad_steps": never,
+            }
+        )
+
+
+class Line(NamedTuple):
+    """A line of the plot: losses over learning rates, None where a run diverged."""
+
+    parametrisation: str
+    width: int
+    learning_rates: tuple[float, ...]
+    losses: tuple[float | None, ...]
+
+    @property
+    def best(self) -> int | None:
+        """Which learning rate has the least loss; None where every run diverged."""
+        finite = [(loss, place) for place, loss in enumerate(self.losses) if loss is not None]
+        return min(finite)[1] if finite else None
+
+    def cost(self, place: int) -> float | None:
+        """What is lost by this learning rate instead of the best one; None where it diverges."""
+        loss, best = self.losses[place], self.best
+        return None if loss is None or best is None else loss - self.losses[best]  # type: ignore[operator]
+
+
+class Study(NamedTuple):
+    """What a stage brings to a sweep.
+
+    width, learning_rate: those of its configuration. data: says what it trains on, so that results of other data are
+    not taken for its own. run_of: the configuration of a cell's run. train: trains it in a directory. metric: its loss
+    in metrics.jsonl.
+    """
+
+    name: str
+    width: int
+    learning_rate: float
+    data: str
+    run_of: Callable[[Cell], Config]
+    train: Callable[[Any, Path], object]
+    metric: str
+
+
+def cells(widths: Sequence[int], learning_rates: Sequence[float]) -> list[Cell]:
+    """Every run of a sweep; the narrowest width has no muP runs of its own."""
+    base = min(widths)
+    of_mup = [(width, base) for width in widths if width != base]
+    pairs: list[tuple[int, int | None]] = [*((width, None) for width in widths), *of_mup]
+    return [Cell(width, of, rate) for width, of in pairs for rate in learning_rates]
+
+
+def sweep(study: Study, widths: Sequence[int], learning_rates: Sequence[float], command: str) -> dict[str, Any]:
+    """Train what is not finished yet, draw, and return what sweep.json holds."""
+    folder = RUNS / "sweep" / study.name
+    configs = {cell: study.run_of(cell) for cell in cells(widths, learning_rates)}
+    losses = {cell: loss_of(study, config, folder / cell.name) for cell, config in configs.items()}
+    lines = lines_of(losses, widths, learning_rates)
+    write_atomically(folder / "sweep.png", partial(Path.write_bytes, data=draw(lines, study.metric)))
+    results = {
+        "name": study.name,
+        "command": command,
+        "machine": machine(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "loss": f"{study.metric} in training, mean over the last {PARTS}th of a run",
+        "base_width": min(widths),
+        "lines": [line._asdict() | rest for line, rest in zip(lines, summary(lines), strict=True)],
+    }
+    write_text(json.dumps(results, indent=1) + "\n", folder / "sweep.json")
+    return results
+
+
+def loss_of(study: Study, config: Config, path: Path) -> float | None:
+    """The loss of one run, None where it is not finite; trained in `path` unless that was done."""
+    finished, wanted = path / "result.json", {"data": study.data, "config": config.model_dump(mode="json")}
+    if finished.exists():
+        saved = json.loads(finished.read_text())
+        if saved["run"] == wanted:
+            return saved["loss"]
+    print(f"{path}:", file=sys.stderr)
+    torch.compiler.reset()  # or the runs together would use up the recompilations that torch allows a function
+    study.train(config, path)
+    trained = [line for line in read_metrics(path / "metrics.jsonl") if "lr" in line]  # the others are of evaluations
+    loss = trained[-1].get(study.metric)  # left out where it was not finite
+    write_text(json.dumps({"run": wanted, "loss": loss}) + "\n", finished)
+    _remove_weights(path)
+    return loss
+
+
+def lines_of(losses: Mapping[Cell, float | None], widths: Sequence[int], learning_rates: Sequence[float]) -> list[Line]:
+    """The lines of both panels, narrow to wide."""
+    lines = []
+    for kind in TITLES:
+        for width in sorted(widths):
+            base = None if kind == STANDARD or width == min(widths) else min(widths)
+            values = tuple(losses[Cell(width, base, rate)] for rate in learning_rates)
+            lines.append(Line(kind, width, tuple(learning_rates), values))
+    return lines
+
+
+def summary(lines: Sequence[Line]) -> list[dict[str, float | None]]:
+    """Of each line: its best learning rate and loss, and the cost of taking over the narrowest width's best instead."""
+    places = [line.best for line in lines]
+    found: list[dict[str, float | None]] = []
+    for line, place in zip(lines, places, strict=True):
+        found.append(
+            {
+                "best_learning_rate": None if place is None else line.learning_rates[place],
+                "best_loss": None if place is None else line.losses[place],
+                "cost": None if places[0] is None else line.cost(places[0]),  # the first line is the narrowest
+            }
+        )
+    return found
+
+
+def draw(lines: Sequence[Line], metric: str) -> bytes:
+    """Loss over learning rate, a line for each width with a ring at its least, a panel for each parametrisation."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axis, (kind, title) in zip(panels, TITLES.items(), strict=True):
+        axis.set_title(title, loc="left")
+        axis.set_xlabel("learning rate")
+        _draw_panel(axis, [line for line in lines if line.parametrisation == kind])
+    panels[0].set_ylabel(f"{metric.replace('_', ' ')}, end of training")
+    panels[0].set_ylim(*_limits(lines))
+    return png_of(figure)
+
+
+def _draw_panel(axis: Axes, lines: Sequence[Line]) -> None:
+    for number, line in enumerate(lines):
+        colour = COLOURS[number % len(COLOURS)]
+        points = [(rate, loss) for rate, loss in zip(line.learning_rates, line.losses, strict=True) if loss is not None]
+        if not points:
+            continue
+        axis.plot(*zip(*points, strict=True), color=colour, marker=".", label=f"width {line.width}")
+        best = min(points, key=itemgetter(1))
+        axis.plot(*best, color=colour, marker="o", markersize=11, markerfacecolor="none", markeredgewidth=2)
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda rate, _: f"{rate:.2g}"))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, labelcolor="linecolor", handlelength=0, markerscale=0)
+
+
+def _limits(lines: Sequence[Line]) -> tuple[float, float]:
+    """From below the least loss to above the median one, so that runs that nearly diverged do not flatten the rest."""
+    finite = sorted(loss for line in lines for loss in line.losses if loss is not None) or [0.0, 1.0]
+    low, middle = finite[0], finite[len(finite) // 2]
+    return low - 0.1 * (middle - low), middle + 1.5 * (middle - low)
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The best learning rate of each line, in words."""
+    rows = ["parametrisation  width  best learning rate  its loss  cost of the narrowest width's best"]
+    for line in results["lines"]:
+        rate, loss, cost = (line[key] for key in ("best_learning_rate", "best_loss", "cost"))
+        shown = ["diverged" if value is None else format(value, form) for value, form in ((rate, ".4g"), (loss, ".4f"))]
+        given = "diverged" if cost is None else f"{cost:.4f}"
+        rows.append(f"{line['parametrisation']:15}  {line['width']:5}  {shown[0]:>18}  {shown[1]:>8}  {given}")
+    return "\n".join(rows)
+
+
+def advice(results: Mapping[str, Any]) -> str:
+    """What to do with what was found."""
+    narrow = results["lines"][0]
+    rate, rates = narrow["best_learning_rate"], narrow["learning_rates"]
+    if rate is None:
+        return "every run of the narrowest width diverged: give lower --learning-rates"
+    if rate in (min(rates), max(rates)):
+        return f"the best learning rate, {rate:g}, is the last one tried: give --learning-rates on both sides of it"
+    return f"for a wider model: mup_base_width={narrow['width']} training.learning_rate={rate:g}"
+
+
+def _remove_weights(path: Path) -> None:
+    """What is left of a finished run is its configuration, its metrics and its result."""
+    shutil.rmtree(path / "state", ignore_errors=True)
+    for name in (*WEIGHTS, BEST):
+        (path / name).unlink(missing_ok=True)
+
+
+def main(module: str, description: str, default: str, study_of: Callable[[str, list[str]], Study]) -> None:
+    """Read the command line of a stage's sweep, train, say what was found."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser.add_argument("config", nargs="?", default=default, help=f"a YAML file (default: {default})")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key, e.g. training.images=10000")
+    parser.add_argument("--widths", nargs="+", type=int, help="default: the configuration's, twice and four times it")
+    parser.add_argument("--learning-rates", nargs="+", type=float, help="default: the configuration's, / 8 to * 8")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+    parser.epilog = "Started again, finished runs are kept and a stopped one goes on."
+    args = parser.parse_intermixed_args()
+    if "=" in args.config:
+        args.config, args.overrides = default, [args.config, *args.overrides]
+    study = study_of(args.config, args.overrides)
+    widths = sorted(set(args.widths or [study.width * growth for growth in GROWTHS]))
+    rates = sorted(set(args.learning_rates or [study.learning_rate * factor for factor in FACTORS]))
+    results = sweep(study, widths, rates, shlex.join(["python", "-m", module, *sys.argv[1:]]))
+    print(f"{table(results)}\n{advice(results)}\nwrote {RUNS / 'sweep' / study.name / 'sweep.png'} and sweep.json")
+    if args.json:
+        print(json.dumps(results))

@@ -1,0 +1,43 @@
+"""Find a tokenizer's learning rate at a small width: python -m stage1_tokenizer.sweep [CONFIG.yaml] [key=value ...]
+
+Trains short runs over widths x learning rates, in the standard parametrisation and under muP, and draws where the
+optimum lies. Keys are those of a run of stage1_tokenizer.train; its backbone must be a sequence backbone.
+"""
+
+from shared.config import load_config
+from shared.data import open_datasets
+from shared.errors import UserError, run_command
+from shared.mup import MupConfig
+from shared.sweep import Cell, Study, main
+from stage1_tokenizer.train import TokenizerRun, train
+
+DEFAULT_CONFIG = "configs/sweep/tokenizer.yaml"
+
+
+def study_of(path: str, overrides: list[str]) -> Study:
+    """The sweep around a run's configuration. Raises UserError where its backbone has no single width."""
+    config = load_config(TokenizerRun, path, overrides)
+    backbone = config.model.backbone
+    if not isinstance(backbone, MupConfig):
+        raise UserError(
+            f"{path}: a sweep over widths needs a sequence backbone, and model.backbone.kind is {backbone.kind}: use "
+            "attention, mamba, bimamba or mambavision"
+        )
+
+    def run_of(cell: Cell) -> TokenizerRun:
+        model = config.model.model_copy(update={"backbone": cell.model(backbone)})
+        return config.model_copy(update={"model": model, "training": cell.training(config.training)})
+
+    return Study(
+        name=config.name,
+        width=backbone.width,
+        learning_rate=config.training.learning_rate,
+        data=open_datasets(config.data, config.training.seed)[0].source.contents(),
+        run_of=run_of,
+        train=train,
+        metric="loss",
+    )
+
+
+if __name__ == "__main__":
+    run_command(lambda: main("stage1_tokenizer.sweep", __doc__.split("\n")[0], DEFAULT_CONFIG, study_of))

@@ -1,0 +1,37 @@
+"""Find a prior's learning rate at a small width: python -m stage2_prior.sweep [CONFIG.yaml] [key=value ...]
+
+Trains short runs over widths x learning rates, in the standard parametrisation and under muP, and draws where the
+optimum lies. Keys are those of a run of stage2_prior.train.
+"""
+
+from shared.config import load_config
+from shared.errors import run_command
+from shared.sweep import Cell, Study, main
+from shared.token_cache import read_info
+from stage2_prior.train import PriorRun, find_tokens, train
+
+DEFAULT_CONFIG = "configs/sweep/prior.yaml"
+
+
+def study_of(path: str, overrides: list[str]) -> Study:
+    """The sweep around a run's configuration. Raises UserError where there are no tokens to train on."""
+    config = load_config(PriorRun, path, overrides)
+    tokens = find_tokens(config.tokens)
+
+    def run_of(cell: Cell) -> PriorRun:
+        changes = {"model": cell.model(config.model), "training": cell.training(config.training)}
+        return config.model_copy(update={"tokens": str(tokens), **changes})
+
+    return Study(
+        name=config.name,
+        width=config.model.width,
+        learning_rate=config.training.learning_rate,
+        data=read_info(tokens).fingerprint,
+        run_of=run_of,
+        train=train,
+        metric="bits_per_token",
+    )
+
+
+if __name__ == "__main__":
+    run_command(lambda: main("stage2_prior.sweep", __doc__.split("\n")[0], DEFAULT_CONFIG, study_of))
