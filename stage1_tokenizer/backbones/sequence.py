@@ -19,7 +19,8 @@ from x_transformers import Encoder as TransformerEncoder
 
 from shared.config import Config
 from shared.layers import RMSNorm, SwiGLU, layer_scale
-from shared.mamba2 import Mamba2, ssd
+from shared.mamba2 import Mamba2
+from shared.ssd import ssd
 from stage1_tokenizer.backbones.conv import ConvBlock, ConvConfig, Upsample, depth_to_space
 
 
