@@ -349,4 +349,4 @@ def _without_decay(values: Tensor) -> nn.Parameter:
 
 def _wide(t: Tensor) -> Tensor:
     """At least float32."""
-    return t.to(torch.promote_types(t.dtype, torch.float32))
+    return t if t.dtype == torch.float64 else t.float()
