@@ -1,8 +1,10 @@
 """The Mamba-2 mixer (Dao & Gu 2024, "Transformers are SSMs"): one set of weights, two forms of one function.
 
-Training reads the whole sequence at once, by the chunked algorithm of state-space duality (SSD); decoding takes one
-input at a time and keeps a state of fixed size. Weights carry the names and packing of `mamba_ssm.Mamba2`, so they move
-both ways.
+Training reads the whole sequence at once, by the chunked algorithm of `shared.ssd`; decoding takes one input at a time
+and keeps a state of fixed size. Weights carry the names and packing of `mamba_ssm.Mamba2`, so they move both ways.
+
+The convolution and the gated norm have gradients written out, which compute anew what lies inside them: on a CPU, most
+of the time and nearly all of the memory of such a layer's training goes into what is kept between elementwise steps.
 
 Shapes: B batch, L length, D model width, I inner width = H heads x P headdim, N state size, G groups of R = H / G heads
 and J = R P channels that share one B_t and one C_t, C (as a suffix) = I + 2 G N convolved channels, K width of the
@@ -16,11 +18,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from shared.ssd import ssd, ssd_step
 
 logger = logging.getLogger(__name__)
 
@@ -144,14 +149,7 @@ class Mamba2(nn.Module):
         return x.unflatten(-1, (self.nheads, self.headdim)), B.unflatten(-1, groups), C.unflatten(-1, groups)
 
     def _convolve(self, xBC_BLC: Tensor) -> Tensor:
-        # As a picture of height 1 in channels-last order the sequence is used where it lies; conv1d transposes it there
-        # and back, and takes up to twice as long on a CPU.
-        conv = self.conv1d
-        picture_BC1L = xBC_BLC.mT.unsqueeze(2)
-        y_BC1L = F.conv2d(
-            picture_BC1L, conv.weight.unsqueeze(2), conv.bias, padding=(0, self.d_conv - 1), groups=self.d_xBC
-        )
-        return F.silu(y_BC1L[:, :, 0, : xBC_BLC.shape[1]].mT)
+        return _ConvolvedSilu.apply(xBC_BLC, self.conv1d.weight[:, 0], self.conv1d.bias)
 
     def _convolve_step(self, xBC_BC: Tensor, conv_KBC: Tensor) -> Tensor:
         for older_BC, newer_BC in itertools.pairwise(conv_KBC.unbind(0)):
@@ -235,114 +233,70 @@ class GatedRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        gated = (_wide(y) * F.silu(_wide(z))).unflatten(-1, (self.groups, -1))
-        normed = F.rms_norm(gated, gated.shape[-1:], eps=self.eps).flatten(-2)
-        return (normed * _wide(self.weight)).to(z.dtype)
+        return _GatedNorm.apply(y, z, self.weight, self.groups, self.eps)
 
 
-def ssd(
-    x_BLHP: Tensor,
-    dt_BLH: Tensor,
-    A_H: Tensor,
-    B_BLGN: Tensor,
-    C_BLGN: Tensor,
-    D_H: Tensor,
-    chunk: int,
-    state_BGNJ: Tensor | None = None,
-) -> Tensor:
-    """h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t; y_t = C_t h_t + D x_t, for all t at once (Dao & Gu 2024, section 6).
+class _GatedNorm(torch.autograd.Function):
+    """Keeps its inputs only; autograd would keep five tensors of their size, in float32."""
 
-    Inside a chunk this is attention with decays for its softmax; between chunks only their final states pass on.
-    `dt_BLH` >= 0 and `A_H` < 0 are float32 (or float64), and so are decays and states; the products that make y run in
-    x's dtype. Returns y (B, L, H, P). Starts from `state_BGNJ` where one is given, and leaves the final state in it.
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
+        ctx.save_for_backward(y, z, weight)
+        ctx.groups, ctx.eps = groups, eps
+        gated = (F.silu(_wide(z)) * y).unflatten(-1, (groups, -1))
+        normed = F.rms_norm(gated, gated.shape[-1:], eps=eps).flatten(-2)
+        return (normed * weight).to(z.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        y, z, weight = ctx.saved_tensors
+        wide_z, grouped = _wide(z), (ctx.groups, -1)
+        gate = F.silu(wide_z)
+        gated = (gate * y).unflatten(-1, grouped)
+        rstd = gated.square().mean(-1, keepdim=True).add_(ctx.eps).rsqrt_()
+        normed = gated.mul_(rstd)
+        dweight = (dout * normed.flatten(-2)).flatten(0, -2).sum(0)
+        dnormed = (dout * _wide(weight)).unflatten(-1, grouped)
+        along = (dnormed * normed).mean(-1, keepdim=True)  # the norm takes away what points along its output
+        dgated = dnormed.sub_(normed.mul_(along)).mul_(rstd).flatten(-2)
+        dz = torch.ops.aten.silu_backward(dgated * y, wide_z)
+        return dgated.mul_(gate).to(y.dtype), dz.to(z.dtype), dweight.to(weight.dtype), None, None
+
+
+class _ConvolvedSilu(torch.autograd.Function):
+    """silu(conv1d(x)), causal and depthwise, (B, L, C) -> (B, L, C); keeps its inputs only.
+
+    The gradients are sums of shifted products: oneDNN's own backward pass takes 2 to 10 times as long.
     """
-    length, groups = B_BLGN.shape[1:3]
-    chunks, grouped = math.ceil(length / chunk), (groups, -1)
-    with torch.autocast(x_BLHP.device.type, enabled=False):
-        x_BcQGRP = _chunked(x_BLHP, chunks).unflatten(3, grouped)
-        dt_BcGRQ = _chunked(dt_BLH, chunks).unflatten(3, grouped).movedim(2, 4).contiguous()
-        B_BcGQN, C_BcGQN = _chunked(B_BLGN, chunks).transpose(2, 3), _chunked(C_BLGN, chunks).transpose(2, 3)
-        # At q the source s weighs exp(until_q - until_s) dt_s. With log(dt) in the exponent that is
-        # exp(until_q + from_s), so neither x nor the decays are multiplied by dt. The clamp is for padding, dt = 0.
-        until_BcGRQ = (dt_BcGRQ * A_H.view(groups, -1, 1)).cumsum(-1)
-        from_BcGRQ = dt_BcGRQ.clamp_min(torch.finfo(dt_BcGRQ.dtype).tiny).log() - until_BcGRQ
 
-        y_BcQGRP = _within_chunks(x_BcQGRP, dt_BcGRQ, until_BcGRQ, from_BcGRQ, B_BcGQN, C_BcGQN, D_H)
-        if chunks > 1 or state_BGNJ is not None:
-            before_BcGNJ, final_BGNJ = _chunk_states(x_BcQGRP, until_BcGRQ, from_BcGRQ, B_BcGQN, state_BGNJ)
-            y_BcQGRP = _from_states(before_BcGNJ, until_BcGRQ, C_BcGQN) + y_BcQGRP
-            if state_BGNJ is not None:
-                state_BGNJ.copy_(final_BGNJ)
-    return y_BcQGRP.flatten(3, 4).flatten(1, 2)[:, :length]
+    @staticmethod
+    def forward(ctx: Any, x_BLC: Tensor, weight_CK: Tensor, bias_C: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_BLC, weight_CK, bias_C)
+        return F.silu(_depthwise(x_BLC, weight_CK, bias_C)[:, : x_BLC.shape[1]])
 
-
-def ssd_step(
-    x_BHP: Tensor, dt_BH: Tensor, A_H: Tensor, B_BGN: Tensor, C_BGN: Tensor, D_H: Tensor, ssm_BGNJ: Tensor
-) -> Tensor:
-    """One step of the recurrence that `ssd` computes; updates `ssm_BGNJ` in place and returns y (B, H, P)."""
-    grouped = (len(x_BHP), ssm_BGNJ.shape[1], 1, -1)
-    with torch.autocast(x_BHP.device.type, enabled=False):
-        decay_BG1J = (dt_BH * A_H).exp()[..., None].expand_as(x_BHP).reshape(grouped)
-        input_BG1J = (dt_BH[..., None] * x_BHP).reshape(grouped)
-        ssm_BGNJ.mul_(decay_BG1J).addcmul_(B_BGN[..., None].to(ssm_BGNJ.dtype), input_BG1J.to(ssm_BGNJ.dtype))
-        y_BG1J = C_BGN[:, :, None].to(ssm_BGNJ.dtype) @ ssm_BGNJ
-    return y_BG1J.view(x_BHP.shape) + D_H[:, None] * x_BHP
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout_BLC: Tensor) -> tuple[Tensor | None, ...]:
+        x_BLC, weight_CK, bias_C = ctx.saved_tensors
+        length, width = x_BLC.shape[1], weight_CK.shape[1]
+        narrow_CK = weight_CK.to(dout_BLC.dtype)  # under autocast, the type that the product was computed in
+        convolved_BLC = _depthwise(x_BLC.to(dout_BLC.dtype), narrow_CK, bias_C)[:, :length]
+        dconvolved_BLC = torch.ops.aten.silu_backward(dout_BLC, convolved_BLC)
+        dx_BLC = _depthwise(dconvolved_BLC, narrow_CK.flip(1))[:, width - 1 :]
+        shifted = [(dconvolved_BLC[:, k:] * x_BLC[:, : max(0, length - k)]).sum((0, 1)) for k in reversed(range(width))]
+        dweight_CK = torch.stack(shifted, dim=1).to(weight_CK.dtype)
+        return dx_BLC, dweight_CK, None if bias_C is None else dconvolved_BLC.sum((0, 1)).to(bias_C.dtype)
 
 
-def _chunked(t_BL: Tensor, chunks: int) -> Tensor:
-    """(B, L, ...) -> (B, c, Q, ...), the tail filled with zeros: a position with dt = 0 leaves the state as it is."""
-    size = math.ceil(t_BL.shape[1] / chunks)  # equal chunks: 65 positions are 2 of 33, not 64 and 1 of 64
-    tail = size * chunks - t_BL.shape[1]
-    if tail:
-        t_BL = F.pad(t_BL, (0, 0) * (t_BL.ndim - 2) + (0, tail))
-    return t_BL.unflatten(1, (chunks, size))
-
-
-def _within_chunks(
-    x_BcQGRP: Tensor,
-    dt_BcGRQ: Tensor,
-    until_BcGRQ: Tensor,
-    from_BcGRQ: Tensor,
-    B_BcGQN: Tensor,
-    C_BcGQN: Tensor,
-    D_H: Tensor,
-) -> Tensor:
-    """What each position takes from its own chunk, the skip D x included: (C B^T * decay + D) x."""
-    size, grouped = dt_BcGRQ.shape[-1], dt_BcGRQ.shape[2:4]
-    scores_BcG1QS = (C_BcGQN @ B_BcGQN.mT)[:, :, :, None]  # shared by the heads of a group
-    not_past_QS = torch.full((size, size), -math.inf, dtype=dt_BcGRQ.dtype, device=dt_BcGRQ.device).triu()
-    decay_BcGRQS = (until_BcGRQ[..., :, None] + from_BcGRQ[..., None, :]).add_(not_past_QS).exp_()
-    # A position weighs itself by dt, without a decay. As exp(until_q - until_q) it would add two opposite gradients,
-    # whose rounding drowns the gradient of A in heads that forget fast.
-    itself_BcGRQ = scores_BcG1QS.diagonal(dim1=-2, dim2=-1) * dt_BcGRQ + D_H.view(*grouped, 1)
-    mix_BcGRQS = scores_BcG1QS * decay_BcGRQS.to(x_BcQGRP.dtype)
-    mix_BcGRQS = mix_BcGRQS.diagonal_scatter(itself_BcGRQ.to(x_BcQGRP.dtype), dim1=-2, dim2=-1)
-    return (mix_BcGRQS @ x_BcQGRP.movedim(2, 4)).movedim(4, 2)
-
-
-def _chunk_states(
-    x_BcQGRP: Tensor, until_BcGRQ: Tensor, from_BcGRQ: Tensor, B_BcGQN: Tensor, initial_BGNJ: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The state before each chunk (B, c, G, N, J), and the one after the last (B, G, N, J)."""
-    weight_BcQGR1 = (until_BcGRQ[..., -1:] + from_BcGRQ).exp().movedim(4, 2)[..., None]
-    weighted_BcGQJ = (x_BcQGRP * weight_BcQGR1).flatten(4).transpose(2, 3)
-    added_BcGNJ = B_BcGQN.mT.to(weighted_BcGQJ.dtype) @ weighted_BcGQJ
-    headdim = x_BcQGRP.shape[-1]
-    decay_BcG1J = until_BcGRQ[..., -1].exp().repeat_interleave(headdim, dim=-1)[:, :, :, None]
-
-    state_BGNJ = torch.zeros_like(added_BcGNJ[:, 0]) if initial_BGNJ is None else initial_BGNJ.to(added_BcGNJ.dtype)
-    before = []
-    for added_BGNJ, decay_BG1J in zip(added_BcGNJ.unbind(1), decay_BcG1J.unbind(1), strict=True):
-        before.append(state_BGNJ)
-        state_BGNJ = state_BGNJ * decay_BG1J + added_BGNJ
-    return torch.stack(before, dim=1), state_BGNJ
-
-
-def _from_states(before_BcGNJ: Tensor, until_BcGRQ: Tensor, C_BcGQN: Tensor) -> Tensor:
-    """What each position takes from the chunks before its own, (B, c, Q, G, R, P)."""
-    read_BcGQJ = C_BcGQN @ before_BcGNJ.to(C_BcGQN.dtype)
-    read_BcQGRP = read_BcGQJ.transpose(2, 3).unflatten(4, (until_BcGRQ.shape[3], -1))
-    return read_BcQGRP * until_BcGRQ.exp().movedim(4, 2)[..., None]
+def _depthwise(x_BLC: Tensor, weight_CK: Tensor, bias_C: Tensor | None = None) -> Tensor:
+    """(B, L, C) -> (B, L + K - 1, C): each channel convolved with its own weights, zeros around it."""
+    # As a picture of height 1 in channels-last order the sequence is used where it lies; conv1d transposes it there
+    # and back, and takes up to twice as long on a CPU.
+    channels, width = weight_CK.shape
+    picture_BC1L, weight_C11K = x_BLC.mT.unsqueeze(2), weight_CK[:, None, None]
+    bias_C = None if bias_C is None else bias_C.to(weight_CK.dtype)
+    return F.conv2d(picture_BC1L, weight_C11K, bias_C, padding=(0, width - 1), groups=channels)[:, :, 0].mT
 
 
 class Kernels(NamedTuple):
@@ -395,4 +349,4 @@ def _without_decay(values: Tensor) -> nn.Parameter:
 
 def _wide(t: Tensor) -> Tensor:
     """At least float32."""
-    return t.to(torch.promote_types(t.dtype, torch.float32))
+    return t if t.dtype == torch.float64 else t.float()

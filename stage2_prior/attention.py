@@ -23,6 +23,7 @@ class Place:
         self.position = 0
         self.index_1 = torch.zeros(1, dtype=torch.long, device=device)  # `position`, on the device
         self.window: int | None = None
+        self.empty_W: Tensor | None = None  # (window,) bool, true where the next input must not look
         self._places_L = torch.arange(length, device=device)
 
     def advance(self, count: int = 1) -> None:
@@ -37,9 +38,10 @@ class Place:
         """How many places the next input sees, itself included."""
         return self.position + 1 if self.window is None else self.window
 
-    def empty_W(self) -> Tensor | None:
-        """(window,) bool, true where the next input must not look."""
-        return None if self.window is None else self._places_L[: self.window] > self.index_1
+    def look_at(self, window: int) -> None:
+        """Before each step within a window: find, once for all layers, which of its places are still empty."""
+        self.window = window
+        self.empty_W = self._places_L[:window] > self.index_1
 
 
 class KVCache:
@@ -69,7 +71,7 @@ class KVCache:
         k_BHWE, v_BHWE = self.kv_2BHWE
         k_BHWE.index_copy_(2, self.place.index_1, k_BH1E.to(k_BHWE.dtype))
         v_BHWE.index_copy_(2, self.place.index_1, v_BH1E.to(v_BHWE.dtype))
-        return k_BHWE[:, :, :window], v_BHWE[:, :, :window]
+        return k_BHWE.narrow(2, 0, window), v_BHWE.narrow(2, 0, window)
 
     def reset(self) -> None:
         """Nothing to do: what `place` has not reached is not looked at."""
@@ -124,7 +126,7 @@ class Attention(nn.Module):
     def step(self, x_BD: Tensor, state: KVCache) -> Tensor:
         q_BH1E, k_BH1E, v_BH1E = self._qkv(x_BD[:, None], offset=state.place.index_1)
         keys_BHWE, values_BHWE = state.append(k_BH1E, v_BH1E)
-        y_BH1E = attend_once(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE, state.place.empty_W())
+        y_BH1E = attend_once(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE, state.place.empty_W)
         return self.out_proj(y_BH1E.flatten(1))
 
     def _qkv(self, x_BLD: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,7 +150,7 @@ def attend_once(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor, empty_W: Tensor 
         mask_W = None if empty_W is None else ~empty_W
         return F.scaled_dot_product_attention(q_BH1E, k_BHWE, v_BHWE, attn_mask=mask_W)
     # For a single query, SDPA's blocks take up to four times as long on a CPU as the two products.
-    scores_BH1W = (q_BH1E @ k_BHWE.mT).float() * q_BH1E.shape[-1] ** -0.5
+    scores_BH1W = (q_BH1E * q_BH1E.shape[-1] ** -0.5) @ k_BHWE.mT
     if empty_W is not None:
         scores_BH1W.masked_fill_(empty_W, -math.inf)
-    return scores_BH1W.softmax(-1).to(v_BHWE.dtype) @ v_BHWE
+    return scores_BH1W.softmax(-1) @ v_BHWE  # a softmax of bfloat16 is float32 inside

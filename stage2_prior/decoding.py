@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.layers import LearnedPositions
+from shared.layers import LearnedPositions, RMSNorm
 from stage2_prior.prior import Prior, PriorState
 
 PACKED_FOR = 32  # rows; always the same, so that the bits of a row do not depend on how many others are drawn with it
@@ -151,7 +151,7 @@ class Decoder:
         return self.graphs[key]
 
     def _step_within(self, window: int, batch: Batch, choose: Choose) -> None:
-        batch.state.place.window = window
+        batch.state.place.look_at(window)
         self._step(batch, choose)
 
 
@@ -191,8 +191,24 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, "none", [], "")
 
 
+class PackedNorm(nn.Module):
+    """An RMSNorm, x * weight sqrt(D) / hypot(|x|, sqrt(D eps)): less than half the time of `F.rms_norm` on a CPU.
+
+    There that one is made of ten steps, and a step of decoding has some dozens of it. D is the width.
+    """
+
+    def __init__(self, norm: RMSNorm) -> None:
+        super().__init__()
+        self.weight = norm.weight.detach().float() * norm.dim**0.5
+        self.least = self.weight.new_tensor(norm.dim * norm.eps).sqrt()
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return (x * self.weight / length.hypot(self.least)).to(x.dtype)
+
+
 class PackedWeights:
-    """A prior's weights for a CPU: packed linear maps, and for all else the prior's own tensors."""
+    """A prior's weights for a CPU: packed linear maps and norms, and for all else the prior's own tensors."""
 
     def __init__(self, prior: Prior, exact: bool) -> None:
         self.dtype = torch.float32 if exact or not _cpu_multiplies_bfloat16() else torch.bfloat16
@@ -205,10 +221,18 @@ class PackedWeights:
         self.score: Callable[[Tensor], Tensor] = partial(F.linear, weight=self.table_KR, bias=prior.vocabulary.bias_K)
         if _can_pack():
             self.score = PackedLinear(self.table_KR, prior.vocabulary.bias_K, self.dtype)
-            for module in list(self.model.modules()):
-                for name, child in module.named_children():
-                    if isinstance(child, nn.Linear):
-                        setattr(module, name, PackedLinear(child.weight, child.bias, self.dtype))
+        for module in list(self.model.modules()):
+            for name, child in module.named_children():
+                setattr(module, name, self._packed(child))
+
+    def _packed(self, module: nn.Module) -> nn.Module:
+        if isinstance(module, nn.Linear) and _can_pack() and module.weight is not self.table_KR:  # that is `score`
+            return PackedLinear(module.weight, module.bias, self.dtype)
+        if isinstance(module, RMSNorm):
+            return PackedNorm(module)
+        if isinstance(module, nn.Dropout):
+            return nn.Identity()  # what it is here, and twice as quick to find that out
+        return module
 
 
 class StaticWeights:

@@ -139,15 +139,16 @@ def draw(logits_BV: Tensor, uniforms_BU: Tensor) -> Tensor:
     and with them all 16,384 boundaries between codes: one draw in some hundred then falls on the other side of one.
     A tree has few boundaries on the way to a leaf, and each of its levels a random number of its own.
     """
-    strides = _strides(logits_BV.shape[-1])
-    levels = [logits_BV.softmax(-1)]
+    strides, weights_BN = _strides(logits_BV.shape[-1]), logits_BV.softmax(-1)
+    levels: list[Tensor] = []  # of the tree, the leaves first, each in its branches
     for stride in strides:
-        levels.append(_branches(levels[-1], stride).sum(1))
+        levels.append(_branches(weights_BN, stride))
+        weights_BN = levels[-1].sum(1)
     index_B1 = torch.zeros(len(logits_BV), 1, dtype=torch.long, device=logits_BV.device)
     uniforms_BU = uniforms_BU.clamp(max=1 - 2**-53)  # then uniform * total is less than the total, however it rounds
-    for weights_BN, stride, uniform_B in zip(levels[-2::-1], strides[::-1], uniforms_BU.unbind(1), strict=True):
-        weights_BE = _branches(weights_BN, stride).gather(2, index_B1[:, None].expand(-1, BRANCHES, -1))[..., 0]
-        index_B1 = _invert(weights_BE, uniform_B[:, None]) * stride + index_B1
+    for level_BEN, stride, uniform_B in zip(levels[::-1], strides[::-1], uniforms_BU.unbind(1), strict=True):
+        weights_BE = level_BEN.gather(2, index_B1[:, None].expand(-1, BRANCHES, -1))[..., 0]
+        index_B1 = index_B1.add(_invert(weights_BE, uniform_B[:, None]), alpha=stride)
     return index_B1[:, 0]
 
 
@@ -162,7 +163,10 @@ def _strides(codes: int) -> list[int]:
 
 def _branches(weights_BN: Tensor, stride: int) -> Tensor:
     """(B, E, stride): node i of the level above has the children i, i + stride, i + 2 stride, ... (or zeros)."""
-    return F.pad(weights_BN, (0, BRANCHES * stride - weights_BN.shape[-1])).unflatten(-1, (BRANCHES, stride))
+    missing = BRANCHES * stride - weights_BN.shape[-1]
+    if missing:  # padding by nothing is a copy
+        weights_BN = F.pad(weights_BN, (0, missing))
+    return weights_BN.unflatten(-1, (BRANCHES, stride))
 
 
 def _invert(weights_BE: Tensor, uniform_B1: Tensor) -> Tensor:

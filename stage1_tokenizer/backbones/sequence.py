@@ -19,8 +19,9 @@ from x_transformers import Encoder as TransformerEncoder
 from x_transformers.attend import Attend
 
 from shared.layers import RMSNorm, SwiGLU, layer_scale
-from shared.mamba2 import Mamba2, ssd
+from shared.mamba2 import Mamba2
 from shared.mup import MupConfig
+from shared.ssd import ssd
 from stage1_tokenizer.backbones.conv import ConvBlock, ConvConfig, Upsample, depth_to_space
 
 

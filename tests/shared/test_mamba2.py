@@ -1,4 +1,4 @@
-"""Mamba-2 against the plain recurrence in float64, against transformers' mixer, and against its own other form.
+"""Mamba-2 against transformers' mixer, and against its own other form.
 
 Shapes: B batch, L length, D model width, H heads, P headdim, N state size, G groups, J channels of a group.
 """
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 import shared.vision  # noqa: F401  (makes torchvision importable, which transformers imports)
 from shared import mamba2
-from shared.mamba2 import Kernels, Mamba2, ssd
+from shared.mamba2 import GatedRMSNorm, Kernels, Mamba2
+from shared.ssd import ssd, ssd_step
+from tests.shared.test_ssd import recurrence
 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile on a CPU needs a C++ compiler"
@@ -34,85 +36,6 @@ def small(**options: object) -> Mamba2:
         mixer.norm.weight.uniform_(0.5, 1.5)
         mixer.dt_bias.add_(2.0)
     return mixer
-
-
-def random_ssd_inputs(length: int, groups: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    inputs = {
-        "x_BLHP": torch.randn(2, length, 4, 8),
-        "dt_BLH": F.softplus(torch.randn(2, length, 4)),
-        "A_H": -torch.rand(4) - 0.1,
-        "B_BLGN": torch.randn(2, length, groups, 5),
-        "C_BLGN": torch.randn(2, length, groups, 5),
-        "D_H": torch.randn(4),
-    }
-    return {name: t.to(dtype) for name, t in inputs.items()}
-
-
-def recurrence(
-    x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C_BLGN: Tensor, D_H: Tensor, h_BHNP: Tensor | int = 0
-) -> tuple[Tensor, Tensor]:
-    """The definition, one position after the other, B and C repeated for each head. Returns y and the final state."""
-    repeats = x_BLHP.shape[2] // B_BLGN.shape[2]
-    B_BLHN, C_BLHN = B_BLGN.repeat_interleave(repeats, 2), C_BLGN.repeat_interleave(repeats, 2)
-    ys = []
-    for t in range(x_BLHP.shape[1]):
-        decay_BH = torch.exp(dt_BLH[:, t] * A_H)
-        h_BHNP = h_BHNP * decay_BH[..., None, None] + torch.einsum(
-            "bh,bhn,bhp->bhnp", dt_BLH[:, t], B_BLHN[:, t], x_BLHP[:, t]
-        )
-        ys.append(torch.einsum("bhn,bhnp->bhp", C_BLHN[:, t], h_BHNP) + D_H[:, None] * x_BLHP[:, t])
-    assert isinstance(h_BHNP, Tensor)
-    return torch.stack(ys, 1), h_BHNP
-
-
-def per_head(h_BGNJ: Tensor, headdim: int) -> Tensor:
-    """(B, G, N, J) -> (B, H, N, P)."""
-    return h_BGNJ.unflatten(3, (-1, headdim)).movedim(3, 2).flatten(1, 2)
-
-
-# --- the scan -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize(("length", "chunk"), [(1, 8), (7, 8), (8, 8), (9, 8), (37, 8), (40, 1), (33, 64)])
-def test_ssd_is_the_recurrence(length: int, chunk: int, groups: int) -> None:
-    inputs = random_ssd_inputs(length, groups)
-    torch.testing.assert_close(ssd(**inputs, chunk=chunk), recurrence(**inputs)[0], atol=1e-10, rtol=1e-10)
-
-
-@pytest.mark.parametrize("length", [1, 9, 32])
-def test_ssd_goes_on_from_a_state_and_leaves_the_final_one(length: int) -> None:
-    inputs, state_BGNJ = random_ssd_inputs(length, groups=2), torch.randn(2, 2, 5, 16, dtype=torch.float64)
-    expected_y, expected_state = recurrence(**inputs, h_BHNP=per_head(state_BGNJ, 8))
-    torch.testing.assert_close(ssd(**inputs, chunk=8, state_BGNJ=state_BGNJ), expected_y, atol=1e-10, rtol=1e-10)
-    torch.testing.assert_close(per_head(state_BGNJ, 8), expected_state, atol=1e-10, rtol=1e-10)
-
-
-def test_ssd_gradients_are_those_of_the_recurrence() -> None:
-    inputs = {name: t.requires_grad_() for name, t in random_ssd_inputs(19, groups=2).items()}
-    weight = torch.randn(2, 19, 4, 8, dtype=torch.float64)
-    ours = torch.autograd.grad((ssd(**inputs, chunk=8) * weight).sum(), list(inputs.values()))
-    expected = torch.autograd.grad((recurrence(**inputs)[0] * weight).sum(), list(inputs.values()))
-    torch.testing.assert_close(ours, expected, atol=1e-10, rtol=1e-10)
-
-
-def test_ssd_stays_exact_in_float32_where_time_steps_span_many_decades() -> None:
-    """Large steps make the sums of dt A large, small ones then ask for small differences of them."""
-    inputs = random_ssd_inputs(200, groups=1, dtype=torch.float32)
-    inputs["dt_BLH"] = torch.exp(torch.empty(2, 200, 4).uniform_(-12, 2))
-    inputs["dt_BLH"][:, ::17] = 0  # softplus of a very negative number
-    inputs["A_H"] = torch.tensor([-0.01, -1.0, -4.0, -16.0])
-    expected, _ = recurrence(**{name: t.double() for name, t in inputs.items()})
-    y = ssd(**inputs, chunk=64).double()
-    assert (y - expected).abs().max() < 1e-4 * expected.abs().max()
-
-
-def test_a_time_step_of_zero_has_finite_gradients() -> None:
-    inputs = {name: t.requires_grad_() for name, t in random_ssd_inputs(9, 1, torch.float32).items()}
-    dt_BLH = (inputs["dt_BLH"] * 0).detach().requires_grad_()
-    ssd(**{**inputs, "dt_BLH": dt_BLH}, chunk=4).sum().backward()
-    assert dt_BLH.grad is not None
-    assert dt_BLH.grad.isfinite().all()
 
 
 # --- the layer against transformers --------------------------------------------------------------------------------
@@ -189,6 +112,33 @@ def test_initial_values_are_in_the_ranges_of_mamba_ssm() -> None:
 def test_dynamics_are_marked_to_escape_weight_decay() -> None:
     marked = {name for name, p in small().named_parameters() if getattr(p, "_no_weight_decay", False)}
     assert marked == {"dt_bias", "A_log", "D"}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("length", "width"), [(1, 4), (7, 4), (5, 1)])
+def test_gradients_of_the_convolution_are_finite_differences(length: int, width: int, bias: bool) -> None:
+    x_BLC, weight_CK, bias_C = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, length, 3), (3, width), (3,))
+    )
+    inputs = (x_BLC, weight_CK, bias_C if bias else None)
+    assert torch.autograd.gradcheck(mamba2._ConvolvedSilu.apply, inputs)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_gradients_of_the_gated_norm_are_finite_differences(groups: int) -> None:
+    norm = GatedRMSNorm(6, groups).double()
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 1.5)
+    y_BLI, z_BLI = (torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(norm, (y_BLI, z_BLI))
+    norm(y_BLI, z_BLI).square().sum().backward()
+    expected = torch.autograd.grad(plain_norm(y_BLI, z_BLI, norm.weight, groups).square().sum(), norm.weight)[0]
+    torch.testing.assert_close(norm.weight.grad, expected, atol=1e-10, rtol=1e-10)
+
+
+def plain_norm(y: Tensor, z: Tensor, weight: Tensor, groups: int) -> Tensor:
+    gated = (y * z * z.sigmoid()).unflatten(-1, (groups, -1))
+    return (gated / (gated.square().mean(-1, keepdim=True) + 1e-5).sqrt()).flatten(-2) * weight
 
 
 # --- decoding ------------------------------------------------------------------------------------------------------
@@ -298,7 +248,7 @@ def test_fused_kernels_are_given_what_they_document(with_conv: bool) -> None:
 
     mixer, u_BLD = small(ngroups=2), torch.randn(2, 11, 48)
     z_BLI, xBC_BLC, dt_BLH = mixer._project(u_BLD)
-    y_BLHP = mixer._fused_scan(Kernels(scan, mamba2.ssd_step, conv if with_conv else None), xBC_BLC, dt_BLH)
+    y_BLHP = mixer._fused_scan(Kernels(scan, ssd_step, conv if with_conv else None), xBC_BLC, dt_BLH)
     y_BLD = mixer.out_proj(mixer.norm(y_BLHP.flatten(2), z_BLI))
     torch.testing.assert_close(y_BLD, mixer(u_BLD), atol=1e-5, rtol=1e-5)
 

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared.layers import RMSNorm
 from stage2_prior import decoding
-from stage2_prior.decoding import PackedLinear, decoder_for
+from stage2_prior.decoding import PackedLinear, PackedNorm, decoder_for
 from stage2_prior.prior import Prior, PriorConfig
 from stage2_prior.sampling import SamplingConfig, draw, filter_logits, generate, guide, uniforms
 
@@ -149,6 +150,22 @@ def test_packed_products_are_products_and_rows_do_not_depend_on_each_other(
     for rows in (1, 2, 7, 32):
         assert torch.equal(packed(x_BI[:rows]), y_BO[:rows])
     assert torch.equal(packed(x_BI[None]), y_BO[None])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_packed_norms_are_norms_and_rows_do_not_depend_on_each_other(dtype: torch.dtype, scale: float) -> None:
+    norm, x_BHE = RMSNorm(96), (torch.randn(33, 6, 96) * scale).to(dtype)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 1.5)
+        packed = PackedNorm(norm)
+        expected_BHE = norm.double()(x_BHE.double())
+        y_BHE = packed(x_BHE)
+        torch.testing.assert_close(y_BHE.double(), expected_BHE, atol=1e-6, rtol=1e-6 if dtype.itemsize > 2 else 5e-3)
+        assert y_BHE.dtype == dtype
+        for rows in (1, 2, 7, 32):
+            assert torch.equal(packed(x_BHE[:rows]), y_BHE[:rows])
+        assert not packed(torch.zeros(1, 96)).any()
 
 
 @pytest.mark.parametrize("cfg_scale", [1.0, 2.5])
