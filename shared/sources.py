@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
 IMAGE_SUFFIXES |= {".tga", ".tif", ".tiff", ".webp"}
+Image.init()
+# Of these suffixes, and no others: for PostScript, whatever the file is called, Pillow runs a program.
+FORMATS = tuple(sorted({Image.EXTENSION[suffix] for suffix in IMAGE_SUFFIXES & Image.EXTENSION.keys()} - {"MPO"}))
 # Pillow warns of huge images by itself; here `max_pixels` decides, and the summary names them.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -194,7 +197,7 @@ def _folder_labels(names: Sequence[str]) -> tuple[list[int] | None, list[str] | 
 
 def _header_problem(path: Path, max_pixels: int) -> str | None:
     try:
-        with Image.open(path) as image:
+        with _open_image(path) as image:
             _refuse_bomb(image, max_pixels)
     except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
         return _reason(error)
@@ -309,7 +312,7 @@ def _table_labels(table: Any, wanted: str | None, where: str) -> tuple[list[int]
 def decode_rgb(file: str | Path | BinaryIO, max_pixels: int) -> Image.Image:
     """The first frame as 8-bit RGB: upright by its EXIF, on white where transparent. Raises UnreadableImage."""
     try:
-        with Image.open(file) as image:
+        with _open_image(file) as image:
             _refuse_bomb(image, max_pixels)
             return _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
@@ -324,6 +327,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _open_image(file: str | Path | BinaryIO) -> Image.Image:
+    if isinstance(file, str | Path) and not Path(file).is_file():
+        raise OSError("not a file")  # opening a pipe waits until somebody writes to it
+    return Image.open(file, formats=FORMATS)
 
 
 def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
