@@ -172,7 +172,7 @@ class FolderSource(ImageSource):
 def _image_files(folder: Path) -> Iterator[str]:
     """Paths below `folder`, relative to it and with "/", of what looks like an image by its name."""
     seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_name_closed_folder):
         here = os.path.realpath(parent)
         if here in seen:  # a link back to a folder already walked
             folders.clear()
@@ -182,6 +182,10 @@ def _image_files(folder: Path) -> Iterator[str]:
         for name in files:
             if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 yield (Path(parent) / name).relative_to(folder).as_posix()
+
+
+def _name_closed_folder(error: OSError) -> None:
+    log.warning("%s cannot be looked into: %s. Skipped", error.filename, error.strerror)
 
 
 def _folder_labels(names: Sequence[str]) -> tuple[list[int] | None, list[str] | None]:
