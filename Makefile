@@ -14,7 +14,7 @@ help:
 	@echo "make compare     train several tokenizers on the same images and report   [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make openmoji    train the model that comes with Tessera anew (hours)"
 	@echo "make test        run the tests"
-	@echo "make torture     kill training and caching 60 times and see that nothing is lost   [ARGS=\"--kills 500\"]"
+	@echo "make torture     60 kills of training and caching, 10,000 broken images: see that nothing is lost   [ARGS=\"--kills 500\"]"
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
@@ -73,4 +73,5 @@ bench: develop
 
 torture: develop
 	$(BIN)/python -W ignore -m tests.torture $(ARGS)
+	$(BIN)/python -W ignore -m tests.dirty_input
 	$(BIN)/python -m pytest tests/shared/test_mutations.py --hypothesis-profile=torture --timeout=3600

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
 IMAGE_SUFFIXES |= {".tga", ".tif", ".tiff", ".webp"}
+Image.init()
+# Of these suffixes, and no others: for PostScript, whatever the file is called, Pillow runs a program.
+FORMATS = tuple(sorted({Image.EXTENSION[suffix] for suffix in IMAGE_SUFFIXES & Image.EXTENSION.keys()} - {"MPO"}))
 # Pillow warns of huge images by itself; here `max_pixels` decides, and the summary names them.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -180,7 +183,7 @@ class FolderSource(ImageSource):
 def _image_files(folder: Path) -> Iterator[str]:
     """Paths below `folder`, relative to it and with "/", of what looks like an image by its name."""
     seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_name_closed_folder):
         here = os.path.realpath(parent)
         if here in seen:  # a link back to a folder already walked
             folders.clear()
@@ -190,6 +193,10 @@ def _image_files(folder: Path) -> Iterator[str]:
         for name in files:
             if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 yield (Path(parent) / name).relative_to(folder).as_posix()
+
+
+def _name_closed_folder(error: OSError) -> None:
+    log.warning("%s cannot be looked into: %s. Skipped", error.filename, error.strerror)
 
 
 def _folder_labels(names: Sequence[str]) -> tuple[list[int] | None, list[str] | None]:
@@ -205,7 +212,7 @@ def _folder_labels(names: Sequence[str]) -> tuple[list[int] | None, list[str] | 
 
 def _header_problem(path: Path, max_pixels: int) -> str | None:
     try:
-        with Image.open(path) as image:
+        with _open_image(path) as image:
             _refuse_bomb(image, max_pixels)
     except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
         return reason_of(error)
@@ -221,7 +228,7 @@ def decode_rgb(file: str | Path | BinaryIO, max_pixels: int, enough: int | None 
     enough: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size while both sides keep this many pixels.
     """
     try:
-        with Image.open(file) as image:
+        with _open_image(file) as image:
             _refuse_bomb(image, max_pixels)
             if enough is not None:
                 image.draft(None, (enough, enough))
@@ -239,6 +246,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")  # to its own mode, Pillow would copy it
+
+
+def _open_image(file: str | Path | BinaryIO) -> Image.Image:
+    if isinstance(file, str | Path) and not Path(file).is_file():
+        raise OSError("not a file")  # opening a pipe waits until somebody writes to it
+    return Image.open(file, formats=FORMATS)
 
 
 def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:

@@ -10,6 +10,7 @@ Shapes: N vectors, D dimensions, Q levels, K codes of each; n vectors of one til
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -65,7 +66,9 @@ class ResidualQuantiser(Adapter):
         return self.rvq.codebooks.transpose(0, 1).flatten(1)
 
     def lookup(self, tokens_BHW: Tensor) -> Tensor:
-        return self.rvq.get_output_from_indices(tokens_BHW.unflatten(-1, (-1, self.tokens_per_place)))
+        levels = tokens_BHW.unflatten(-1, (-1, self.tokens_per_place)).unbind(-1)
+        codes = [F.embedding(level, codes_KD) for level, codes_KD in zip(levels, self.rvq.codebooks, strict=True)]
+        return torch.stack(codes).sum(0)
 
     @torch.compiler.disable
     def _train(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:

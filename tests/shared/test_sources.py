@@ -1,5 +1,7 @@
+import errno
 import io
 import logging
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -148,6 +150,23 @@ def test_link_to_a_folder_is_followed_and_a_loop_ends(tmp_path):
     (tmp_path / "data" / "cat").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "data")
     assert open_(tmp_path / "data").names == ["cat/a.png"]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, caplog, monkeypatch):
+    for folder in ("open", "closed"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(encoded(picture()))
+    look = os.scandir
+
+    def refuse(path):  # instead of chmod, which does not stop root
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert open_(tmp_path).names == ["open/a.png"]
+    assert caplog.messages == [f"{tmp_path}/closed cannot be looked into: Permission denied. Skipped"]
 
 
 def test_unreadable_files_are_skipped_in_one_line_up_to_the_limit(tmp_path, caplog):
