@@ -293,7 +293,8 @@ class Trainee:
     def resume(self, run: RunDirectory) -> None:
         """Go on from the newest whole checkpoint, if there is one, with as many processes as there are now.
 
-        Each process reads it. Raises UserError where it is of something else, or a step has another number of images.
+        Each process reads it. Raises UserError where it is of something else, or where a step of what is left to train
+        would have another number of images.
         """
         found = run.load_newest()
         if found is None:
@@ -302,7 +303,7 @@ class Trainee:
         likes = self.model.state_dict()
         load_strictly(self.model, {name: part_of(w, likes.get(name, w)) for name, w in model.items()}, place)
         try:
-            if training["images"]:  # there is a step behind it, as there is not in an adopted run
+            if 0 < training["images"] < self.config.images:  # steps are behind it, and before it
                 self._check_step(training.get("step_images", self.step_images))
             self.ema.load(ema, training["ema_steps"])
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

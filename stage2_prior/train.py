@@ -1,6 +1,8 @@
 """Train a prior on cached token grids: python -m stage2_prior.train [CONFIG.yaml] [key=value ...]
 
-Writes runs/prior/<name>/. Started again after a stop, the same command goes on where the last checkpoint left it.
+Writes runs/prior/<name>/. Started again after a stop, the same command goes on where the last checkpoint left it. On
+several GPUs: torchrun --nproc-per-node 8 -m stage2_prior.train ..., with training.shard=true where one has no room for
+the prior.
 """
 
 import argparse
