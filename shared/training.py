@@ -52,7 +52,7 @@ class TrainingConfig(Config):
     max_bad_steps: PositiveInt = 10  # in a row, skipped because the loss or gradient was not finite; then it stops
     ema_decay: float = Field(0.999, ge=0, lt=1)  # a step; lower while the run is young
     precision: Literal["bf16", "fp32"] = "bf16"
-    compile: bool | None = None  # null: on CUDA only
+    compile: bool | None = None  # null: on CUDA only, where the model is not sharded
     seed: int = Field(0, ge=0, lt=2**63)
     log_every: PositiveInt = 1_000
     evaluate_every: PositiveInt = 20_000  # also draws samples
@@ -163,9 +163,9 @@ class Trainee:
         else:
             model.to(accelerator.device)
         self.model = model
-        if config.compile or (config.compile is None and accelerator.device.type == "cuda"):
-            for module in blocks if self.sharded else [self.model]:
-                module.compile()
+        by_default = accelerator.device.type == "cuda" and not self.sharded
+        if by_default if config.compile is None else config.compile:
+            self.model.compile()
         self.ema = EMA(self.model, config.ema_decay)
         self.wrapped = self.model if self.sharded else accelerator.prepare(self.model)
         self.optimizer = accelerator.prepare(make_optimizer(self.model, config))

@@ -10,10 +10,11 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import torch
 from accelerate import Accelerator, PartialState
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,6 +40,12 @@ class PriorTrainingConfig(TrainingConfig):
     # Each process keeps a part of every weight, and of its gradient, moments and average (FSDP2), and gathers a block's
     # when it runs. A checkpoint is the same as without. One process alone has nothing to share.
     shard: bool = False
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.shard and self.compile:
+            raise ValueError("shard: true and compile: true do not go together: leave one of them out")
+        return self
 
 
 class PriorRun(Config):
