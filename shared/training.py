@@ -54,7 +54,7 @@ class TrainingConfig(Config):
     max_bad_steps: PositiveInt = 10  # in a row, skipped because the loss or gradient was not finite; then it stops
     ema_decay: float = Field(0.999, ge=0, lt=1)  # a step; lower while the run is young
     precision: Literal["bf16", "fp32"] = "bf16"
-    compile: bool | None = None  # null: on CUDA only
+    compile: bool | None = None  # null: on CUDA only, where the model is not sharded
     seed: int = Field(0, ge=0, lt=2**63)
     log_every: PositiveInt = 1_000
     evaluate_every: PositiveInt = 20_000  # also draws samples
@@ -179,9 +179,9 @@ class Trainee:
         else:
             model.to(accelerator.device)
         self.model = model
-        if config.compile or (config.compile is None and accelerator.device.type == "cuda"):
-            for module in blocks if self.sharded else [self.model]:
-                module.compile()
+        by_default = accelerator.device.type == "cuda" and not self.sharded
+        if by_default if config.compile is None else config.compile:
+            self.model.compile()
         self.ema = EMA(self.model, config.ema_decay)
         self.wrapped = self.model if self.sharded else accelerator.prepare(self.model)
         self.optimizer = accelerator.prepare(make_optimizer(self.model, config))
@@ -309,7 +309,8 @@ class Trainee:
     def resume(self, run: RunDirectory) -> None:
         """Go on from the newest whole checkpoint, if there is one, with as many processes as there are now.
 
-        Each process reads it. Raises UserError where it is of something else, or a step has another number of images.
+        Each process reads it. Raises UserError where it is of something else, or where a step of what is left to train
+        would have another number of images.
         """
         found = run.load_newest()
         if found is None:
@@ -318,7 +319,7 @@ class Trainee:
         likes = self.model.state_dict()
         load_strictly(self.model, {name: part_of(w, likes.get(name, w)) for name, w in model.items()}, place)
         try:
-            if training["images"]:  # there is a step behind it, as there is not in an adopted run
+            if 0 < training["images"] < self.config.images:  # steps are behind it, and before it
                 self._check_step(training.get("step_images", self.step_images))
             self.ema.load(ema, training["ema_steps"])
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -21,7 +21,7 @@ from shared.data import AugmentConfig, DataConfig, ImageDataset, open_datasets, 
 from shared.errors import UserError, run_command
 from shared.fidelity import gather_rows
 from shared.pictures import save_grid
-from shared.token_cache import Split, TokenInfo, open_cache, write_cache
+from shared.token_cache import Rows, Split, TokenInfo, open_cache, write_cache
 from stage1_tokenizer.quantisers.counts import count_codes, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage1_tokenizer.train import TokenizerRun
@@ -54,7 +54,9 @@ def cache_tokens(run: Path, batch_size: int = 64) -> Path:
     )
     path = run / "tokens"
     splits: dict[Split, list[ImageDataset]] = {"train": views, "validation": [validation]}
-    rows = {split: _tokens(tokenizer, datasets, batch_size, accelerator) for split, datasets in splits.items()}
+    rows: dict[Split, Rows] = {
+        split: _tokens(tokenizer, datasets, batch_size, accelerator) for split, datasets in splits.items()
+    }
     if is_whole(path, info):
         accelerator.print(f"{path} already holds the grids of this tokenizer")
     elif accelerator.is_main_process:

@@ -1,6 +1,7 @@
 """Train a tokenizer: python -m stage1_tokenizer.train [CONFIG.yaml] [key=value ...]
 
 Writes runs/tokenizer/<name>/. Started again after a stop, the same command goes on where the last checkpoint left it.
+On several GPUs: torchrun --nproc-per-node 8 -m stage1_tokenizer.train ...
 Keys are those of the YAML files under configs/, for example data.source=~/pictures training.images=100000.
 """
 

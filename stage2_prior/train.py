@@ -1,6 +1,8 @@
 """Train a prior on cached token grids: python -m stage2_prior.train [CONFIG.yaml] [key=value ...]
 
-Writes runs/prior/<name>/. Started again after a stop, the same command goes on where the last checkpoint left it.
+Writes runs/prior/<name>/. Started again after a stop, the same command goes on where the last checkpoint left it. On
+several GPUs: torchrun --nproc-per-node 8 -m stage2_prior.train ..., with training.shard=true where one has no room for
+the prior.
 """
 
 import argparse
@@ -8,10 +10,11 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import torch
 from accelerate import Accelerator, PartialState
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -37,6 +40,12 @@ class PriorTrainingConfig(TrainingConfig):
     # Each process keeps a part of every weight, and of its gradient, moments and average (FSDP2), and gathers a block's
     # when it runs. A checkpoint is the same as without. One process alone has nothing to share.
     shard: bool = False
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.shard and self.compile:
+            raise ValueError("shard: true and compile: true do not go together: leave one of them out")
+        return self
 
 
 class PriorRun(Config):

@@ -34,7 +34,7 @@ while any(task.poll() is None for task in tasks):
     if pathlib.Path("warn").exists():
         pathlib.Path("warn").unlink()
         [task.send_signal(signal.SIGUSR1) for task in tasks]
-    time.sleep(0.01)
+    time.sleep(0.05)
 sys.exit(max(task.returncode for task in tasks))
 """
 
@@ -78,7 +78,7 @@ def test_the_warning_goes_to_the_training_and_the_log_goes_on() -> None:
 
 
 def test_a_warned_training_saves_and_the_requeued_job_goes_on(cluster: dict[str, str], drawings: Path) -> None:
-    save_config(tokenizer_run(drawings, images=480, batch_size=4, precision="fp32"), Path("tiny.yaml"))
+    save_config(tokenizer_run(drawings, images=240, batch_size=4, precision="fp32"), Path("tiny.yaml"))
     executable(Path(".venv/bin/python"), f'#!/bin/bash\nexec {sys.executable} -W ignore "$@"\n')
     environment = cluster | {"MASTER_ADDR": "", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     environment |= {"PYTHONPATH": str(ROOT)}
@@ -87,13 +87,13 @@ def test_a_warned_training_saves_and_the_requeued_job_goes_on(cluster: dict[str,
     run = RunDirectory(Path("runs/tokenizer/tiny"))
     job = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     while job.poll() is None and not run.metrics.exists():
-        time.sleep(0.01)
+        time.sleep(0.05)
     Path("warn").touch()
     _, said = job.communicate()
     assert job.returncode == 75, said
     assert f"stopped after {int(run.newest().name)} images" in said
-    assert 0 < int(run.newest().name) < 480
+    assert 0 < int(run.newest().name) < 240
     assert requeued() == ["requeue 1234567"]
     assert subprocess.run(command, env=environment, check=False).returncode == 0
-    assert int(run.newest().name) == 480
+    assert int(run.newest().name) == 240
     assert requeued() == ["requeue 1234567"]

@@ -86,8 +86,8 @@ def test_two_processes_log_and_learn_what_one_does(runs: Path, name: str) -> Non
         assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-5)
     first, second = RunDirectory(runs / "one"), RunDirectory(runs / name)
     weights, others = (run.load(run.newest()).ema for run in (first, second))
-    for name in ("quantiser.recent_RD", "quantiser.written"):  # what a process remembers, of its own images
-        del weights[name], others[name]
+    for own in ("quantiser.recent_RD", "quantiser.written"):  # what a process remembers, of its own images
+        del weights[own], others[own]
     torch.testing.assert_close(weights, others, rtol=1e-4, atol=1e-5)
     assert (runs / name / "samples/reconstructions.png").exists()
 
@@ -124,7 +124,10 @@ def test_a_cache_by_two_processes_has_every_image_once_and_in_order(
 def test_a_run_goes_on_with_as_many_images_a_step_only(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(runs)
     with pytest.raises(UserError, match=r"has 8 images, and would now have 4.*training\.accumulation=2 makes it so"):
-        stage1.train(configuration(2), Path("two"))
+        stage1.train(configuration(2), Path("half"))
+    _, report = stage1.train(configuration(2), Path("two"))  # a finished one is left as it is
+    [last] = [line for line in lines_of(Path("two")) if line["images"] == 96 and "validation/psnr" in line]
+    assert report.psnr == pytest.approx(last["validation/psnr"], rel=1e-6)
 
 
 if __name__ == "__main__":

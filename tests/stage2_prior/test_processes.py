@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from shared.checkpoint import RunDirectory, State
+from shared.errors import UserError
 from shared.token_cache import Rows, Split, TokenInfo, write_cache
 from stage2_prior import train as stage2
 from stage2_prior.prior import load_prior
 from tests.launch import launch
-from tests.tiny import prior_run
+from tests.tiny import prior_run, tokenizer_run
 
 STEP = 8  # grids, whatever the number of processes
 HALF = 32  # grids, where a run changes the number of its processes
@@ -150,6 +151,13 @@ def test_a_sharded_step_that_is_not_finite_on_one_process_leaves_nothing_behind(
         torch.testing.assert_close(getattr(before, part), getattr(after, part), rtol=0, atol=0)
     moments = (state.training["optimizer"]["state"] for state in (before, after))
     torch.testing.assert_close(*moments, rtol=0, atol=0)
+
+
+def test_what_does_not_go_with_sharding_is_refused() -> None:
+    with pytest.raises(UserError, match="shard: true and compile: true do not go together"):
+        configuration(1, shard=True, compile=True)
+    with pytest.raises(UserError, match=r"training\.shard"):  # is for priors
+        tokenizer_run(Path("drawings"), shard=True)
 
 
 if __name__ == "__main__":
