@@ -8,6 +8,7 @@ Shapes: B batch, C channels (3), H and W pixels. Images are uint8.
 """
 
 import math
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -61,8 +62,9 @@ def draw_view(config: AugmentConfig, image: tuple[int, int], size: tuple[int, in
     """The view that `seed` gives of an image of (height, width) that is to be made `size`."""
     random = Generator().manual_seed(seed)
     box = _draw_box(config.crop_scale, image, size[1] / size[0], random)
-    probabilities = (config.flip, config.sharpness, config.autocontrast)
-    return View(box, torch.tensor([torch.rand(1, generator=random).item() < chance for chance in probabilities]))
+    return View(
+        box, torch.rand(3, generator=random) < torch.tensor((config.flip, config.sharpness, config.autocontrast))
+    )
 
 
 def crop(pixels_CHW: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
@@ -114,10 +116,10 @@ def stretch_contrast(pixels_BCHW: Tensor) -> Tensor:
 def _draw_box(scale: tuple[float, float], image: tuple[int, int], aspect: float, random: Generator) -> Box:
     """A part of `scale` of the area whose shape is `aspect` (width / height) times 3/4 to 4/3."""
     (height, width), ratios = image, (aspect * 3 / 4, aspect * 4 / 3)
-    logarithms = torch.log(torch.tensor(ratios)).tolist()
+    logarithms = _logarithms(ratios)
     for _ in range(ATTEMPTS):
         area = height * width * _uniform(scale, random)
-        ratio = torch.tensor(_uniform((logarithms[0], logarithms[1]), random)).exp().item()
+        ratio = torch.tensor(_uniform(logarithms, random)).exp().item()
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return Box(_below(height - h + 1, random), _below(width - w + 1, random), h, w)
@@ -132,6 +134,12 @@ def _centre_box(image: tuple[int, int], ratios: tuple[float, float]) -> Box:
     elif width > height * ratios[1]:
         width = round(height * ratios[1])
     return Box((image[0] - height) // 2, (image[1] - width) // 2, height, width)
+
+
+@cache
+def _logarithms(ratios: tuple[float, float]) -> tuple[float, float]:
+    low, high = torch.tensor(ratios).log().tolist()  # of float32, as torchvision has them
+    return low, high
 
 
 def _uniform(ends: tuple[float, float], random: Generator) -> float:

@@ -110,7 +110,7 @@ def split_indices(keys: Sequence[str], validation_fraction: float) -> tuple[Tens
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 0..255 -> float32 [-1, 1], any shape."""
-    return images.float() / 127.5 - 1
+    return images.to(torch.float32, copy=True).div_(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Tensor:

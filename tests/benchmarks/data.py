@@ -1,0 +1,267 @@
+"""Data as fast and as lean as training needs it (make bench BENCH=data; --plot FILE.png draws memory over time).
+
+One JSON line a case. Speeds are images per second of processor time in one process: what one core decodes, whatever
+else the machine does. Memory is of the process and its workers, above what they held before the data was opened:
+private, and of mapped files, which the system takes back when it needs them.
+
+- decoding: files through our loader against torchvision's ImageFolder and DataLoader, the same crop and flip; then with
+  all augmentations, made by the workers and left to the device
+- reading: images of row groups of 50 MB, through the buffer against one row group read for each image
+- grids: 1,300,000 cached token grids, written, opened, and 120,000 of them drawn in the order of training
+- images: 50,000 encoded images in 100 Parquet files of which a fifth is at hand, one epoch
+"""
+
+import argparse
+import io
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+from PIL import Image
+from torch import Tensor
+
+from shared.augment import AugmentConfig
+from shared.data import DataConfig, open_datasets, training_loader
+from shared.order import ImageBatches
+from shared.parquet import ParquetFiles
+from shared.token_cache import TokenInfo, open_cache, write_cache
+from shared.vision import torchvision
+from tests.resident import Watch
+
+ROUNDS = 5
+BATCH = 32
+CROP_AND_FLIP = AugmentConfig(sharpness=0, autocontrast=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.data", description=__doc__.split("\n")[0])
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the memory of the last two cases over time")
+    parser.add_argument("--only", choices=["decoding", "reading", "grids", "images"], help="run one case")
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the last two cases' sets, of the full one")
+    parser.add_argument("--workers", type=int, default=0, help="workers of the case images")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    watches = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if args.only in (None, "decoding"):
+            decoding(folder)
+        if args.only in (None, "reading"):
+            reading(folder)
+        if args.only in (None, "grids"):
+            watches["token grids"] = grids(folder, round(1_300_000 * args.scale))
+        if args.only in (None, "images"):
+            watches["encoded images"] = images(folder, round(50_000 * args.scale), args.workers)
+    if args.plot:
+        draw(watches, args.plot)
+
+
+def report(name: str, **figures: object) -> None:
+    print(json.dumps({"name": name} | figures), flush=True)
+
+
+def per_second(loaders: dict[str, Callable[[], Iterator[object]]], count: int) -> dict[str, float]:
+    """Median images a second of processor time; the loaders take turns over the same `count` images."""
+    seconds: dict[str, list[float]] = {name: [] for name in loaders}
+    for turn in range(ROUNDS + 1):
+        for name, start in loaders.items():
+            began = time.process_time()
+            for _ in start():
+                pass
+            if turn:  # the first turn warms up
+                seconds[name].append(time.process_time() - began)
+    return {name: round(count / statistics.median(times), 1) for name, times in seconds.items()}
+
+
+# Decoding
+
+
+def decoding(folder: Path, count: int = 96) -> None:
+    for label, size in {"256 px": (256, 256), "500 x 375": (500, 375), "3000 x 2000": (3000, 2000)}.items():
+        files = folder / label.replace(" ", "")
+        some = count if size[0] < 1000 else 16
+        for index in range(some):
+            path = files / f"class{index % 2}" / f"{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            photograph(index, *size).save(path, quality=90)
+        ours = {
+            "ours": ours_of(files, CROP_AND_FLIP, some),
+            "all augmentations": ours_of(files, AugmentConfig(), some),
+            "all, on the device": ours_of(files, AugmentConfig(run_on="device"), some),
+        }
+        speed = per_second(ours | {"peer": torchvision_loader(files)}, some)
+        ratio = round(speed["ours"] / speed["peer"], 2)
+        report(f"decoding {label} JPEG", images_per_core_second=speed, peer="torchvision ImageFolder", ratio=ratio)
+
+
+def ours_of(files: Path, augment: AugmentConfig, count: int) -> Callable[[], Iterator[object]]:
+    config = DataConfig(source=str(files), image_size=256, augment=augment, validation_fraction=0)
+    dataset = open_datasets(config, seed=0)[0]
+    # Left to a device that costs nothing here: what the workers have still to do.
+    device = "meta" if augment.run_on == "device" else "cpu"
+    return lambda: islice(training_loader(dataset, BATCH, seed=0, device=device), -(-count // BATCH))
+
+
+def torchvision_loader(files: Path) -> Callable[[], Iterator[object]]:
+    """What its documentation would have one write, with this project's crop and values from -1 to 1."""
+    transforms = torchvision.transforms
+    steps = [
+        transforms.RandomResizedCrop(256, scale=CROP_AND_FLIP.crop_scale),
+        transforms.RandomHorizontalFlip(CROP_AND_FLIP.flip),
+        transforms.ToTensor(),
+        transforms.Normalize([0.5] * 3, [0.5] * 3),
+    ]
+    dataset = torchvision.datasets.ImageFolder(str(files), transforms.Compose(steps))
+    return lambda: iter(torch.utils.data.DataLoader(dataset, BATCH, shuffle=True))
+
+
+def photograph(seed: int, width: int, height: int) -> Image.Image:
+    """Soft shapes under a little noise, which a JPEG takes about as many bytes for as for a photograph."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8))
+    soft = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+    return Image.fromarray((soft + random.integers(-9, 10, soft.shape)).clip(0, 255).astype(np.uint8))
+
+
+# Reading
+
+
+def reading(folder: Path, rows: int = 500, row_bytes: int = 100_000) -> None:
+    """Bytes out of row groups, not decoded: 4 groups of 500 images of 100 kB, each image once, in random order."""
+    random = np.random.default_rng(0)
+    cells = [random.bytes(row_bytes) for _ in range(4 * rows)]
+    path = folder / "large.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": cells}), path, row_group_size=rows)
+    files = ParquetFiles([str(path)], "the benchmark")
+
+    def once() -> None:
+        for group in files.groups:
+            mapped = files.read(group, "image").combine_chunks()
+            for row in random.permutation(rows):
+                mapped[row].as_py()
+
+    def each(count: int = 8) -> None:
+        for row in random.integers(0, 4 * rows, count):
+            files.read(files.groups[row // rows], "image").slice(row % rows, 1)[0].as_py()
+
+    began = time.process_time()
+    once()
+    grouped = time.process_time() - began
+    began = time.process_time()
+    each()
+    single = (time.process_time() - began) / 8 * 4 * rows
+    report(
+        "reading row groups of 50 MB",
+        ms_per_image=round(grouped / (4 * rows) * 1e3, 3),
+        peer="a row group for each image",
+        peer_ms_per_image=round(single / (4 * rows) * 1e3, 3),
+        ratio=round(single / grouped, 1),
+    )
+
+
+# Memory
+
+
+def grids(folder: Path, count: int, drawn: int = 120_000) -> Watch:
+    """Write, open and draw from a cache of 16 x 16 grids."""
+    info = TokenInfo(
+        grid=(16, 16), codes=16_384, code_dim=8, tokenizer="none", fingerprint="none", source="random", views=1,
+        preprocessing={}, class_names=None,
+    )  # fmt: skip
+
+    def rows(total: int) -> Iterator[tuple[Tensor, None]]:
+        for start in range(0, total, 1_000):
+            yield torch.randint(16_384, (min(1_000, total - start), 16, 16)), None
+
+    with Watch() as watch:
+        write_cache(folder / "tokens", info, torch.zeros(16_384, 8), {"train": rows(count), "validation": rows(1_000)})
+        cache = open_cache(folder / "tokens")
+        began, times = time.process_time(), []
+        for batch in islice(ImageBatches(count, BATCH, seed=0), drawn // BATCH):
+            cache.batch("train", torch.tensor([position for _, position in batch]))
+            times.append(time.process_time() - began)
+            began = time.process_time()
+    report(
+        f"{count} token grids",
+        drawn=drawn,
+        ms_per_batch=round(statistics.mean(times) * 1e3, 3),
+        batch=BATCH,
+        **memory(watch),
+    )
+    return watch
+
+
+def images(folder: Path, count: int, workers: int) -> Watch:
+    """One epoch over Parquet files of which a fifth is at hand."""
+    per_file = count // 100
+    shards = folder / "shards"
+    shards.mkdir()
+    for number in range(100):
+        cells = [small_picture(number * per_file + row) for row in range(per_file)]
+        pyarrow.parquet.write_table(pyarrow.table({"image": cells}), shards / f"train-{number:03}.parquet")
+    encoded = sum(path.stat().st_size for path in shards.iterdir())
+    with Watch() as watch:
+        config = DataConfig(source=str(shards), image_size=96, buffer_gb=encoded / 5 / 1e9)
+        dataset, _ = open_datasets(config, seed=0)
+        began, seen = time.process_time(), 0
+        for pixels, _ in training_loader(dataset, BATCH, seed=0, workers=workers):
+            seen += len(pixels)
+            if seen >= len(dataset):
+                break
+        seconds = time.process_time() - began
+    speed = {"images_per_core_second": round(seen / seconds, 1)} if not workers else {"workers": workers}
+    report(f"{count} encoded images of 96 px", read=seen, encoded_mb=round(encoded / 1e6, 1), **speed, **memory(watch))
+    return watch
+
+
+def small_picture(index: int, side: int = 96) -> bytes:
+    """An encoded gradient with a disc: JPEG, PNG and WebP in turn."""
+    random = np.random.default_rng(index)
+    y, x = np.mgrid[:side, :side] / side
+    pixels = np.stack([x * random.random() + y * random.random() for _ in range(3)], -1) * 127
+    centre, radius = random.random(2), random.random() / 2
+    pixels[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2] = random.integers(0, 256, 3)
+    options = [("JPEG", {"quality": 85}), ("PNG", {"compress_level": 1}), ("WEBP", {"quality": 80, "method": 0})]
+    form, how = options[index % 3]
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, form, **how)
+    return buffer.getvalue()
+
+
+def memory(watch: Watch) -> dict[str, float]:
+    """The most there was above the start, and how much more was private at the end than after a fifth of the time."""
+    start, end = watch.samples[0], watch.samples[-1]
+    fifth = next(sample for sample in watch.samples if sample.seconds >= end.seconds / 5)
+    return {
+        "private_mb": round(watch.peak_mb, 1),
+        "mapped_mb": round(max(sample.mapped_mb for sample in watch.samples) - start.mapped_mb, 1),
+        "growth_mb": round(end.private_mb - fifth.private_mb, 1),
+    }
+
+
+def draw(watches: dict[str, Watch], path: Path) -> None:
+    """Memory over time, a panel for each watch."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(watches), figsize=(5 * len(watches), 3.2), squeeze=False)
+    for panel, (name, watch) in zip(panels[0], watches.items(), strict=True):
+        start = watch.samples[0]
+        seconds = [sample.seconds for sample in watch.samples]
+        panel.plot(seconds, [sample.private_mb - start.private_mb for sample in watch.samples], label="private")
+        panel.plot(seconds, [sample.mapped_mb - start.mapped_mb for sample in watch.samples], label="mapped files")
+        panel.set(title=name, xlabel="seconds", ylabel="MB above the start", ylim=(0, None))
+        panel.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
