@@ -97,7 +97,7 @@ class Study(NamedTuple):
 
     width, learning_rate: those of its configuration. data: says what it trains on, so that results of other data are
     not taken for its own. run_of: the configuration of a cell's run. train: trains it in a directory. metric: its loss
-    in metrics.jsonl.
+    in metrics.jsonl. part: the key of its configuration that has the width.
     """
 
     name: str
@@ -107,6 +107,7 @@ class Study(NamedTuple):
     run_of: Callable[[Cell], Config]
     train: Callable[[Any, Path], object]
     metric: str
+    part: str
 
 
 def cells(widths: Sequence[int], learning_rates: Sequence[float]) -> list[Cell]:
@@ -202,8 +203,10 @@ def _draw_panel(axis: Axes, lines: Sequence[Line]) -> None:
         axis.plot(*zip(*points, strict=True), color=colour, marker=".", label=f"width {line.width}")
         best = min(points, key=itemgetter(1))
         axis.plot(*best, color=colour, marker="o", markersize=11, markerfacecolor="none", markeredgewidth=2)
-    axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda rate, _: f"{rate:.2g}"))
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(matplotlib.ticker.FixedLocator(lines[0].learning_rates))
+    axis.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:.3g}"))
+    axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, labelcolor="linecolor", handlelength=0, markerscale=0)
 
@@ -226,15 +229,15 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def advice(results: Mapping[str, Any]) -> str:
-    """What to do with what was found."""
+def advice(results: Mapping[str, Any], part: str) -> str:
+    """What to do with what was found; `part` is the key of the configuration that has the width."""
     narrow = results["lines"][0]
     rate, rates = narrow["best_learning_rate"], narrow["learning_rates"]
     if rate is None:
         return "every run of the narrowest width diverged: give lower --learning-rates"
     if rate in (min(rates), max(rates)):
         return f"the best learning rate, {rate:g}, is the last one tried: give --learning-rates on both sides of it"
-    return f"for a wider model: mup_base_width={narrow['width']} training.learning_rate={rate:g}"
+    return f"for a wider model: {part}.mup_base_width={narrow['width']} training.learning_rate={rate:g}"
 
 
 def _remove_weights(path: Path) -> None:
@@ -260,6 +263,7 @@ def main(module: str, description: str, default: str, study_of: Callable[[str, l
     widths = sorted(set(args.widths or [study.width * growth for growth in GROWTHS]))
     rates = sorted(set(args.learning_rates or [study.learning_rate * factor for factor in FACTORS]))
     results = sweep(study, widths, rates, shlex.join(["python", "-m", module, *sys.argv[1:]]))
-    print(f"{table(results)}\n{advice(results)}\nwrote {RUNS / 'sweep' / study.name / 'sweep.png'} and sweep.json")
+    print(f"{table(results)}\n{advice(results, study.part)}")
+    print(f"wrote {RUNS / 'sweep' / study.name / 'sweep.png'}, and sweep.json beside it")
     if args.json:
         print(json.dumps(results))

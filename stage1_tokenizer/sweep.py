@@ -36,6 +36,7 @@ def study_of(path: str, overrides: list[str]) -> Study:
         run_of=run_of,
         train=train,
         metric="loss",
+        part="model.backbone",
     )
 
 

@@ -30,6 +30,7 @@ def study_of(path: str, overrides: list[str]) -> Study:
         run_of=run_of,
         train=train,
         metric="bits_per_token",
+        part="model",
     )
 
 

@@ -56,7 +56,7 @@ def study_with(train: Formula, data: str = "the same") -> Study:
     def run_of(cell: Cell) -> Run:
         return Run(model=cell.model(Model()), training=cell.training(TrainingConfig(images=20)))
 
-    return Study("formula", 16, 1.0, data, run_of, train, "loss")
+    return Study("formula", 16, 1.0, data, run_of, train, "loss", "model")
 
 
 def test_every_width_is_trained_twice_but_the_narrowest() -> None:
@@ -84,7 +84,7 @@ def test_best_learning_rates_and_what_taking_over_the_narrowest_costs() -> None:
     assert [found["mup", width]["cost"] for width in WIDTHS] == [0, 0, 0]
     assert found["standard", 64]["losses"] == (5.0, 6.0, 9.0, None)
     assert json.loads(Path("runs/sweep/formula/sweep.json").read_text()) == json.loads(json.dumps(results))
-    assert "mup_base_width=16 training.learning_rate=2" in advice(results)
+    assert "model.mup_base_width=16 training.learning_rate=2" in advice(results, "model")
     assert table(results).count("\n") == len(found)
 
 
@@ -117,16 +117,16 @@ def test_weights_of_finished_runs_are_removed() -> None:
 
 def test_the_plot_shows_lines_that_diverge_in_part_and_whole() -> None:
     lines = [Line("standard", 16, RATES, (1.0, 2.0, None, None)), Line("mup", 16, RATES, (None,) * 4)]
-    assert Image.open(io.BytesIO(draw(lines, "loss"))).width > 1000
+    assert Image.open(io.BytesIO(draw([*lines, Line("mup", 32, RATES, (2.0,) * 4)], "loss"))).width > 1000
     assert [line.best for line in lines] == [0, None]
     assert [lines[0].cost(place) for place in range(3)] == [0, 1, None]
 
 
 def test_an_optimum_at_the_edge_and_none_at_all_are_said() -> None:
     edge = sweep(study_with(Formula()), (16,), (0.5, 1.0), "")
-    assert "1, is the last one tried" in advice(edge)
+    assert "1, is the last one tried" in advice(edge, "model")
     nowhere = sweep(study_with(Formula()), (16,), (64.0,), "")
-    assert "every run of the narrowest width diverged" in advice(nowhere)
+    assert "every run of the narrowest width diverged" in advice(nowhere, "model")
     assert "diverged" in table(nowhere)
 
 
