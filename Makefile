@@ -69,7 +69,7 @@ check: develop
 	$(BIN)/mypy
 
 bench: develop
-	$(BIN)/python -m tests.benchmarks.$(or $(BENCH),mamba2)
+	$(BIN)/python -m tests.benchmarks.$(or $(BENCH),mamba2) $(ARGS)
 
 torture: develop
 	$(BIN)/python -W ignore -m tests.torture $(ARGS)

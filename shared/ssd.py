@@ -49,8 +49,7 @@ def ssd(
             y_BcQGRP = _Scan.apply(*inputs)
         else:
             with torch.no_grad():
-                y_BcQGRP, final_BGNJ = _scan(*inputs, state_BGNJ)
-                state_BGNJ.copy_(final_BGNJ)
+                y_BcQGRP = _scan(*inputs, state_BGNJ)
     return y_BcQGRP.flatten(3, 4).flatten(1, 2)[:, :length]
 
 
@@ -78,7 +77,7 @@ class _Scan(torch.autograd.Function):
         x_BcQGRP = inputs[0]
         y_BcQGRP = x_BcQGRP.new_empty(x_BcQGRP.shape)
         for rows in _blocks(x_BcQGRP):
-            y_BcQGRP[rows] = _scan(*(t[rows] for t in inputs))[0]
+            y_BcQGRP[rows] = _scan(*(t[rows] for t in inputs))
         return y_BcQGRP
 
     @staticmethod
@@ -108,19 +107,20 @@ def _scan(
     B_BcGQN: Tensor,
     C_BcGQN: Tensor,
     D_B1GR1: Tensor,
-    initial_BGNJ: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """y (B, c, Q, G, R, P), and the state after the last chunk unless that is the first."""
+    state_BGNJ: Tensor | None = None,
+) -> Tensor:
+    """y (B, c, Q, G, R, P); leaves the final state in `state_BGNJ`."""
     scores_BcG1QS = (C_BcGQN @ B_BcGQN.mT)[:, :, :, None]  # shared by the heads of a group
     mix_BcGRQS = _mix(scores_BcG1QS, _decay(until_BcGRQ, from_BcGRQ), dt_BcGRQ, D_B1GR1, x_BcQGRP.dtype)
     y_BcQGRP = (mix_BcGRQS @ x_BcQGRP.movedim(2, 4)).movedim(4, 2)
-    if x_BcQGRP.shape[1] == 1 and initial_BGNJ is None:
-        return y_BcQGRP, None
+    if x_BcQGRP.shape[1] == 1 and state_BGNJ is None:
+        return y_BcQGRP
     weighted_BcGQJ = _grouped(x_BcQGRP * _to_the_end(until_BcGRQ, from_BcGRQ))
-    states_BcGNJ = _states(weighted_BcGQJ, B_BcGQN, _chunk_decay(until_BcGRQ, x_BcQGRP.shape[-1]), initial_BGNJ)
+    states_BcGNJ = _states(weighted_BcGQJ, B_BcGQN, _chunk_decay(until_BcGRQ, x_BcQGRP.shape[-1]), state_BGNJ)
+    if state_BGNJ is not None:
+        state_BGNJ.copy_(states_BcGNJ[:, -1])
     read_BcGQJ = C_BcGQN @ states_BcGNJ[:, :-1].to(C_BcGQN.dtype)
-    y_BcQGRP = torch.addcmul(y_BcQGRP, _ungrouped(read_BcGQJ, x_BcQGRP), _from_the_start(until_BcGRQ))
-    return y_BcQGRP, states_BcGNJ[:, -1]
+    return torch.addcmul(y_BcQGRP, _ungrouped(read_BcGQJ, x_BcQGRP), _from_the_start(until_BcGRQ)).to(x_BcQGRP.dtype)
 
 
 def _scan_gradients(dy_BcQGRP: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -148,7 +148,7 @@ def _within_chunks_gradients(
     scores_BcG1QS = (C_BcGQN @ B_BcGQN.mT)[:, :, :, None]
     decay_BcGRQS = _decay(until_BcGRQ, from_BcGRQ)
     mix_BcGRQS = _mix(scores_BcG1QS, decay_BcGRQS, dt_BcGRQ, D_B1GR1, x_BcQGRP.dtype)
-    dy_BcGRQP = dy_BcQGRP.movedim(2, 4)
+    dy_BcGRQP = dy_BcQGRP.movedim(2, 4).contiguous()  # for two products
     dx_BcQGRP = (mix_BcGRQS.mT @ dy_BcGRQP).movedim(4, 2)
     del mix_BcGRQS
     dmix_BcGRQS = dy_BcGRQP @ x_BcQGRP.movedim(2, 4).mT

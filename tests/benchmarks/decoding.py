@@ -1,17 +1,19 @@
 """Drawing tokens, against x-transformers and transformers (make bench BENCH=decoding).
 
 All models have random weights, a vocabulary of 16,384, width 384 and 6 layers. One JSON line a bar: name, median_s,
-tokens_per_s and peak_mb (null: not measured) of ours, fraction_of_floor, peer, ratio (peer's median / ours). The floor
-is the larger of (weights + state) / bandwidth and operations / peak, both measured first: matrices in bfloat16, states
-in float32, keys and values of half the length on average.
+tokens_per_s and peak_mb (the most that torch holds in a first call beside the prior itself) of ours, fraction_of_floor,
+peer, ratio (peer's median / ours), bar (the ratio demanded). The floor is the larger of (weights + state) / bandwidth
+and operations / peak, both measured first: matrices in bfloat16, states in float32, keys and values of half the length
+on average.
 
-Words behind the command pick the lines whose names hold them all: python -m tests.benchmarks.decoding gpt "batch 1,".
+    python -m tests.benchmarks.decoding --only gpt-b1 mamba-b32x1024     some sizes: the names that --help lists
 """
 
+import argparse
+import copy
 import itertools
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +25,13 @@ from torch import nn
 import shared.vision  # noqa: F401  (makes torchvision importable, which transformers imports)
 from stage2_prior.prior import Prior, PriorConfig
 from stage2_prior.sampling import generate
+from tests.benchmarks.timing import peak_mb
 
 CODES, WIDTH, DEPTH, HEADS, D_STATE, HEADDIM = 16_384, 384, 6, 6, 64, 64
+TOKENS = 256  # unless a name says how many
 ROUNDS = 5
 LONGEST_S = 60  # a peer that takes longer runs once
+CONSTANCY = "mamba-constancy"
 # On one thread, its CPU time is the time it would take on a machine where nothing else runs.
 clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
@@ -43,40 +48,51 @@ class Bar:
 
     @property
     def name(self) -> str:
-        return f"{self.kind} batch {self.batch}, {self.tokens} tokens"
+        return f"{self.kind}-b{self.batch}" + (f"x{self.tokens}" if self.tokens != TOKENS else "")
 
 
 BARS = [
-    Bar("gpt", 1, 256, "x-transformers", 6),
-    Bar("gpt", 1, 256, "transformers Llama, static cache", 3),
-    Bar("gpt", 32, 256, "transformers Llama, static cache", 3),
+    Bar("gpt", 1, TOKENS, "x-transformers", 6),
+    Bar("gpt", 1, TOKENS, "transformers Llama, static cache", 3),
+    Bar("gpt", 32, TOKENS, "transformers Llama, static cache", 3),
     Bar("gpt", 32, 1024, "x-transformers", 8),
-    Bar("mamba", 1, 256, "transformers Mamba-2", 3),
-    Bar("mamba", 8, 256, "transformers Mamba-2", 5),
-    Bar("mamba", 32, 256, "transformers Mamba-2", 5),
+    Bar("mamba", 1, TOKENS, "transformers Mamba-2", 3),
+    Bar("mamba", 8, TOKENS, "transformers Mamba-2", 5),
+    Bar("mamba", 32, TOKENS, "transformers Mamba-2", 5),
     Bar("mamba", 32, 1024, "x-transformers", 20),
 ]
 
 
-def main() -> None:
-    chosen = [bar for bar in BARS if all(word in f"{bar.name} {bar.peer}" for word in sys.argv[1:])]
+def main(arguments: list[str] | None = None) -> None:
+    only = parse(arguments).only
     machine = measure_machine()
     print(json.dumps({"name": "machine", **machine, "threads": torch.get_num_threads()}), flush=True)
-    for bar in chosen:
-        ours_s, peer_s = medians(ours(bar.kind, bar.batch, bar.tokens), PEERS[bar.peer](bar.batch, bar.tokens))
-        line = {
-            "name": bar.name,
-            "median_s": round(ours_s, 3),
-            "tokens_per_s": round(bar.batch * bar.tokens / ours_s),
-            "peak_mb": None,
-            "fraction_of_floor": round(floor_s(bar, machine) * bar.tokens / ours_s, 3),
-            "peer": bar.peer,
-            "ratio": round(peer_s / ours_s, 2),
-            "bar": bar.ratio,
-        }
-        print(json.dumps(line), flush=True)
-    if not sys.argv[1:]:
+    for bar in BARS:
+        if bar.name in only:
+            print(json.dumps(measure(bar, machine)), flush=True)
+    if CONSTANCY in only:
         report_constancy()
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    names = [*dict.fromkeys(bar.name for bar in BARS), CONSTANCY]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    return parser.parse_args(arguments)
+
+
+def measure(bar: Bar, machine: dict[str, float]) -> dict[str, object]:
+    ours_s, peer_s = medians(ours(bar.kind, bar.batch, bar.tokens), PEERS[bar.peer](bar.batch, bar.tokens))
+    return {
+        "name": bar.name,
+        "median_s": round(ours_s, 3),
+        "tokens_per_s": round(bar.batch * bar.tokens / ours_s),
+        "peak_mb": peak_of_ours(bar),
+        "fraction_of_floor": round(floor_s(bar, machine) * bar.tokens / ours_s, 3),
+        "peer": bar.peer,
+        "ratio": round(peer_s / ours_s, 2),
+        "bar": bar.ratio,
+    }
 
 
 def medians(ours: Callable[[], object], peer: Callable[[], object]) -> tuple[float, float]:
@@ -101,6 +117,12 @@ def prior(kind: str, tokens: int) -> Prior:
 
 def ours(kind: str, batch: int, tokens: int) -> Callable[[], object]:
     return lambda: generate(prior(kind, tokens), range(batch), batch_size=batch)
+
+
+def peak_of_ours(bar: Bar) -> float:
+    """Of a first call, which allocates the state that later ones find in place."""
+    fresh = copy.deepcopy(prior(bar.kind, bar.tokens))
+    return peak_mb(lambda: generate(fresh, range(bar.batch), batch_size=bar.batch))
 
 
 def x_transformers(batch: int, tokens: int) -> Callable[[], object]:
@@ -179,7 +201,9 @@ def report_constancy() -> None:
     generate(prior("mamba", 1024), range(8), batch_size=8, progress=lambda _: times.append(clock()))
     steps = [after - before for before, after in itertools.pairwise(times[1:])]
     growth = statistics.median(steps[-256:]) / statistics.median(steps[:256])
-    print(json.dumps({"name": "mamba batch 8, last 256 steps over first 256", "growth": round(growth, 3)}), flush=True)
+    print(
+        json.dumps({"name": CONSTANCY, "what": "last 256 steps over first 256", "growth": round(growth, 3)}), flush=True
+    )
 
 
 if __name__ == "__main__":
