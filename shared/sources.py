@@ -27,7 +27,7 @@ IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".p
 IMAGE_SUFFIXES |= {".tga", ".tif", ".tiff", ".webp"}
 Image.init()
 # Of these suffixes, and no others: for PostScript, whatever the file is called, Pillow runs a program.
-FORMATS = tuple(sorted({Image.EXTENSION[suffix] for suffix in IMAGE_SUFFIXES & Image.EXTENSION.keys()} - {"MPO"}))
+FORMATS = tuple(sorted({Image.EXTENSION[suffix] for suffix in IMAGE_SUFFIXES & Image.EXTENSION.keys()}))
 # Pillow warns of huge images by itself; here `max_pixels` decides, and the summary names them.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 

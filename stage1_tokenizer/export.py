@@ -134,8 +134,9 @@ def write_graph(graph: nn.Module, example: Tensor, names: tuple[str, str], facts
 
 def diagonal_scatter(matrices: Any, values: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """The ONNX form of the Mamba-2 scan's `diagonal_scatter` (main diagonals, last two axes): PyTorch 2.13 has none."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18  # its types are for scripts, and this is traced
     if (offset, dim1, dim2) != (0, -2, -1):
         raise NotImplementedError(f"diagonal_scatter with offset {offset} of axes {dim1} and {dim2}")
     size = op.Shape(matrices, start=-1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from shared.checkpoint import RunDirectory, fingerprint
@@ -16,7 +17,16 @@ from shared.errors import UserError
 from shared.training import Trainee, make_accelerator
 from stage1_tokenizer import export as command
 from stage1_tokenizer.evaluate import datasets_of
-from stage1_tokenizer.export import are_ties, compare_decoder, compare_encoder, export, tokens_of, write_graph
+from stage1_tokenizer.export import (
+    Agreement,
+    are_ties,
+    compare_decoder,
+    compare_encoder,
+    export,
+    real_images,
+    tokens_of,
+    write_graph,
+)
 from stage1_tokenizer.quantisers.quantiser import Quantiser
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig, build_quantiser, load_tokenizer
 from tests.tiny import QUANTISERS, tokenizer_run
@@ -172,3 +182,29 @@ def test_a_run_without_a_codebook_is_refused(drawings: Path) -> None:
     with pytest.raises(UserError, match="has no codebook yet"):
         export(run, run / "onnx")
     assert not (run / "onnx").exists()
+
+
+def test_it_is_compared_on_other_images_where_asked(drawings: Path, tmp_path: Path) -> None:
+    run = saved_run(drawings, "conv", "fsq")
+    assert torch.equal(real_images(run, None)[0], to_float(datasets_of(run, "validation")[0][0, 0][0]))
+    (tmp_path / "white").mkdir()
+    for name in "ab":
+        Image.new("RGB", (40, 50), "white").save(tmp_path / "white" / f"{name}.png")
+    assert torch.equal(real_images(run, str(tmp_path / "white")), torch.ones(1, 3, 32, 32))
+
+
+def test_the_command_says_where_it_wrote_and_how_well_it_agrees(
+    drawings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = saved_run(drawings, "conv", "fsq")
+    asked = []
+    monkeypatch.setattr(command, "export", lambda *arguments: asked.append(arguments) or Agreement(2, 128, 1, 3e-7))
+    monkeypatch.setattr(sys, "argv", ["export", "--images", "openmoji"])
+    command.main()
+    assert asked == [(run, run / "onnx", "openmoji")]
+    said = capsys.readouterr().out
+    assert f"wrote {run / 'onnx' / 'encoder.onnx'} and" in said
+    assert (
+        "on 2 images: tokens differ at 1 of 128 places (ties within float error), decoded images by at most 3e-07"
+        in said
+    )
