@@ -96,8 +96,10 @@ class Mamba2(nn.Module):
         self._kernels = _fused_kernels()
 
     def forward(self, u_BLD: Tensor) -> Tensor:
-        """(B, L, d_model) -> (B, L, d_model), any L >= 1, differentiable once. Decays, states and norm are float32 under
-        autocast."""
+        """(B, L, d_model) -> (B, L, d_model), any L >= 1, differentiable once.
+
+        Decays, states and norm are float32 under autocast.
+        """
         self._check_input(u_BLD, ndim=3)
         z_BLI, xBC_BLC, dt_BLH = self._project(u_BLD)
         if self._kernels is not None and u_BLD.is_cuda:
