@@ -39,13 +39,13 @@ def ssd(
         x_BcQGRP = _chunked(x_BLHP, chunks).unflatten(3, grouped)
         dt_BcGRQ = _chunked(dt_BLH, chunks).unflatten(3, grouped).movedim(2, 4).contiguous()
         B_BcGQN, C_BcGQN = _chunked(B_BLGN, chunks).transpose(2, 3), _chunked(C_BLGN, chunks).transpose(2, 3)
-        D_B1GR1 = D_H.view(1, 1, *grouped, 1).expand(len(x_BLHP), -1, -1, -1, -1)
+        D_B1GR1 = D_H.view(1, 1, *grouped, 1).expand(x_BLHP.shape[0], -1, -1, -1, -1)
         # At q the source s weighs exp(until_q - until_s) dt_s. With log(dt) in the exponent that is
         # exp(until_q + from_s), so neither x nor the decays are multiplied by dt. The clamp is for padding, dt = 0.
         until_BcGRQ = (dt_BcGRQ * A_H.view(groups, -1, 1)).cumsum(-1)
         from_BcGRQ = dt_BcGRQ.clamp_min(torch.finfo(dt_BcGRQ.dtype).tiny).log() - until_BcGRQ
         inputs = (x_BcQGRP, dt_BcGRQ, until_BcGRQ, from_BcGRQ, B_BcGQN, C_BcGQN, D_B1GR1)
-        if state_BGNJ is None:
+        if state_BGNJ is None and torch.is_grad_enabled():
             y_BcQGRP = _Scan.apply(*inputs)
         else:
             with torch.no_grad():

@@ -118,7 +118,8 @@ def write_graph(graph: nn.Module, example: Tensor, names: tuple[str, str], facts
     Raises UserError where PyTorch cannot express it in ONNX.
     """
     try:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of PyTorch's own code
+        # Without gradients, for those written out by hand are not traced; the warnings are of PyTorch's own code.
+        with torch.no_grad(), warnings.catch_warnings(action="ignore", category=FutureWarning):
             program = torch.onnx.export(
                 graph.eval(), (example,), dynamo=True, opset_version=OPSET, verbose=False, input_names=names[:1],
                 output_names=names[1:], dynamic_shapes=({0: torch.export.Dim("batch")},),

@@ -19,6 +19,7 @@ from shared.token_cache import TokenInfo, open_cache, write_cache
 from tests.resident import Watch
 
 SLACK_MB = 12  # what Python and its allocators take now and then
+FORK_SLACK_MB = 40  # with a worker, which copies what it touches of the memory it was forked with
 
 
 def grids(count: int) -> Iterator[tuple[Tensor, None]]:
@@ -67,5 +68,5 @@ def test_images_in_parquet_stay_on_the_disk(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("TESSERA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
     use_images(tmp_path / "first", 100)
-    few, many = use_images(tmp_path / "few", 100), use_images(tmp_path / "many", 800)
-    assert many < few + SLACK_MB  # they have 39 MB
+    few, many = use_images(tmp_path / "few", 100), use_images(tmp_path / "many", 2_400)
+    assert many < few + FORK_SLACK_MB  # they have 118 MB
