@@ -1,0 +1,43 @@
+"""The model that comes with Tessera: small enough, whole, and of use before anything is trained."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from shared import openmoji
+from shared.data import to_float
+from shipped import OPENMOJI
+from stage1_tokenizer.measures import psnr_of
+from stage1_tokenizer.tokenizer import matching_tokenizer
+from stage2_prior.prior import load_prior
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_it_has_less_than_25_mb() -> None:
+    assert sum(path.stat().st_size for path in OPENMOJI.rglob("*") if path.is_file()) < 25e6
+
+
+def test_its_parts_fit_and_its_reconstructions_are_good() -> None:
+    _, info = load_prior(OPENMOJI)
+    tokenizer = matching_tokenizer(info, OPENMOJI)
+    drawings_BHWC = openmoji.draw(["1F600", "1F408", "1F34E", "1F697"], "test", 64)
+    images_BCHW = to_float(torch.stack([torch.from_numpy(pixels).permute(2, 0, 1) for pixels in drawings_BHWC]))
+    decoded_BCHW = tokenizer.detokenize(tokenizer.tokenize(images_BCHW))
+    assert psnr_of(decoded_BCHW, images_BCHW).min() > 22
+
+
+def test_it_draws_and_completes_where_nothing_was_trained(tmp_path: Path) -> None:
+    Image.fromarray(openmoji.draw(["1F408"], "test", 64)[0]).save(tmp_path / "cat.png")
+    draw = [sys.executable, str(ROOT / "sample.py"), "--num", "2"]
+    for options in (["--class-label", "animals", "--cfg-scale", "1.5"], ["--complete", "cat.png"]):
+        ended = subprocess.run([*draw, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+    drawn = Image.open(tmp_path / "samples" / "seed0-0000.png")
+    assert drawn.size == (64, 64)
+    assert len(drawn.getcolors(64 * 64) or []) > 20  # more than an empty sheet
+    assert (tmp_path / "samples" / "completions.png").exists()
+    assert not (tmp_path / "runs").exists()
