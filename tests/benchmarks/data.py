@@ -103,11 +103,12 @@ def decoding(folder: Path, count: int = 96) -> None:
 
 
 def ours_of(files: Path, augment: AugmentConfig, count: int) -> Callable[[], Iterator[object]]:
+    batch = min(BATCH, count)  # which must divide `count`: the training order has no end
     config = DataConfig(source=str(files), image_size=256, augment=augment, validation_fraction=0)
     dataset = open_datasets(config, seed=0)[0]
     # Left to a device that costs nothing here: what the workers have still to do.
     device = "meta" if augment.run_on == "device" else "cpu"
-    return lambda: islice(training_loader(dataset, BATCH, seed=0, device=device), -(-count // BATCH))
+    return lambda: islice(training_loader(dataset, batch, seed=0, device=device), count // batch)
 
 
 def torchvision_loader(files: Path) -> Callable[[], Iterator[object]]:
