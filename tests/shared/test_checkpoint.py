@@ -83,6 +83,25 @@ def test_a_run_goes_on_only_with_the_configuration_it_began_with(tmp_path: Path)
     run.begin(Toy(size=1, note="other"), {"note"})
 
 
+def test_a_run_goes_on_where_its_configuration_has_more_keys_than_when_it_began(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.begin(Toy(size=2), set())
+    (run.path / "config.yaml").write_text("size: 2\n")  # as before there was a note
+    run.save(8, weights(1), weights(1), {"images": 8})
+    with pytest.raises(UserError, match=r"note: '' -> 'other'"):
+        run.begin(Toy(size=2, note="other"), set())
+    run.begin(Toy(size=2), set())
+
+
+def test_a_run_of_keys_that_are_gone_names_them(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.begin(Toy(), set())
+    run.save(8, weights(1), weights(1), {"images": 8})
+    (run.path / "config.yaml").write_text("size: 1\nnote: ''\ncolour: red\n")
+    with pytest.raises(UserError, match=r"colour: 'red' -> None"):
+        run.begin(Toy(), set())
+
+
 def test_a_checkpoint_never_executes_code(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple:
