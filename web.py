@@ -31,6 +31,7 @@ from shared.hub import WHICH_PRIOR, prior_place, tokenizer_place
 from shared.sources import UnreadableImage, decode_rgb
 from shared.token_cache import TokenInfo, open_cache
 from stage1_tokenizer.evaluate import psnr_of
+from stage1_tokenizer.quantisers.counts import count_codes
 from stage1_tokenizer.tokenizer import Tokenizer
 from stage1_tokenizer.views import (
     ERROR_LEVELS,
@@ -440,10 +441,7 @@ def count_uses(cache: Path, info: TokenInfo) -> Tensor | None:
     except UserError as error:
         log.warning("the codebook is shown without the codes' use: %s", error)
         return None
-    parts = [
-        part for tokens_NL in opened.tokens.values() for part in np.array_split(tokens_NL, len(tokens_NL) // 4096 + 1)
-    ]
-    return torch.from_numpy(sum(np.bincount(part.ravel(), minlength=info.codes) for part in parts))
+    return torch.stack([count_codes(tokens_NL, info.codes) for tokens_NL in opened.pieces()]).sum(0)
 
 
 def serve(run: Run, host: str, port: int | None) -> gr.Blocks:

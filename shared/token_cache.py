@@ -13,7 +13,7 @@ several tokens: of what a code means for each of them, side by side).
 
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +38,8 @@ disable_progress_bars()  # a cache is written in a blink; the tokenizing before 
 
 Split = Literal["train", "validation"]
 Rows = Iterable[tuple[Tensor, Tensor | None]]  # batches of tokens (B, h, w) int64 and labels (B,) int64
+
+PIECE = 4096  # grids at a time, where all are gone through
 
 
 class TokenInfo(Config):
@@ -70,6 +72,12 @@ class TokenCache:
     tokens: dict[str, np.ndarray]
     labels: dict[str, np.ndarray | None]
     code_vectors_KD: Tensor
+
+    def pieces(self) -> Iterator[Tensor]:
+        """All grids of both splits, (N, L) int64, some thousand at a time."""
+        for tokens_NL in self.tokens.values():
+            for start in range(0, len(tokens_NL), PIECE):
+                yield torch.from_numpy(tokens_NL[start : start + PIECE].astype(np.int64))
 
     def batch(self, split: Split, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, L) int64 and labels (B,) int64 or None of some rows."""

@@ -147,8 +147,8 @@ def main() -> None:
     if not PartialState().is_main_process:
         return
     cache = open_cache(path)
-    used = torch.cat([torch.from_numpy(cache.tokens[split].astype("int64")).flatten() for split in cache.tokens])
-    counts_K = count_codes(used, cache.info.codes, cache.info.tokens_per_place)
+    codes, per_place = cache.info.codes, cache.info.tokens_per_place
+    counts_K = torch.stack([count_codes(tokens_NL, codes, per_place) for tokens_NL in cache.pieces()]).sum(0)
     print(
         f"wrote {path}: {len(cache.tokens['train'])} + {len(cache.tokens['validation'])} grids of "
         f"{cache.info.grid[0]} x {cache.info.grid[1]} tokens, {usage(counts_K):.1%} of {len(counts_K)} codes in use; "
