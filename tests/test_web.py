@@ -138,8 +138,13 @@ def wait_for_pictures(page: Any, place: str, expected_NHWC: np.ndarray) -> None:
 def choose(page: Any, label: str, value: object) -> None:
     """Type into the visible control of that name."""
     box = page.locator(f'input[aria-label="number input for {label}"]:visible, label:has-text("{label}") input:visible')
-    box.first.fill(str(value))
-    box.first.press("Enter")
+    for _ in range(20):  # a part of the page that was just opened may be built anew after it was typed into
+        box.first.fill(str(value))
+        box.first.press("Enter")
+        page.wait_for_timeout(300)
+        if box.first.input_value() == str(value):
+            return
+    raise AssertionError(f"{label} does not take {value}")
 
 
 # In the browser
