@@ -30,6 +30,7 @@ from shared.errors import UserError, run_command
 from shared.hub import WHICH_PRIOR, prior_place, tokenizer_place
 from shared.sources import UnreadableImage, decode_rgb
 from shared.token_cache import TokenInfo, open_cache
+from shipped import OPENMOJI
 from stage1_tokenizer.evaluate import psnr_of
 from stage1_tokenizer.quantisers.counts import count_codes
 from stage1_tokenizer.tokenizer import Tokenizer
@@ -64,7 +65,7 @@ CSS = """
 .sheet img, .pixels img { display: block; width: 100%; image-rendering: pixelated }
 .sheet img { border: 1px solid var(--border-color-primary) }
 .sheet figcaption { font-size: 12px; line-height: 1.3 }
-.pixels img { height: auto }
+.pixels img { width: 100% !important; height: auto !important; object-fit: contain !important }
 #kept { max-width: 300px }
 .pixels .image-frame { width: 100% }
 .gradio-container .block .html-container { padding: 0 }
@@ -429,7 +430,8 @@ def load_run(prior_run: Path, tokenizer_run: Path | None) -> Run:
     colours_K3 = code_colours(tokenizer.quantiser.codes_KD.detach())
     place = tokenizer_run or tokenizer_place(prior_run, info.tokenizer)
     uses_K = count_uses(place / "tokens", info)
-    return Run(str(prior_run), prior.to(device), info, tokenizer.to(device), uses_K, colours_K3)
+    name = "OpenMoji, the model that comes along" if prior_run == OPENMOJI else str(prior_run)
+    return Run(name, prior.to(device), info, tokenizer.to(device), uses_K, colours_K3)
 
 
 def count_uses(cache: Path, info: TokenInfo) -> Tensor | None:
