@@ -29,7 +29,7 @@ from shared.environment import machine
 from shared.errors import UserError
 from shared.mup import C
 from shared.report import COLOURS, png_of, read_metrics, write_text
-from shared.training import TrainingConfig
+from shared.training.config import TrainingConfig
 
 PARTS = 8  # a run's loss is the mean over the last eighth of its training
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # of the configuration's learning rate, where none are given

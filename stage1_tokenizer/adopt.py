@@ -20,7 +20,8 @@ from torch import Tensor
 from shared.checkpoint import RUNS, RunDirectory, load_strictly
 from shared.config import override, parse_config
 from shared.errors import UserError, run_command
-from shared.training import Trainee, make_accelerator
+from shared.training.accelerator import make_accelerator
+from shared.training.trainee import Trainee
 from stage1_tokenizer.tokenizer import Tokenizer
 from stage1_tokenizer.train import TokenizerRun
 

@@ -27,7 +27,7 @@ from shared.environment import machine
 from shared.errors import UserError, run_command
 from shared.pictures import save_grid
 from shared.report import read_metrics
-from shared.training import forget_after
+from shared.training.log import forget_after
 from stage1_tokenizer.comparison import write_report
 from stage1_tokenizer.describe import describe
 from stage1_tokenizer.losses.perceptual import PerceptualLoss, StlpipsConfig, build_perceptual

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from shared.config import Config
-from shared.training import Trainee
+from shared.training.trainee import Trainee
 from stage1_tokenizer.losses.adversarial import AdversarialConfig
 from stage1_tokenizer.losses.adversary import Adversary, Terms
 from stage1_tokenizer.losses.discriminators import check_discriminator_size

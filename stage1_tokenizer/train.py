@@ -20,7 +20,11 @@ from shared.config import Config, load_config
 from shared.data import Batch, DataConfig, ImageDataset, open_datasets, training_loader
 from shared.errors import UserError, run_command
 from shared.memory import check_fits
-from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
+from shared.training.accelerator import make_accelerator
+from shared.training.config import MAY_CHANGE_ON_RESUME, TrainingConfig
+from shared.training.log import Log
+from shared.training.schedule import crossed
+from shared.training.trainee import Trainee
 from stage1_tokenizer.describe import describe
 from stage1_tokenizer.evaluate import Evaluation, draw_reconstructions, evaluate
 from stage1_tokenizer.objective import LossConfig, Objective, check_losses

@@ -25,7 +25,11 @@ from shared.errors import UserError, run_command
 from shared.memory import TRAINING_BYTES, check_fits, kept_for_backward
 from shared.sharding import whole
 from shared.token_cache import TokenCache, TokenInfo, open_cache, read_info
-from shared.training import MAY_CHANGE_ON_RESUME, Log, Trainee, TrainingConfig, crossed, make_accelerator
+from shared.training.accelerator import make_accelerator
+from shared.training.config import MAY_CHANGE_ON_RESUME, TrainingConfig
+from shared.training.log import Log
+from shared.training.schedule import crossed
+from shared.training.trainee import Trainee
 from stage2_prior.evaluate import Evaluation, evaluate
 from stage2_prior.prior import Prior, PriorConfig, build_prior
 from stage2_prior.sampling import generate

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from shared.config import Config
-from shared.training import Fraction
+from shared.training.config import Fraction
 from stage1_tokenizer.losses.discriminators import DiscriminatorConfig, PatchganConfig, build_discriminator
 
 GanLoss = Literal["hinge", "non_saturating"]

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import UserError
-from shared.training import Trainee, learning_rate
+from shared.training.schedule import learning_rate
+from shared.training.trainee import Trainee
 from stage1_tokenizer.losses.adversarial import (
     AdversarialConfig,
     Critic,

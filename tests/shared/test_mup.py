@@ -16,7 +16,11 @@ from shared.config import parse_config
 from shared.errors import UserError
 from shared.layers import SwiGLU
 from shared.mup import MupConfig
-from shared.training import Trainee, TrainingConfig, learning_rate, make_accelerator, make_optimizer
+from shared.training.accelerator import make_accelerator
+from shared.training.config import TrainingConfig
+from shared.training.optimizer import make_optimizer
+from shared.training.schedule import learning_rate
+from shared.training.trainee import Trainee
 from stage1_tokenizer.backbones.sequence import AttentionConfig, MambaConfig, transformer
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from stage2_prior.attention import Attention

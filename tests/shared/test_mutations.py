@@ -17,7 +17,9 @@ from shared.checkpoint import RunDirectory
 from shared.config import Config, load_config
 from shared.errors import UserError
 from shared.manifest import write_manifest
-from shared.training import Trainee, TrainingConfig, make_accelerator
+from shared.training.accelerator import make_accelerator
+from shared.training.config import TrainingConfig
+from shared.training.trainee import Trainee
 from stage1_tokenizer.train import TokenizerRun
 from stage2_prior.train import PriorRun
 

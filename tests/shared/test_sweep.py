@@ -13,7 +13,7 @@ from shared.config import Config
 from shared.errors import UserError
 from shared.mup import MupConfig
 from shared.sweep import Cell, Line, Study, advice, cells, draw, main, sweep, table
-from shared.training import TrainingConfig
+from shared.training.config import TrainingConfig
 
 WIDTHS, RATES = (16, 32, 64), (0.5, 1.0, 2.0, 4.0)
 

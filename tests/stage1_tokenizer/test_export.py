@@ -14,7 +14,8 @@ from shared.checkpoint import RunDirectory, fingerprint
 from shared.config import parse_config
 from shared.data import to_float
 from shared.errors import UserError
-from shared.training import Trainee, make_accelerator
+from shared.training.accelerator import make_accelerator
+from shared.training.trainee import Trainee
 from stage1_tokenizer import export as command
 from stage1_tokenizer.evaluate import datasets_of
 from stage1_tokenizer.export import (

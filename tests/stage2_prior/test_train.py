@@ -13,7 +13,7 @@ import torch
 from shared.checkpoint import read_weights
 from shared.errors import UserError
 from shared.token_cache import Rows, Split, TokenCache, TokenInfo, open_cache, write_cache
-from shared.training import TrainingConfig
+from shared.training.config import TrainingConfig
 from stage2_prior import train as stage2
 from stage2_prior.evaluate import Evaluation
 from stage2_prior.prior import load_prior

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.training import Trainee, TrainingConfig, make_accelerator
+from shared.training.accelerator import make_accelerator
+from shared.training.config import TrainingConfig
+from shared.training.trainee import Trainee
 from stage1_tokenizer.losses.adversarial import AdversarialConfig
 from stage1_tokenizer.losses.adversary import Adversary
 

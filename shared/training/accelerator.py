@@ -1,0 +1,20 @@
+"""The device and the processes of a training."""
+
+import atexit
+
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+
+def make_accelerator() -> Accelerator:
+    """Device and processes, as `accelerate launch` (or nothing) set them up. Precision is `Trainee.autocast`'s."""
+    atexit.register(_leave_the_others)
+    # Codebook statistics are each rank's own until they are reduced on purpose.
+    own_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(mixed_precision="no", kwargs_handlers=[own_buffers])
+
+
+def _leave_the_others() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()  # or its threads may abort the process as it ends
