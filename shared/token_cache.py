@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow
 import torch
 from datasets import Dataset, DatasetDict, Features, Sequence, Value, disable_progress_bars, load_from_disk
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -40,6 +40,7 @@ Split = Literal["train", "validation"]
 Rows = Iterable[tuple[Tensor, Tensor | None]]  # batches of tokens (B, h, w) int64 and labels (B,) int64
 
 PIECE = 4096  # grids at a time, where all are gone through
+HOW_IMAGES_ARE_READ: Any = {"workers": True, "max_bad_fraction": True, "augment": {"run_on": True}}  # of DataConfig
 
 
 class TokenInfo(Config):
@@ -56,6 +57,18 @@ class TokenInfo(Config):
     preprocessing: dict[str, Any]
     views: int  # of each training image; the first is not augmented
     class_names: list[str] | None
+
+    @field_validator("preprocessing")
+    @classmethod
+    def _what_makes_images(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Every key of `DataConfig` that an image depends on, so that equal images are recorded equally.
+
+        Keys that have come since a cache was written are at their defaults. One with keys that are gone stays as it is.
+        """
+        try:
+            return DataConfig.model_validate(values).model_dump(mode="json", exclude=HOW_IMAGES_ARE_READ)
+        except ValidationError:
+            return values
 
     @property
     def data(self) -> DataConfig:

@@ -215,6 +215,15 @@ def test_pictures_that_changed_make_a_new_cache_and_are_named_to_a_prior(tokens:
         stage2.train(prior_run())
 
 
+def test_tokens_recorded_before_a_key_came_are_the_same_tokens(tokens: Path) -> None:
+    run, _ = stage2.train(prior_run())
+    info = json.loads((run.path / "tokens.json").read_text())
+    del info["preprocessing"]["buffer_gb"], info["preprocessing"]["augment"]["autocontrast"]
+    (run.path / "tokens.json").write_text(json.dumps(info))
+    stage2.train(prior_run())
+    assert read_info(run.path) == read_info(tokens)
+
+
 @pytest.mark.parametrize("damage", ["tokens.json", "codebook.safetensors", "train"])
 def test_a_damaged_cache_is_made_anew_by_the_command_its_error_names(tokens: Path, damage: str) -> None:
     path = tokens / damage

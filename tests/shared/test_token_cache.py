@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from datasets import load_from_disk
 
 from shared import manifest
+from shared.data import DataConfig
 from shared.errors import UserError
 from shared.token_cache import TokenInfo, open_cache, write_cache
 from tests.full_disk import largest_file
@@ -138,3 +140,30 @@ def test_one_wrong_bit_is_noticed(tmp_path: Path, name: str) -> None:
     (tmp_path / "tokens" / name).write_bytes(content)
     with pytest.raises(UserError, match=r"make it again|cannot be used"):
         open_cache(tmp_path / "tokens")
+
+
+def test_what_was_recorded_before_a_key_came_equals_its_default() -> None:
+    before = {"source": "openmoji", "image_size": [64, 32], "augment": {"flip": 0.5}}
+    now = DataConfig.model_validate(before).model_dump(mode="json")
+    assert {"buffer_gb", "max_pixels"} <= now.keys() - before.keys()
+    assert preprocessed(now) == preprocessed(before)
+    assert preprocessed(now).data.height_width == (64, 32)
+    for key, other in (("image_size", 64), ("buffer_gb", 1), ("augment", None), ("augment", {"flip": 0.4})):
+        assert preprocessed({**before, key: other}) != preprocessed(before)
+
+
+def test_how_images_were_read_makes_no_other_cache() -> None:
+    read = {"workers": 4, "max_bad_fraction": 0.5, "augment": {"flip": 0.5, "run_on": "device"}}
+    assert preprocessed(read) == preprocessed({"augment": {"flip": 0.5}})
+    assert preprocessed({"workers": 4, "augment": None}) == preprocessed({"augment": None})
+
+
+def test_a_key_that_is_gone_is_kept_and_named_when_it_is_asked_for() -> None:
+    older = preprocessed({"colours": 3})
+    assert older != preprocessed({})
+    with pytest.raises(UserError, match="colours: there is no such key"):
+        _ = older.data
+
+
+def preprocessed(values: dict[str, Any]) -> TokenInfo:
+    return TokenInfo.model_validate(info().model_dump() | {"preprocessing": values})
