@@ -13,7 +13,7 @@ help:
 	@echo "make web         a page to draw, reconstruct, complete and browse codes on   [ARGS=\"--port 7860 ...\"]"
 	@echo "make compare     train several tokenizers on the same images and report   [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make openmoji    train the model that comes with Tessera anew (hours)"
-	@echo "make test        run the tests"
+	@echo "make test        run the tests (make check: linter and types; make bench: benchmarks   [BENCH=... ARGS=...])"
 	@echo "make torture     60 kills of training and caching, 10,000 broken images: see that nothing is lost   [ARGS=\"--kills 500\"]"
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable

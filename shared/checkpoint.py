@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from shared.config import C, Config, parse_config, parse_yaml, save_config
+from shared.config import C, Config, completed, parse_config, parse_yaml, save_config
 from shared.errors import UserError
 from shared.lock import hold
 from shared.manifest import Damaged, check_manifest, flush, read_manifest, sha256, write_manifest
@@ -67,7 +67,7 @@ class RunDirectory:
         self._lock()
         saved = self.path / "config.yaml"
         if saved.exists():
-            before, now = flat(_completed(read_yaml(saved), type(config))), flat(config.model_dump(mode="json"))
+            before, now = flat(completed(read_yaml(saved), type(config))), flat(config.model_dump(mode="json"))
             keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
             changed = [f"  {key}: {before.get(key)!r} -> {now.get(key)!r}" for key in keys if key not in may_change]
             if changed and self.newest() is not None:
@@ -292,14 +292,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = value
     return result
-
-
-def _completed(saved: dict[str, Any], kind: type[Config]) -> dict[str, Any]:
-    """A saved configuration with the keys that have come to its kind since then, at their defaults."""
-    try:
-        return parse_config(kind, saved, where="config.yaml").model_dump(mode="json")
-    except UserError:  # it has keys that are gone: `RunDirectory.begin` names them
-        return saved
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ Each option is declared once, in the `Config` of the part that reads it. A famil
 quantisers, losses) is a union told apart by its `kind`, so each alternative carries its own options only.
 """
 
+import argparse
 import difflib
 import reprlib
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,27 @@ def parse_config(model: type[C], values: Any, where: str) -> C:
     except ValidationError as error:
         lines = [_explain(problem, model) for problem in error.errors()]
         raise UserError(f"{where} is not a valid configuration:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def completed(values: dict[str, Any], model: type[Config]) -> dict[str, Any]:
+    """Plain values of a `model` with the keys that have come to it since they were written, at their defaults.
+
+    As they are where they hold keys that are gone.
+    """
+    try:
+        return parse_config(model, values, where="").model_dump(mode="json")
+    except UserError:
+        return values
+
+
+def parse_command_line(parser: argparse.ArgumentParser, default: str) -> argparse.Namespace:
+    """What `parser` reads, and beside it `config`, a YAML file (`default` where none is named), and its `overrides`."""
+    parser.add_argument("config", nargs="?", default=default, help=f"a YAML file (default: {default})")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of the file, e.g. name=mine")
+    args = parser.parse_intermixed_args()
+    if "=" in args.config:
+        args.config, args.overrides = default, [args.config, *args.overrides]
+    return args
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -36,3 +37,8 @@ def processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def now() -> str:
+    """The time of a result, to the minute."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

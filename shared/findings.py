@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from shared.checkpoint import write_atomically
+from shared.environment import now
 
 ROUNDING = "every image is rounded to the nearest of 8 bits before it is measured"
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "torch-fidelity")
@@ -34,7 +34,7 @@ class Findings:
         self.facts |= {
             "rounding": ROUNDING,
             "versions": {name: version(name) for name in LIBRARIES},
-            "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "date": now(),
         }
 
     def as_dict(self) -> dict[str, Any]:

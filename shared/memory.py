@@ -1,4 +1,4 @@
-"""Whether a training fits into memory: estimated before it starts, rather than found out by a killed process."""
+"""The memory that a training takes: estimated before it starts, rather than found out by a killed process; its peak."""
 
 import os
 from collections.abc import Callable
@@ -67,6 +67,29 @@ def total_memory(device: torch.device) -> int:
     limit = Path("/sys/fs/cgroup/memory.max")  # of a container
     text = limit.read_text().strip() if limit.is_file() else "max"
     return min(total, int(text)) if text.isdecimal() else total
+
+
+def reset_peak_memory() -> None:
+    """Count peak memory from now on: CUDA's, or this process's on Linux."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is in use (man 5 proc)
+    except OSError:
+        return
+
+
+def peak_memory() -> float | None:
+    """Bytes of CUDA memory, or of this process, libraries included; None where the system does not say."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    lines = [line.split() for line in status.splitlines() if line.startswith("VmHWM:")]
+    return 1024 * float(lines[0][1]) if lines else None
 
 
 def _gib(count: int) -> str:

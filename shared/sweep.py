@@ -11,9 +11,8 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +23,12 @@ from matplotlib.figure import Figure
 from pydantic import ValidationError
 
 from shared.checkpoint import BEST, RUNS, WEIGHTS, write_atomically
-from shared.config import Config
-from shared.environment import machine
+from shared.config import C, Config, completed, parse_command_line
+from shared.environment import machine, now
 from shared.errors import UserError
-from shared.mup import C
+from shared.mup import MupConfig
 from shared.report import COLOURS, png_of, read_metrics, write_text
-from shared.training.config import TrainingConfig
+from shared.training.config import RunConfig, TrainingConfig
 
 PARTS = 8  # a run's loss is the mean over the last eighth of its training
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # of the configuration's learning rate, where none are given
@@ -50,7 +49,7 @@ class Cell(NamedTuple):
         """Of its directory."""
         return f"{STANDARD if self.base is None else MUP}-{self.width}-{self.learning_rate:g}"
 
-    def model(self, config: C) -> C:
+    def model(self, config: MupConfig) -> MupConfig:
         """The model `config` as it is in this cell; UserError where it cannot be of that width."""
         try:
             return config.at_width(self.width).model_copy(update={"mup_base_width": self.base})
@@ -95,19 +94,32 @@ class Line(NamedTuple):
 class Study(NamedTuple):
     """What a stage brings to a sweep.
 
-    width, learning_rate: those of its configuration. data: says what it trains on, so that results of other data are
-    not taken for its own. run_of: the configuration of a cell's run. train: trains it in a directory. metric: its loss
-    in metrics.jsonl. part: the key of its configuration that has the width.
+    run: what each cell is a change of. part: the key of it, dotted, that has the width. data: says what it trains on,
+    so that results of other data are not taken for its own. train: trains a cell's run in a directory. metric: its
+    loss in metrics.jsonl.
     """
 
-    name: str
-    width: int
-    learning_rate: float
+    run: RunConfig
+    part: str
     data: str
-    run_of: Callable[[Cell], Config]
     train: Callable[[Any, Path], object]
     metric: str
-    part: str
+
+    @property
+    def model(self) -> MupConfig:
+        """The part of the run that has the width."""
+        return attrgetter(self.part)(self.run)
+
+    def run_of(self, cell: Cell) -> RunConfig:
+        """The run of a cell; UserError where the model cannot be of its width."""
+        run = with_part(self.run, "training", cell.training(self.run.training))
+        return with_part(run, self.part, cell.model(self.model))
+
+
+def with_part(config: C, key: str, part: Config) -> C:
+    """`config` with another part at a dotted key."""
+    first, _, rest = key.partition(".")
+    return config.model_copy(update={first: with_part(getattr(config, first), rest, part) if rest else part})
 
 
 def cells(widths: Sequence[int], learning_rates: Sequence[float]) -> list[Cell]:
@@ -120,16 +132,16 @@ def cells(widths: Sequence[int], learning_rates: Sequence[float]) -> list[Cell]:
 
 def sweep(study: Study, widths: Sequence[int], learning_rates: Sequence[float], command: str) -> dict[str, Any]:
     """Train what is not finished yet, draw, and return what sweep.json holds."""
-    folder = RUNS / "sweep" / study.name
+    folder = RUNS / "sweep" / study.run.name
     configs = {cell: study.run_of(cell) for cell in cells(widths, learning_rates)}
     losses = {cell: loss_of(study, config, folder / cell.name) for cell, config in configs.items()}
     lines = lines_of(losses, widths, learning_rates)
     write_atomically(folder / "sweep.png", partial(Path.write_bytes, data=draw(lines, study.metric)))
     results = {
-        "name": study.name,
+        "name": study.run.name,
         "command": command,
         "machine": machine(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": now(),
         "loss": f"{study.metric} in training, mean over the last {PARTS}th of a run",
         "base_width": min(widths),
         "lines": [line._asdict() | rest for line, rest in zip(lines, summary(lines), strict=True)],
@@ -143,7 +155,7 @@ def loss_of(study: Study, config: Config, path: Path) -> float | None:
     finished, wanted = path / "result.json", {"data": study.data, "config": config.model_dump(mode="json")}
     if finished.exists():
         saved = json.loads(finished.read_text())
-        if saved["run"] == wanted:
+        if {**saved["run"], "config": completed(saved["run"]["config"], type(config))} == wanted:
             return saved["loss"]
     print(f"{path}:", file=sys.stderr)
     torch.compiler.reset()  # or the runs together would use up the recompilations that torch allows a function
@@ -250,20 +262,16 @@ def _remove_weights(path: Path) -> None:
 def main(module: str, description: str, default: str, study_of: Callable[[str, list[str]], Study]) -> None:
     """Read the command line of a stage's sweep, train, say what was found."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
-    parser.add_argument("config", nargs="?", default=default, help=f"a YAML file (default: {default})")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key, e.g. training.images=10000")
     parser.add_argument("--widths", nargs="+", type=int, help="default: the configuration's, twice and four times it")
     parser.add_argument("--learning-rates", nargs="+", type=float, help="default: the configuration's, / 8 to * 8")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     parser.epilog = "Started again, finished runs are kept and a stopped one goes on."
-    args = parser.parse_intermixed_args()
-    if "=" in args.config:
-        args.config, args.overrides = default, [args.config, *args.overrides]
+    args = parse_command_line(parser, default)
     study = study_of(args.config, args.overrides)
-    widths = sorted(set(args.widths or [study.width * growth for growth in GROWTHS]))
-    rates = sorted(set(args.learning_rates or [study.learning_rate * factor for factor in FACTORS]))
+    widths = sorted(set(args.widths or [study.model.width * growth for growth in GROWTHS]))
+    rates = sorted(set(args.learning_rates or [study.run.training.learning_rate * factor for factor in FACTORS]))
     results = sweep(study, widths, rates, shlex.join(["python", "-m", module, *sys.argv[1:]]))
     print(f"{table(results)}\n{advice(results, study.part)}")
-    print(f"wrote {RUNS / 'sweep' / study.name / 'sweep.png'}, and sweep.json beside it")
+    print(f"wrote {RUNS / 'sweep' / study.run.name / 'sweep.png'}, and sweep.json beside it")
     if args.json:
         print(json.dumps(results))

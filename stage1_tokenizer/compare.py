@@ -9,34 +9,31 @@ import argparse
 import json
 import math
 import shlex
-import statistics
 import sys
-import time
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field, PositiveInt, field_validator
 
-from shared.checkpoint import RUNS, RunDirectory, read_yaml, write_atomically
-from shared.config import Config, load_config, parse_config
-from shared.data import ImageDataset, open_datasets, to_float
-from shared.environment import machine
+from shared.checkpoint import RUNS, RunDirectory, read_yaml
+from shared.config import Config, completed, load_config, parse_command_line, parse_config
+from shared.data import open_datasets
+from shared.environment import machine, now
 from shared.errors import UserError, run_command
-from shared.pictures import save_grid
-from shared.report import read_metrics
-from shared.training.log import forget_after
+from shared.report import write_text
+from shared.training.config import RunName
 from stage1_tokenizer.comparison import write_report
 from stage1_tokenizer.describe import describe
+from stage1_tokenizer.evaluate import draw_reconstructions
 from stage1_tokenizer.losses.perceptual import PerceptualLoss, StlpipsConfig, build_perceptual
 from stage1_tokenizer.measures import WINDOW, Measures, measure
+from stage1_tokenizer.objective import check_losses
+from stage1_tokenizer.pace import Pace
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
-from stage1_tokenizer.train import TokenizerRun, check_losses, check_warm_up, train
+from stage1_tokenizer.train import TokenizerRun, check_warm_up, train
 
 DEFAULT_CONFIG = "configs/compare/backbones-demo.yaml"
-NAME = r"^[\w][\w.-]*$"
 PANEL_COLUMNS = 8
 
 
@@ -47,7 +44,7 @@ class Row(Config):
         kind replaces the base's; otherwise its keys change the base's.
     """
 
-    name: str = Field(pattern=NAME)
+    name: RunName
     model: dict[str, Any] | str
 
 
@@ -59,7 +56,7 @@ class Comparison(Config):
     minutes: end each row's training after so long, though `base.training.images` are not reached; null: no limit.
     """
 
-    name: str = Field(pattern=NAME)
+    name: RunName
     base: dict[str, Any] | str
     rows: tuple[Row, ...] = Field(min_length=1)
     minutes: float | None = Field(None, gt=0)
@@ -85,12 +82,12 @@ def compare(comparison: Comparison, runs: dict[str, TokenizerRun], command: str)
         "name": comparison.name,
         "command": command,
         "machine": machine(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": now(),
         "data": f"{first.data.source} at {first.data.height_width[0]} x {first.data.height_width[1]} px",
         "budget": {"images": first.training.images, "batch": batch(first), "minutes": comparison.minutes},
         "rows": rows,
     }
-    write_json(results, folder / "results.json")
+    write_text(json.dumps(results, indent=1) + "\n", folder / "results.json")
     write_report(results, folder)
     return results
 
@@ -111,7 +108,7 @@ def compare_row(path: Path, config: TokenizerRun, comparison: Comparison) -> dic
     wanted = config.model_dump(mode="json")
     if finished.exists():
         saved = json.loads(finished.read_text())
-        if saved["budget"] == budget and read_yaml(path / "config.yaml") == wanted:
+        if saved["budget"] == budget and completed(read_yaml(path / "config.yaml"), TokenizerRun) == wanted:
             return saved["result"]
     print(f"{path}:", file=sys.stderr)
     torch.compiler.reset()  # or the rows together would use up the recompilations that torch allows a function
@@ -126,74 +123,8 @@ def compare_row(path: Path, config: TokenizerRun, comparison: Comparison) -> dic
         **measure_run(config, run, comparison.panel)._asdict(),
         **pace.summary(),
     }
-    write_json({"budget": budget, "result": result}, finished)
+    write_text(json.dumps({"budget": budget, "result": result}, indent=1) + "\n", finished)
     return result
-
-
-class Pace:
-    """Times each step, and ends training when the time is up; remembers both in a file, so that a resumed run goes on.
-
-    Pass it to `train`, which calls it between steps.
-    """
-
-    def __init__(self, path: Path, minutes: float | None) -> None:
-        self.path, self.minutes = path, minutes
-        self.images: int | None = None  # of the call before
-        self.since = 0.0
-        self.lines: list[dict[str, float]] = []
-
-    def __call__(self, images: int) -> bool:
-        """Whether time is up after `images` images."""
-        if self.images is None:
-            forget_after(self.path, images)
-            self.lines = read_metrics(self.path)
-            reset_peak_memory()
-        else:
-            seconds = time.perf_counter() - self.since
-            line = {"images": images, "step": images - self.images, "seconds": seconds, "peak": peak_memory() or 0.0}
-            self.lines.append(line)
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        self.images, self.since = images, time.perf_counter()
-        return self.minutes is not None and self.seconds >= 60 * self.minutes
-
-    @property
-    def seconds(self) -> float:
-        """Spent in training so far, evaluations included."""
-        return sum(line["seconds"] for line in self.lines)
-
-    def summary(self) -> dict[str, float | None]:
-        """What it saw; `images_per_second` of the median step, which no evaluation or checkpoint slows."""
-        rates = [line["step"] / line["seconds"] for line in self.lines]
-        return {
-            "images_seen": self.images,
-            "training_seconds": self.seconds,
-            "images_per_second": statistics.median(rates) if rates else None,
-            "peak_bytes": max((line["peak"] for line in self.lines), default=0) or None,
-        }
-
-
-def reset_peak_memory() -> None:
-    """Count peak memory from now on: CUDA's, or this process's on Linux."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is in use (man 5 proc)
-    except OSError:
-        return
-
-
-def peak_memory() -> float | None:
-    """Bytes of CUDA memory, or of this process, libraries included; None where the system does not say."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    lines = [line.split() for line in status.splitlines() if line.startswith("VmHWM:")]
-    return 1024 * float(lines[0][1]) if lines else None
 
 
 def measure_run(config: TokenizerRun, run: RunDirectory, panel: int) -> Measures:
@@ -203,7 +134,7 @@ def measure_run(config: TokenizerRun, run: RunDirectory, panel: int) -> Measures
     torch.manual_seed(config.training.seed)
     untrained = Tokenizer(config.model)  # the weights that `train` began with
     trained = load_tokenizer(run.path)
-    draw_panel([untrained.to(device), trained.to(device)], validation_set, run.path / "panel.png", panel)
+    draw_reconstructions([untrained.to(device), trained.to(device)], validation_set, run.path / "panel.png", panel)
     return measure(trained, validation_set, installed_perceptual(device))
 
 
@@ -213,18 +144,6 @@ def installed_perceptual(device: torch.device | str) -> PerceptualLoss | None:
         return build_perceptual(StlpipsConfig(net="alex"), device)
     except UserError:
         return None
-
-
-@torch.inference_mode()
-def draw_panel(tokenizers: list[Tokenizer], dataset: ImageDataset, path: Path, columns: int) -> None:
-    """Held-out images, spread evenly over the set, above each tokenizer's reconstructions."""
-    positions = torch.linspace(0, len(dataset) - 1, min(columns, len(dataset))).round().int().tolist()
-    x_BCHW = torch.stack([to_float(dataset[0, position][0]) for position in positions])
-    rows = [x_BCHW]
-    for tokenizer in tokenizers:
-        x_hat_BCHW = tokenizer.eval()(x_BCHW.to(tokenizer.to_codes.weight.device)).images_BCHW
-        rows.append(x_hat_BCHW.cpu().clamp(-1, 1))
-    save_grid(torch.cat(rows), path, columns=len(positions))
 
 
 def load_comparison(path: str | Path, overrides: list[str]) -> tuple[Comparison, dict[str, TokenizerRun]]:
@@ -259,20 +178,11 @@ def batch(config: TokenizerRun) -> int:
     return config.training.batch_size * config.training.accumulation
 
 
-def write_json(values: dict[str, Any], path: Path) -> None:
-    """Write `values` in one step."""
-    write_atomically(path, partial(Path.write_text, data=json.dumps(values, indent=1) + "\n"))
-
-
 def main() -> None:
     """Read the command line, train and measure every row, say what was written."""
     parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.compare", description=__doc__.split("\n")[0])
-    parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"a YAML file (default: {DEFAULT_CONFIG})")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key, e.g. training.images=10000")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
-    args = parser.parse_intermixed_args()
-    if "=" in args.config:
-        args.config, args.overrides = DEFAULT_CONFIG, [args.config, *args.overrides]
+    args = parse_command_line(parser, DEFAULT_CONFIG)
     command = shlex.join(["python", "-m", "stage1_tokenizer.compare", *sys.argv[1:]])
     comparison, runs = load_comparison(args.config, args.overrides)
     results = compare(comparison, runs, command)

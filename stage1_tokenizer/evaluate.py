@@ -8,6 +8,7 @@ shares the images out to many processes and finds the same.
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -148,12 +149,14 @@ def image_rows(
 
 
 @torch.inference_mode()
-def draw_reconstructions(tokenizer: Tokenizer, dataset: ImageDataset, path: Path, columns: int = 16) -> None:
-    """A picture of held-out images, spread evenly over the set, above their reconstructions."""
+def draw_reconstructions(tokenizers: Sequence[Tokenizer], dataset: ImageDataset, path: Path, columns: int = 16) -> None:
+    """A picture of held-out images, spread evenly over the set, above each tokenizer's reconstructions of them."""
     positions = torch.linspace(0, len(dataset) - 1, min(columns, len(dataset))).round().int().tolist()
     x_BCHW = torch.stack([to_float(dataset[0, position][0]) for position in positions])
-    x_hat_BCHW = tokenizer.eval()(x_BCHW.to(tokenizer.to_codes.weight.device)).images_BCHW.cpu()
-    save_grid(torch.cat([x_BCHW, x_hat_BCHW]), path, columns=len(positions))
+    rows = [x_BCHW]
+    for tokenizer in tokenizers:
+        rows.append(tokenizer.eval()(x_BCHW.to(tokenizer.to_codes.weight.device)).images_BCHW.cpu())
+    save_grid(torch.cat(rows), path, columns=len(positions))
 
 
 def datasets_of(run: Path, split: Split) -> list[ImageDataset]:
@@ -194,7 +197,7 @@ def evaluate_run(
     found = Findings(f"Reconstructions of {run}", TITLES, facts, ordered, missing, warnings)
     if accelerator.is_main_process:
         found.write(run / "evaluation" / split)
-        draw_reconstructions(tokenizer, datasets[-1], run / "evaluation" / f"{split}.png")
+        draw_reconstructions([tokenizer], datasets[-1], run / "evaluation" / f"{split}.png")
     return found
 
 

@@ -8,7 +8,7 @@ from shared.config import load_config
 from shared.data import open_datasets
 from shared.errors import UserError, run_command
 from shared.mup import MupConfig
-from shared.sweep import Cell, Study, main
+from shared.sweep import Study, main
 from stage1_tokenizer.train import TokenizerRun, train
 
 DEFAULT_CONFIG = "configs/sweep/tokenizer.yaml"
@@ -23,21 +23,8 @@ def study_of(path: str, overrides: list[str]) -> Study:
             f"{path}: a sweep over widths needs a sequence backbone, and model.backbone.kind is {backbone.kind}: use "
             "attention, mamba, bimamba or mambavision"
         )
-
-    def run_of(cell: Cell) -> TokenizerRun:
-        model = config.model.model_copy(update={"backbone": cell.model(backbone)})
-        return config.model_copy(update={"model": model, "training": cell.training(config.training)})
-
-    return Study(
-        name=config.name,
-        width=backbone.width,
-        learning_rate=config.training.learning_rate,
-        data=open_datasets(config.data, config.training.seed)[0].source.contents(),
-        run_of=run_of,
-        train=train,
-        metric="loss",
-        part="model.backbone",
-    )
+    contents = open_datasets(config.data, config.training.seed)[0].source.contents()
+    return Study(config, part="model.backbone", data=contents, train=train, metric="loss")
 
 
 if __name__ == "__main__":

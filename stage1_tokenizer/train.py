@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
 from shared.checkpoint import RUNS, RunDirectory
-from shared.config import Config, load_config
+from shared.config import Config, load_config, parse_command_line
 from shared.data import Batch, DataConfig, ImageDataset, open_datasets, training_loader
 from shared.errors import UserError, run_command
 from shared.memory import check_fits
 from shared.training.accelerator import make_accelerator
-from shared.training.config import MAY_CHANGE_ON_RESUME, TrainingConfig
+from shared.training.config import MAY_CHANGE_ON_RESUME, RunConfig
 from shared.training.log import Log
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
@@ -44,14 +44,12 @@ class CacheConfig(Config):
     views: PositiveInt = 2
 
 
-class TokenizerRun(Config):
+class TokenizerRun(RunConfig):
     """Everything a stage-one run is made of."""
 
-    name: str = Field(pattern=r"^[\w][\w.-]*$")
     data: DataConfig = DataConfig()
     model: TokenizerConfig = TokenizerConfig()
     loss: LossConfig = LossConfig()
-    training: TrainingConfig
     cache: CacheConfig = CacheConfig()
 
 
@@ -154,7 +152,7 @@ class HeldOut:
         """Some of the images above their reconstructions."""
         if self.trainee.accelerator.is_main_process:
             with self.trainee.ema.applied():
-                draw_reconstructions(self.tokenizer, self.images, path)
+                draw_reconstructions([self.tokenizer], self.images, path)
 
 
 def log_means(log: Log, trainee: Trainee, tokenizer: Tokenizer, gradient_norm: float) -> None:
@@ -194,14 +192,10 @@ def memory_line(config: TokenizerRun, device: torch.device) -> str:
 def main() -> None:
     """Read the command line, train, say what was written."""
     parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.train", description=__doc__.split("\n")[0])
-    parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"a YAML file (default: {DEFAULT_CONFIG})")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of the file, e.g. name=mine")
     parser.add_argument("--describe", action="store_true", help="say what the tokenizer is made of, and do not train")
     parser.add_argument("--json", action="store_true", help="with --describe: one JSON object on the last line")
     parser.epilog = "Keys are those of the YAML files under configs/. Started again, a stopped run goes on."
-    args = parser.parse_intermixed_args()
-    if "=" in args.config:
-        args.config, args.overrides = DEFAULT_CONFIG, [args.config, *args.overrides]
+    args = parse_command_line(parser, DEFAULT_CONFIG)
     config = load_config(TokenizerRun, args.config, args.overrides)
     if args.describe:
         description = describe(config.model, config.data.height_width, config.training.precision)

@@ -6,7 +6,7 @@ optimum lies. Keys are those of a run of stage2_prior.train.
 
 from shared.config import load_config
 from shared.errors import run_command
-from shared.sweep import Cell, Study, main
+from shared.sweep import Study, main
 from shared.token_cache import read_info
 from stage2_prior.train import PriorRun, find_tokens, train
 
@@ -17,21 +17,8 @@ def study_of(path: str, overrides: list[str]) -> Study:
     """The sweep around a run's configuration. Raises UserError where there are no tokens to train on."""
     config = load_config(PriorRun, path, overrides)
     tokens = find_tokens(config.tokens)
-
-    def run_of(cell: Cell) -> PriorRun:
-        changes = {"model": cell.model(config.model), "training": cell.training(config.training)}
-        return config.model_copy(update={"tokens": str(tokens), **changes})
-
-    return Study(
-        name=config.name,
-        width=config.model.width,
-        learning_rate=config.training.learning_rate,
-        data=read_info(tokens).fingerprint,
-        run_of=run_of,
-        train=train,
-        metric="bits_per_token",
-        part="model",
-    )
+    config = config.model_copy(update={"tokens": str(tokens)})
+    return Study(config, part="model", data=read_info(tokens).fingerprint, train=train, metric="bits_per_token")
 
 
 if __name__ == "__main__":

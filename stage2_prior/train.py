@@ -14,19 +14,19 @@ from typing import Self
 
 import torch
 from accelerate import Accelerator, PartialState
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.checkpoint import BEST, RUNS, RunDirectory, newest_run, write_atomically
-from shared.config import Config, load_config
+from shared.config import load_config, parse_command_line
 from shared.data import ImageBatches
 from shared.errors import UserError, run_command
 from shared.memory import TRAINING_BYTES, check_fits, kept_for_backward
 from shared.sharding import whole
 from shared.token_cache import TokenCache, TokenInfo, open_cache, read_info
 from shared.training.accelerator import make_accelerator
-from shared.training.config import MAY_CHANGE_ON_RESUME, TrainingConfig
+from shared.training.config import MAY_CHANGE_ON_RESUME, RunConfig, TrainingConfig
 from shared.training.log import Log
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
@@ -52,10 +52,9 @@ class PriorTrainingConfig(TrainingConfig):
         return self
 
 
-class PriorRun(Config):
+class PriorRun(RunConfig):
     """Everything a stage-two run is made of; one "image" of its training is one token grid."""
 
-    name: str = Field(pattern=r"^[\w][\w.-]*$")
     tokens: str | None = None  # a token cache; null: that of the tokenizer trained last
     model: PriorConfig = PriorConfig()
     training: PriorTrainingConfig
@@ -261,12 +260,8 @@ def changes(before: TokenInfo, now: TokenInfo) -> list[str]:
 def main() -> None:
     """Read the command line, train, say what was written."""
     parser = argparse.ArgumentParser(prog="python -m stage2_prior.train", description=__doc__.split("\n")[0])
-    parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"a YAML file (default: {DEFAULT_CONFIG})")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of the file, e.g. name=mine")
     parser.epilog = "Keys are those of the YAML files under configs/. Started again, a stopped run goes on."
-    args = parser.parse_args()
-    if "=" in args.config:
-        args.config, args.overrides = DEFAULT_CONFIG, [args.config, *args.overrides]
+    args = parse_command_line(parser, DEFAULT_CONFIG)
     run, report = train(load_config(PriorRun, args.config, args.overrides))
     if not PartialState().is_main_process:
         return

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt
 from shared.config import Config
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+RunName = Annotated[str, Field(pattern=r"^[\w][\w.-]*$")]  # that of its directory
 
 # Keys of a run's configuration that may differ when it goes on: they do not alter what was trained so far.
 MAY_CHANGE_ON_RESUME = {f"training.{key}" for key in ("log_every", "evaluate_every", "save_every", "max_bad_steps")}
@@ -35,3 +36,10 @@ class TrainingConfig(Config):
     log_every: PositiveInt = 1_000
     evaluate_every: PositiveInt = 20_000  # also draws samples
     save_every: PositiveInt = 20_000
+
+
+class RunConfig(Config):
+    """What the runs of both stages have."""
+
+    name: RunName
+    training: TrainingConfig

@@ -9,11 +9,10 @@ import pytest
 from PIL import Image
 from pydantic import PositiveInt
 
-from shared.config import Config
 from shared.errors import UserError
 from shared.mup import MupConfig
 from shared.sweep import Cell, Line, Study, advice, cells, draw, main, sweep, table
-from shared.training.config import TrainingConfig
+from shared.training.config import RunConfig, TrainingConfig
 
 WIDTHS, RATES = (16, 32, 64), (0.5, 1.0, 2.0, 4.0)
 
@@ -24,11 +23,10 @@ class Model(MupConfig):
     width: PositiveInt = 16
 
 
-class Run(Config):
+class Run(RunConfig):
     """What is trained here."""
 
     model: Model
-    training: TrainingConfig
 
 
 class Formula:
@@ -53,10 +51,8 @@ class Formula:
 
 
 def study_with(train: Formula, data: str = "the same") -> Study:
-    def run_of(cell: Cell) -> Run:
-        return Run(model=cell.model(Model()), training=cell.training(TrainingConfig(images=20)))
-
-    return Study("formula", 16, 1.0, data, run_of, train, "loss", "model")
+    run = Run(name="formula", model=Model(), training=TrainingConfig(images=20, learning_rate=1.0))
+    return Study(run, "model", data, train, "loss")
 
 
 def test_every_width_is_trained_twice_but_the_narrowest() -> None:

@@ -10,13 +10,7 @@ import yaml
 
 from shared.errors import UserError
 from stage1_tokenizer import compare as compare_module
-from stage1_tokenizer.compare import (
-    Pace,
-    compare,
-    load_comparison,
-    main,
-)
-from stage1_tokenizer.comparison import Panel, curve, moved_apart
+from stage1_tokenizer.compare import compare, load_comparison, main
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import Trainee, train
 from tests.tiny import QUANTISERS
@@ -121,16 +115,6 @@ def test_a_row_that_ends_before_it_has_a_codebook_is_refused(drawings: Path, tmp
         run(tiny_comparison(drawings, tmp_path), "minutes=1e-6")
 
 
-def test_pace_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "pace.jsonl"
-    lines = [{"images": images, "step": 8, "seconds": 15.0, "peak": 1.0} for images in (8, 16, 24)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    pace = Pace(path, minutes=0.5)
-    assert pace(16)
-    assert pace.seconds == 30
-    assert pace.summary()["images_per_second"] == pytest.approx(8 / 15)
-
-
 def test_what_is_not_measured_is_named(drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*arguments: object) -> None:
         raise UserError("not installed")
@@ -139,17 +123,6 @@ def test_what_is_not_measured_is_named(drawings: Path, tmp_path: Path, monkeypat
     results = run(tiny_comparison(drawings, tmp_path), "training.images=40")
     assert {row["perceptual"] for row in results["rows"]} == {None}
     assert Path("runs/compare/tiny/table.md").read_text().count("not measured") == 2
-
-
-def test_a_logarithm_leaves_out_zeros() -> None:
-    lines = [{"images": 1, "codebook": 0.0}, {"images": 2, "codebook": 0.5}, {"images": 2, "validation/psnr": 9.0}]
-    assert curve(lines, Panel("codebook", "codebook", log=True)) == ([2], [0.5])
-
-
-def test_labels_move_apart_and_no_further_than_they_must() -> None:
-    assert moved_apart([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
-    assert moved_apart([0.1, 0.5, 0.5, 0.5], 0.1) == pytest.approx([0.1, 0.4, 0.5, 0.6])
-    assert moved_apart([0.4, 0.49, 0.5], 0.1) == pytest.approx([1.09 / 3 + step for step in (0.0, 0.1, 0.2)])
 
 
 @pytest.mark.parametrize(
