@@ -19,26 +19,27 @@ REFUSED = {"cpu": 1.0, "cuda": 2.0}
 def kept_for_backward(model: nn.Module, forward: Callable[[], Tensor], precision: str) -> int:
     """Bytes that `forward`, which returns a loss, keeps for the backward pass, on the CPU; weights are not counted.
 
-    Each storage counts once, however many operations keep a view of it.
+    Each storage counts once, however many operations keep a view of it. Fake tensors will do, which have no memory.
     """
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}  # holding on to each storage, so that no address comes twice
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # holding on to each storage, so that no number comes twice
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()  # not its address, which fake ones lack
         return tensor
 
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         forward().requires_grad_()
-    return sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
+    return sum(storage.nbytes() for number, storage in kept.items() if number not in weights)
 
 
 def check_fits(weight_bytes: int, image_bytes: int, batch_size: int, accumulation: int, device: torch.device) -> str:
     """One line on what a training step takes, with the setting that halves it where it does not fit.
 
-    weight_bytes: for weights, gradients, moments, average; image_bytes: kept of each image of a forward pass. Raises
-    UserError where the step is out of all proportion to the memory of `device`.
+    weight_bytes: for weights, gradients, moments, average; image_bytes: kept of each image of a forward pass. What the
+    backward pass works with comes on top. Raises UserError where the step is out of all proportion to the memory of
+    `device`.
     """
     needed, total = weight_bytes + batch_size * image_bytes, total_memory(device)
     line = (

@@ -22,7 +22,7 @@ from shared.checkpoint import BEST, RUNS, RunDirectory, newest_run, write_atomic
 from shared.config import load_config, parse_command_line
 from shared.data import ImageBatches
 from shared.errors import UserError, run_command
-from shared.memory import TRAINING_BYTES, check_fits, kept_for_backward
+from shared.memory import check_fits
 from shared.sharding import whole
 from shared.token_cache import TokenCache, TokenInfo, open_cache, read_info
 from shared.training.accelerator import make_accelerator
@@ -31,6 +31,7 @@ from shared.training.log import Log
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
 from stage2_prior.evaluate import Evaluation, evaluate
+from stage2_prior.memory import training_memory
 from stage2_prior.prior import Prior, PriorConfig, build_prior
 from stage2_prior.sampling import generate
 
@@ -74,9 +75,9 @@ def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Eva
     cache = open_cache(find_tokens(config.tokens))
     config = config.model_copy(update={"tokens": str(cache.path)})
     run = RunDirectory(path or RUNS / "prior" / config.name)
+    begin(config, run, cache, accelerator)
     torch.manual_seed(training.seed)
     prior = build_prior(config.model, cache.info, cache.code_vectors_KD)
-    begin(config, run, prior, cache, accelerator)
     trainee = Trainee(prior, training, accelerator, prior.blocks if training.shard else ())
     trainee.resume(run)
     batches = token_batches(cache, training, trainee.images, accelerator.process_index, accelerator.num_processes)
@@ -113,10 +114,10 @@ def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Eva
     return run, held_out.evaluate()
 
 
-def begin(config: PriorRun, run: RunDirectory, prior: Prior, cache: TokenCache, accelerator: Accelerator) -> None:
+def begin(config: PriorRun, run: RunDirectory, cache: TokenCache, accelerator: Accelerator) -> None:
     """Check what can be checked before training, and create or check the run's directory. Raises UserError."""
     processes = accelerator.num_processes if config.training.shard else 1
-    memory = memory_line(prior, config.training, accelerator.device, processes)
+    memory = memory_line(config, cache, accelerator.device, processes)
     if accelerator.is_main_process:
         print(memory)
         run.begin(config, MAY_CHANGE_ON_RESUME)
@@ -197,20 +198,15 @@ def best_so_far(run: RunDirectory) -> tuple[float, int]:
     return min(((line[key], line["images"]) for line in lines if key in line), default=(math.inf, 0))
 
 
-def memory_line(prior: Prior, config: TrainingConfig, device: torch.device, processes: int = 1) -> str:
-    """What a training step of `prior`, still on the CPU, takes of one process, of the `processes` that share its
-    weights. Raises UserError where it can never fit.
+def memory_line(config: PriorRun, cache: TokenCache, device: torch.device, processes: int = 1) -> str:
+    """What a training step takes of one process, of the `processes` that share the prior's weights.
+
+    Raises UserError where it can never fit.
     """
-
-    def kept(count: int) -> int:
-        tokens_BL = torch.zeros(count, prior.length, dtype=torch.int64)
-        return kept_for_backward(prior, lambda: prior.loss(tokens_BL), config.precision)
-
-    prior.train()
-    with torch.random.fork_rng(devices=[]):  # looking ahead takes nothing from the run's random numbers
-        grid_bytes = kept(2) - kept(1)
-    weight_bytes = TRAINING_BYTES * sum(parameter.numel() for parameter in prior.parameters()) // processes
-    return check_fits(weight_bytes, grid_bytes, config.batch_size, config.accumulation, device)
+    training = config.training
+    memory = training_memory(config.model, cache.info, training.precision)
+    always = memory.weights // processes + memory.once
+    return check_fits(always, memory.grid, training.batch_size, training.accumulation, device)
 
 
 def token_batches(

@@ -1,0 +1,101 @@
+"""What training a prior takes: against real tensors, and against the peak of a process that trains one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.config import load_config
+from shared.memory import TRAINING_BYTES, kept_for_backward
+from shared.token_cache import TokenInfo
+from stage2_prior.memory import training_memory
+from stage2_prior.prior import PriorConfig, build_prior
+from stage2_prior.train import PriorRun
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"depth": 3, "width": 64, "heads": 2, "headdim": 16, "d_state": 16, "head_rank": 16, "dropout": 0.1}
+
+
+def info_of(codes: int, side: int, class_names: list[str] | None = None) -> TokenInfo:
+    return TokenInfo(
+        grid=(side, side), codes=codes, code_dim=8, tokenizer="", fingerprint="", source="", preprocessing={}, views=1,
+        class_names=class_names,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize(
+    "options",
+    [{"kind": "gpt", "positions": "rotary"}, {"kind": "mamba", "mlp_ratio": 2.0}, {"kind": "hybrid", "head": "codes"},
+     {"kind": "gpt", "head": "tied", "conditioning": "norm"}],
+    ids=str,
+)  # fmt: skip
+def test_shapes_without_contents_keep_what_real_tensors_do(options: dict, precision: str) -> None:
+    config, info = PriorConfig(**SMALL, **options), info_of(300, 8, ["a", "b"])
+    memory = training_memory(config, info, precision)
+    prior = build_prior(config, info, torch.randn(300, 8))
+    assert memory.weights == TRAINING_BYTES * sum(parameter.numel() for parameter in prior.parameters())
+    for grids in (1, 2, 5):
+        tokens_BL = torch.zeros(grids, 64, dtype=torch.int64)
+        kept = kept_for_backward(prior, lambda tokens_BL=tokens_BL: prior.loss(tokens_BL), precision)
+        assert kept == memory.once + grids * memory.grid
+
+
+def test_looking_at_a_prior_takes_nothing_from_the_runs_random_numbers() -> None:
+    before = torch.get_rng_state()
+    training_memory(PriorConfig(kind="hybrid", **SMALL), info_of(300, 8), "bf16")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("name", "weights"), [("gpt-1b", 1.0e9), ("mamba-1b", 1.0e9)])
+def test_the_largest_presets_are_looked_at_without_their_memory(name: str, weights: float) -> None:
+    run = load_config(PriorRun, ROOT / f"configs/prior/{name}.yaml")
+    memory = training_memory(run.model, info_of(16_384, 32), run.training.precision)
+    assert memory.weights == pytest.approx(TRAINING_BYTES * weights, rel=0.05)
+    assert 1e9 < memory.grid < 1e10
+
+
+PEAK = """
+import gc, sys
+import torch
+from pathlib import Path
+from shared.memory import peak_memory, reset_peak_memory
+from shared.training.accelerator import make_accelerator
+from shared.training.config import TrainingConfig
+from shared.training.trainee import Trainee
+from stage2_prior.prior import PriorConfig, build_prior
+from tests.stage2_prior.test_memory import LARGER, info_of
+
+def train(config, info, batch_size):
+    prior = build_prior(config, info, None)
+    trainee = Trainee(prior, TrainingConfig(images=1000, batch_size=batch_size, compile=False), make_accelerator())
+    for _ in range(2):
+        tokens_BL = torch.randint(info.codes, (batch_size, prior.length))
+        trainee.begin_step()
+        with trainee.autocast():
+            loss = trainee.wrapped(prior.inputs(tokens_BL), targets_BL=tokens_BL)
+        trainee.backward(loss)
+        trainee.end_step()
+
+train(PriorConfig(**{**LARGER, "depth": 1}), info_of(16, 2), 2)  # what libraries load at first use
+gc.collect()
+[before] = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")]
+reset_peak_memory()
+train(PriorConfig(**LARGER), info_of(256, 8), 32)
+print(peak_memory() - 1024 * before)
+"""
+LARGER = {"kind": "gpt", "depth": 16, "width": 128, "heads": 4}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
+def test_a_process_takes_what_was_foreseen_and_at_most_half_as_much_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", PEAK], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    memory = training_memory(PriorConfig(**LARGER), info_of(256, 8), "bf16")
+    foreseen = memory.weights + memory.once + 32 * memory.grid
+    assert foreseen > 300e6
+    assert 0.95 * foreseen < float(found.stdout.split()[-1]) < 1.5 * foreseen
