@@ -34,6 +34,7 @@ from shared.report import (
 from shared.token_cache import TokenCache, TokenInfo, open_cache
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.evaluate import tokens_of
+from stage2_prior.memorisation import nearest_grids
 from stage2_prior.prior import load_prior
 from stage2_prior.train import SHOWN, draw_grids
 
@@ -87,19 +88,27 @@ def nearest_section(tokens_BL: Tensor, cache: TokenCache, tokenizer: Tokenizer) 
     found_B, distance_B = nearest(tokens_BL, cache)
     count = len(cache.tokens["validation"])
     places = torch.linspace(0, count - 1, min(count, COMPARED)).round().long()
-    _, usual_B = nearest(cache.batch("validation", places)[0], cache)
+    held_out_BL, _ = cache.batch("validation", places)
+    _, usual_B = nearest(held_out_BL, cache)
     training_BL, _ = cache.batch("train", found_B)
-    shared = [int(same) for same in (training_BL == tokens_BL).sum(1)]
     grids = [grid.view(-1, *cache.info.grid) for grid in (tokens_BL, training_BL)]
     said = (
-        "Nearest by the mean squared distance between code vectors, place by place, among "
-        f"{len(cache.tokens['train']):,} training grids, mirrored views included, and decoded like the samples. Of "
-        f"{tokens_BL.shape[1]} tokens the pairs share {', '.join(map(str, shared))}. Samples much nearer to training "
-        "images than held-out images are would be copies."
+        f"Each drawn image above the nearest of the {len(cache.tokens['train']):,} token grids that the prior was "
+        "trained on (every view of every image), decoded in the same way. Near is what has similar codes in the same "
+        "places: the mean squared distance between their vectors, shown below with a tick for each image. Were the "
+        "drawn images copies, they would be much nearer to training images than held-out images are. Counting only "
+        f"codes that are the same in the same place, a drawn image has at most {shares(tokens_BL, cache)} of its "
+        f"{tokens_BL.shape[1]} tokens in common with a training image, a held-out image {shares(held_out_BL, cache)}."
     )
     pictures = [captioned(row_of(decoded(tokenizer, rows)), label) for rows, label in zip(grids, PAIR, strict=True)]
     figure = image(draw_distances(distance_B, usual_B), alt="distances to the nearest training image")
     return Section("Nearest training images", f"<p>{said}</p>{''.join(pictures)}{figure}")
+
+
+def shares(tokens_BL: Tensor, cache: TokenCache) -> str:
+    """How many tokens grids share with the training grid that they share most with."""
+    shares_B = 1 - nearest_grids(tokens_BL, cache.tokens["train"]).distances_N
+    return f"{shares_B.median():.0%} (median; from {shares_B.min():.0%} to {shares_B.max():.0%})"
 
 
 def nearest(tokens_BL: Tensor, cache: TokenCache) -> tuple[Tensor, Tensor]:
