@@ -69,11 +69,15 @@ def test_the_page_shows_the_run(drawings: Path) -> None:
         "000000064.safetensors",
     }
     text = write_report(run.path).read_text()
-    alts = re.findall(r'alt="([^"]*)"', text)
-    assert alts == [
-        "curves", "after 32 grids", "after 64 grids", "drawn by the trained prior", "nearest training image of each",
+    captions = re.findall("<figcaption>(.*?)</figcaption>", text)
+    assert {"bits per token", "learning rate"} < set(captions)
+    assert captions[-4:] == [
+        "after 32 token grids",
+        "after 64 token grids",
+        "above: drawn by the trained prior; below: the nearest training image",
         "distances to the nearest training image",
-    ]  # fmt: skip
+    ]
+    assert text.count('class="tile"') == 3 * 16
     shares = r"\d+% \(median; from \d+% to \d+%\)"
     assert re.search(f"a drawn image has at most {shares} of its 16 tokens in .*, a held-out image {shares}", text)
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
