@@ -195,13 +195,13 @@ def class_label(wanted: str | None, names: list[str] | None) -> int | None:
     if wanted is None:
         return None
     if not names:
-        raise UserError(f"--class-label {wanted}: this prior was trained without classes; leave it out")
+        raise UserError(f"class {wanted}: this prior was trained without classes; leave it out")
     if wanted in names:
         return names.index(wanted)
     if wanted.isdecimal() and int(wanted) < len(names):
         return int(wanted)
     known = ", ".join(f"{number} {name}" for number, name in enumerate(names))
-    raise UserError(f"--class-label {wanted}: there is no such class; known are {known}")
+    raise UserError(f"class {wanted}: there is no such class; known are {known}")
 
 
 def make_task(args: argparse.Namespace, info: TokenInfo, tokenizer: Tokenizer) -> Task:

@@ -1,6 +1,7 @@
 """Share a run on the Hugging Face hub: python share.py RUN USER/NAME [--private], or look first: --out FOLDER
 
-What is shared: the configuration, the averaged weights, with a prior also its tokenizer, and a card.
+What is shared: the configuration, the averaged weights, how often a tokenizer's codes occur, with a prior also its
+tokenizer, and a card.
 """
 
 import argparse

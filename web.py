@@ -10,7 +10,6 @@ import argparse
 import base64
 import html
 import io
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,10 +28,10 @@ from shared.data import centre_crop, pixels_of, resize, to_float, to_uint8
 from shared.errors import UserError, run_command
 from shared.hub import WHICH_PRIOR, prior_place, tokenizer_place
 from shared.sources import UnreadableImage, decode_rgb
-from shared.token_cache import TokenInfo, open_cache
+from shared.token_cache import TokenInfo
+from shared.uses import uses_of
 from shipped import OPENMOJI
 from stage1_tokenizer.evaluate import psnr_of
-from stage1_tokenizer.quantisers.counts import count_codes
 from stage1_tokenizer.tokenizer import Tokenizer
 from stage1_tokenizer.views import (
     ERROR_LEVELS,
@@ -41,6 +40,7 @@ from stage1_tokenizer.views import (
     decode_codes,
     decode_rows,
     error_picture,
+    places_picture,
     token_picture,
 )
 from stage2_prior.completion import ShownRows, open_photo, paste
@@ -49,12 +49,11 @@ from stage2_prior.prior import Prior, load_prior
 from stage2_prior.sampling import SamplingConfig, generate
 from stage2_prior.stream import stream
 
-log = logging.getLogger(__name__)
-
 BATCH = 16  # images that grow side by side
 MOST_IMAGES = 64
 CODES_ON_A_PAGE = 96
-DRAWING_WIDTH, CODE_WIDTH = 110, 56  # least, in CSS pixels
+DRAWING_WIDTH, CODE_WIDTH, CHOSEN_WIDTH = 110, 56, 150  # least, in CSS pixels
+WIDEST_SHOWN = 1024  # CSS pixels that a picture of the page may have
 AT_ONCE = 2  # visitors served at the same time by each button; others queue, and see their place
 ANY_CLASS = "any"
 BY_NUMBER, MOST_USED, LEAST_USED = "by number", "most used first", "least used first"
@@ -83,7 +82,7 @@ Html = str
 class Run:
     """What the page is about; every visitor reads it and nothing writes it.
 
-    uses_K: how often each code occurs in the token cache; None where there is no cache to tell.
+    uses_K: how often each code occurs in the token grids that priors learn from; None where that is not known.
     """
 
     name: str
@@ -103,6 +102,11 @@ class Run:
     def size(self) -> tuple[int, int]:
         """Height and width of an image in pixels."""
         return self.info.data.height_width
+
+    @property
+    def token_side(self) -> int:
+        """Side of a token in the picture of tokens, in pixels: Gradio takes clicks on no picture shown enlarged."""
+        return -(-WIDEST_SHOWN // max(self.prior.grid))
 
 
 class Request(NamedTuple):
@@ -166,22 +170,45 @@ def growing(run: Run, request: Request, prefix_1K: Tensor) -> Iterator[Tensor]:
 
 
 def reconstruct(run: Run, path: str | None) -> Iterator[tuple[Any, ...]]:
-    """The image as the tokenizer sees it, its reconstruction, tokens and errors, and what to say of them."""
+    """The image as the tokenizer sees it, its reconstruction, tokens and errors, and what is to be known of them."""
     if path is None:
-        yield None, None, None, None, ""
+        yield None, None, None, None, "", None, ""
         return
     x_CHW = open_picture(run, path)
     device = run.tokenizer.to_codes.weight.device
     tokens_1hw = run.tokenizer.tokenize(x_CHW[None].to(device))
     x_hat_CHW = run.tokenizer.detokenize(tokens_1hw).cpu()[0]
     tokens_hw = tokens_1hw.cpu()[0]
-    views = x_CHW, x_hat_CHW, token_picture(tokens_hw, run.colours_K3), error_picture(x_hat_CHW, x_CHW)
+    squares_CHW = token_picture(tokens_hw, run.colours_K3, run.token_side)
+    views = x_CHW, x_hat_CHW, squares_CHW, error_picture(x_hat_CHW, x_CHW)
     psnr = psnr_of(x_hat_CHW[None], x_CHW[None]).item()
     said = (
         f"PSNR **{psnr:.2f} dB** · {tokens_hw.numel()} tokens, {len(tokens_hw.unique())} of them different, out of "
         f"{run.tokenizer.codes:,} codes"
     )
-    yield *map(pixels, views), said
+    middle = len(tokens_hw) // 2, tokens_hw.shape[1] // 2
+    yield *map(pixels, views), said, tokens_hw, token_sheet(run, tokens_hw, *middle)
+
+
+def show_token(run: Run, clicked: gr.SelectData, tokens_hw: Tensor) -> Iterator[Html]:
+    """What the token is that was clicked in the picture of tokens."""
+    column, row = (pixel // run.token_side for pixel in clicked.index)
+    yield token_sheet(run, tokens_hw, row, column)
+
+
+def token_sheet(run: Run, tokens_hw: Tensor, row: int, column: int) -> Html:
+    """A token's code decoded alone, and where else in the picture that stands."""
+    code = int(tokens_hw[row, column])
+    chosen_hw = tokens_hw == code
+    device = run.tokenizer.to_codes.weight.device
+    x_hat_CHW = run.tokenizer.detokenize(tokens_hw[None].to(device)).cpu()[0]
+    views = [decode_codes(run.tokenizer, torch.tensor([code]))[0], places_picture(x_hat_CHW, chosen_hw)]
+    use = used(run, code, "; in all cached images ")
+    captions = [
+        f"<b>Code {code}</b> (row {row + 1}, column {column + 1}), decoded alone{use}",
+        f"It stands in {int(chosen_hw.sum())} of {chosen_hw.numel()} places of this picture",
+    ]
+    return sheet(views, CHOSEN_WIDTH, captions)
 
 
 def show_cut(run: Run, path: str | None, rows: int) -> Iterator[Pixels | None]:
@@ -239,7 +266,7 @@ def pixels(image_CHW: Tensor) -> Pixels:
     return to_uint8(image_CHW).permute(1, 2, 0).numpy()
 
 
-def sheet(images_BCHW: Tensor, width: int, captions: Sequence[Html] = ()) -> Html:
+def sheet(images_BCHW: Sequence[Tensor] | Tensor, width: int, captions: Sequence[Html] = ()) -> Html:
     """Images in as many columns of at least `width` CSS pixels as there is room for."""
     figures = [
         f'<figure><img alt="" src="{data_url(image_CHW)}"><figcaption>{caption}</figcaption></figure>'
@@ -271,6 +298,17 @@ def answer(handler: Callable[..., Iterator[Any]], run: Run) -> Callable[..., Ite
 
     answering.__name__ = handler.__name__  # and not its signature, which Gradio would count the controls against
     return answering
+
+
+def answer_click(handler: Callable[..., Iterator[Any]], run: Run) -> Callable[..., Iterator[Any]]:
+    """`answer` for a handler that is told first which pixel of a picture was clicked."""
+    answering = answer(handler, run)
+
+    def answering_click(clicked: gr.SelectData, *values: Any) -> Iterator[Any]:
+        yield from answering(clicked, *values)
+
+    answering_click.__name__ = handler.__name__
+    return answering_click
 
 
 def build_page(run: Run) -> gr.Blocks:
@@ -349,15 +387,18 @@ def reconstruct_tab(run: Run) -> None:
             said = gr.Markdown()
             gr.Markdown(
                 "**Seen** is the middle of your image, at the tokenizer's size. **Tokens** of similar codes have "
-                "similar colours. **Errors** are black where there are none, and "
+                "similar colours: click one to see its code. **Errors** are black where there are none, and "
                 f"brightest from {ERROR_LEVELS} of 255 levels on."
             )
+            chosen = gr.HTML(elem_id="chosen")
         with gr.Column(scale=2):
             with gr.Row():
                 seen, rebuilt = picture("Seen"), picture("Reconstructed")
             with gr.Row():
-                grid, error = picture("Tokens"), picture("Errors")
-    given.change(answer(reconstruct, run), given, [seen, rebuilt, grid, error, said])
+                grid, error = picture("Tokens", elem_id="tokens"), picture("Errors")
+    tokens_hw = gr.State()
+    given.change(answer(reconstruct, run), given, [seen, rebuilt, grid, error, said, tokens_hw, chosen])
+    grid.select(answer_click(show_token, run), tokens_hw, chosen, show_progress="hidden", trigger_mode="always_last")
 
 
 def complete_tab(run: Run) -> None:
@@ -400,9 +441,12 @@ def codebook_tab(run: Run, page: gr.Blocks) -> None:
 def describe_use(run: Run) -> str:
     """How much of the codebook is in use, where that is known."""
     if run.uses_K is None:
-        return "How often codes are used is not known: there is no token cache beside the tokenizer."
+        return "How often codes are used is not known: the tokenizer came without its token cache."
     in_use = (run.uses_K > 0).float().mean().item()
-    return f"{in_use:.1%} of all codes occur in the token cache, {int(run.uses_K.sum()):,} times together."
+    return (
+        f"Each code decoded alone, and how often it occurs in the cached token grids of the images: {in_use:.1%} of "
+        f"all codes do, {int(run.uses_K.sum()):,} times together."
+    )
 
 
 def image_input() -> gr.Image:
@@ -429,21 +473,8 @@ def load_run(prior_run: Path, tokenizer_run: Path | None) -> Run:
     tokenizer = matching_tokenizer(info, prior_run, tokenizer_run)
     colours_K3 = code_colours(tokenizer.quantiser.codes_KD.detach())
     place = tokenizer_run or tokenizer_place(prior_run, info.tokenizer)
-    uses_K = count_uses(place / "tokens", info)
     name = "OpenMoji, the model that comes along" if prior_run == OPENMOJI else str(prior_run)
-    return Run(name, prior.to(device), info, tokenizer.to(device), uses_K, colours_K3)
-
-
-def count_uses(cache: Path, info: TokenInfo) -> Tensor | None:
-    """How often each code occurs in a token cache of this tokenizer, (K,); None, and a line of log, without one."""
-    try:
-        opened = open_cache(cache)
-        if opened.info.fingerprint != info.fingerprint:
-            raise UserError(f"{cache} was made by another tokenizer")
-    except UserError as error:
-        log.warning("the codebook is shown without the codes' use: %s", error)
-        return None
-    return torch.stack([count_codes(tokens_NL, info.codes) for tokens_NL in opened.pieces()]).sum(0)
+    return Run(name, prior.to(device), info, tokenizer.to(device), uses_of(place, info.fingerprint), colours_K3)
 
 
 def serve(run: Run, host: str, port: int | None) -> gr.Blocks:

@@ -20,6 +20,7 @@ from torch import Tensor
 from shared.checkpoint import WEIGHTS, fingerprint_of, newest_run, read_weights, read_yaml
 from shared.errors import UserError
 from shared.token_cache import read_info
+from shared.uses import USES, save_uses
 from shipped import OPENMOJI
 
 CONFIG, TOKENS = "config.yaml", "tokens.json"  # what the weights are weights of; tokens.json: of a prior only
@@ -53,7 +54,7 @@ def local_run(name: str | Path, **options: Any) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise UserError(f"{name}: there is no such run directory, and it is no name on the hub either (user/model)")
     try:
-        files = [CONFIG, TOKENS, WEIGHTS[1]]
+        files = [CONFIG, TOKENS, WEIGHTS[1], USES]
         patterns = [*files, *(f"{TOKENIZER}/{file}" for file in files)]
         return Path(snapshot_download(str(name), allow_patterns=patterns, **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -99,6 +100,8 @@ class Shareable(ModelHubMixin):
         _save(run, weights, save_directory)
         if (run / TOKENS).exists():
             _save_tokenizer(run, save_directory, next(self.parameters()).dtype)  # type: ignore[attr-defined]
+        else:
+            save_uses(run, fingerprint_of(_as_loaded(read_weights(run / WEIGHTS[1]))), save_directory)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """A card with the run's name, images, configuration and last evaluation."""
@@ -137,9 +140,14 @@ def _save_tokenizer(prior: Path, folder: Path, dtype: torch.dtype) -> None:
     rounded = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     (folder / TOKENIZER).mkdir(exist_ok=True)
     _save(place, rounded, folder / TOKENIZER)
-    loaded = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in rounded.items()}
-    info = info.model_copy(update={"tokenizer": TOKENIZER, "fingerprint": fingerprint_of(loaded)})
+    save_uses(place, info.fingerprint, folder / TOKENIZER)
+    info = info.model_copy(update={"tokenizer": TOKENIZER, "fingerprint": fingerprint_of(_as_loaded(rounded))})
     (folder / TOKENS).write_text(info.model_dump_json(indent=2))
+
+
+def _as_loaded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in the precision that a loaded model has them in, of which fingerprints are taken."""
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 
 
 def _images(run: Path, config: dict[str, Any]) -> str:

@@ -9,6 +9,8 @@ from torch import Tensor
 from shared.checkpoint import write_atomically
 from shared.data import to_uint8
 
+GAP = 2  # pixels around each image
+
 
 def save_picture(image_CHW: Tensor, path: Path) -> None:
     """Write one image (3, H, W) in [-1, 1] as a PNG."""
@@ -16,12 +18,12 @@ def save_picture(image_CHW: Tensor, path: Path) -> None:
     write_atomically(path, lambda temporary: Image.fromarray(pixels_HWC).save(temporary, format="PNG"))
 
 
-def save_grid(images_BCHW: Tensor, path: Path, columns: int, gap: int = 2) -> None:
+def save_grid(images_BCHW: Tensor, path: Path, columns: int, gap: int = GAP) -> None:
     """Write images (B, 3, H, W) in [-1, 1] as one PNG, row by row, with white gaps between them."""
     save_picture(tiled(images_BCHW, columns, gap), path)
 
 
-def tiled(images_BCHW: Tensor, columns: int, gap: int = 2, ground: float = 1.0) -> Tensor:
+def tiled(images_BCHW: Tensor, columns: int, gap: int = GAP, ground: float = 1.0) -> Tensor:
     """Images (B, 3, H, W) in [-1, 1] as one (3, H', W'), row by row, with gaps of the grey `ground` between them."""
     images_BCHW = torch.nn.functional.pad(images_BCHW.float().cpu(), (gap, gap, gap, gap), value=ground)
     missing = -len(images_BCHW) % columns

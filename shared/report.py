@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,10 +22,11 @@ from shared.environment import machine, versions
 # Okabe & Ito 2008, "Color Universal Design": told apart by people with any common colour blindness. Yellow is hard to
 # see on white and comes last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-WIDEST = 1600  # pixels of a picture in a page; larger ones are shrunk
+WIDEST, WIDEST_TILE = 1600, 100  # pixels of a picture in a page, and of one in a strip; larger ones are shrunk
 MOST_STAGES = 8  # of a run shown one below another
 HELD_OUT = "validation/"
 COUNTS = ("images", HELD_OUT + "images")  # what the others are over or of
+TITLES = {"gradient_norm": "norm of the gradient", "lr": "learning rate"}  # of what both stages log
 
 STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -34,6 +34,10 @@ table { border-collapse: collapse; font-size: 14px } .wide { overflow-x: auto }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child { text-align: left }
 img { max-width: 100%; height: auto } .panel { width: 100%; max-width: 66rem; image-rendering: pixelated }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: .5rem 1rem }
+.strip { display: grid; grid-template-columns: repeat(16, 1fr); gap: 4px; max-width: 66rem }
+.strip img { width: 100%; image-rendering: pixelated }
+@media (max-width: 600px) { .strip { grid-template-columns: repeat(8, 1fr) } }
 dl { display: grid; grid-template-columns: max-content auto; gap: 0 1rem }
 dt { font-weight: 600 } dd { margin: 0; overflow-wrap: anywhere }
 pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 13px }
@@ -79,15 +83,37 @@ def image(png: bytes, kind: str = "figure", alt: str = "") -> str:
     return f'<img class="{kind}" alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 
 
-def captioned(png: bytes, caption: str) -> str:
-    """A picture of pixels below what it shows."""
-    return f"<figure><figcaption>{html.escape(caption)}</figcaption>{image(png, 'panel', caption)}</figure>"
+def captioned(png: bytes, caption: str, kind: str = "panel") -> str:
+    """A picture below what it shows."""
+    return figure_of(image(png, kind, caption), caption)
 
 
-def curves_section(lines: list[dict[str, float]]) -> Section:
-    """Every metric of a run over images seen."""
-    body = image(draw_curves(lines), alt="curves") if lines else "<p>The run was too short to log any.</p>"
-    return Section("Curves", body)
+def figure_of(body: str, caption: str) -> str:
+    """Something to look at, below what it shows."""
+    return f"<figure><figcaption>{html.escape(caption)}</figcaption>{body}</figure>"
+
+
+def strip(pngs: Sequence[bytes], caption: str) -> str:
+    """Small pictures, 16 in a row or on a narrow screen 8, below what they show."""
+    return figure_of(f'<div class="strip">{"".join(image(png, "tile") for png in pngs)}</div>', caption)
+
+
+def figures(bodies: Sequence[str]) -> str:
+    """Figures beside each other where there is room."""
+    return f'<div class="figures">{"".join(bodies)}</div>'
+
+
+def curves_section(lines: list[dict[str, float]], titles: Mapping[str, str], seen: str) -> Section:
+    """Every metric of a run, over how much of what it has seen.
+
+    titles: of the stage's own metrics, with their units; one that has none goes by its name.
+    """
+    names = dict.fromkeys(name.removeprefix(HELD_OUT) for line in lines for name in line if name not in COUNTS)
+    panels = [
+        captioned(draw_metric(lines, name, seen), (titles | TITLES).get(name, name.replace("_", " ")), "figure")
+        for name in names
+    ]
+    return Section("Curves", figures(panels) if panels else "<p>The run was too short to log any.</p>")
 
 
 def settings_sections(run: Path) -> list[Section]:
@@ -97,20 +123,15 @@ def settings_sections(run: Path) -> list[Section]:
     return [Section("Configuration", f"<pre>{text}</pre>"), Section("Written on", described(environment))]
 
 
-def draw_curves(lines: list[dict[str, float]]) -> bytes:
-    """A panel for each metric of metrics.jsonl; what is measured on held-out images too shares one."""
-    names = list(dict.fromkeys(name for line in lines for name in line if name not in COUNTS))
-    titles = list(dict.fromkeys(name.removeprefix(HELD_OUT) for name in names))
-    columns = min(4, len(titles))
-    rows = math.ceil(len(titles) / columns)
-    figure = Figure(figsize=(3.6 * columns, 2.6 * rows), layout="constrained")
-    for place, title in enumerate(titles, start=1):
-        axis = figure.add_subplot(rows, columns, place)
-        axis.set_title(title.replace("_", " "), loc="left", fontsize=11)
-        for name, label, colour in ((title, "training", COLOURS[0]), (HELD_OUT + title, "held out", COLOURS[1])):
-            if name in names:
-                draw_curve(axis, lines, name, label, colour)
-        finish(axis)
+def draw_metric(lines: list[dict[str, float]], name: str, seen: str) -> bytes:
+    """One metric of metrics.jsonl, in training and on held-out images."""
+    figure = Figure(figsize=(3.6, 2.4), layout="constrained")
+    axis = figure.add_subplot()
+    for key, label, colour in ((name, "training", COLOURS[0]), (HELD_OUT + name, "held out", COLOURS[1])):
+        if any(key in line for line in lines):
+            draw_curve(axis, lines, key, label, colour)
+    axis.set_xlabel(seen)
+    finish(axis)
     return png_of(figure)
 
 
@@ -154,17 +175,17 @@ def png_of(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def png_of_image(picture: Image.Image) -> bytes:
-    """The picture's PNG file, shrunk where it is wider than a page."""
-    picture.thumbnail((WIDEST, picture.height))
+def png_of_image(picture: Image.Image, widest: int = WIDEST) -> bytes:
+    """The picture's PNG file, shrunk where it is wider than that."""
+    picture.thumbnail((widest, picture.height))
     file = io.BytesIO()
     picture.save(file, format="PNG", optimize=True)
     return file.getvalue()
 
 
-def png_of_pixels(image_CHW: Tensor) -> bytes:
-    """The PNG file of an image (3, H, W) in [-1, 1]."""
-    return png_of_image(Image.fromarray(to_uint8(image_CHW).permute(1, 2, 0).cpu().numpy()))
+def png_of_pixels(image_CHW: Tensor, widest: int = WIDEST) -> bytes:
+    """The PNG file of an image (3, H, W) in [-1, 1], shrunk where it is wider than that."""
+    return png_of_image(Image.fromarray(to_uint8(image_CHW).permute(1, 2, 0).cpu().numpy()), widest)
 
 
 def write_text(text: str, path: Path) -> None:

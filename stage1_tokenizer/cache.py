@@ -55,7 +55,7 @@ def cache_tokens(run: Path, batch_size: int = 64) -> Path:
     path = run / "tokens"
     splits: dict[Split, list[ImageDataset]] = {"train": views, "validation": [validation]}
     rows: dict[Split, Rows] = {
-        split: _tokens(tokenizer, datasets, batch_size, accelerator) for split, datasets in splits.items()
+        split: tokens_of_views(tokenizer, datasets, batch_size, accelerator) for split, datasets in splits.items()
     }
     if is_whole(path, info):
         accelerator.print(f"{path} already holds the grids of this tokenizer")
@@ -92,7 +92,7 @@ def open_views(config: DataConfig, count: int) -> tuple[list[ImageDataset], Imag
     return (views + [augmented] * count)[:count], validation
 
 
-def _tokens(
+def tokens_of_views(
     tokenizer: Tokenizer, views: list[ImageDataset], batch_size: int, accelerator: Accelerator
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Batches of tokens (B, h, w) and labels (B,) of all processes together, in the order of the images."""

@@ -16,13 +16,14 @@ from torch import Tensor
 from shared.checkpoint import fingerprint, newest_run
 from shared.data import ImageDataset, validation_loader
 from shared.errors import run_command
-from shared.pictures import tiled
+from shared.pictures import GAP, tiled
 from shared.report import (
     COLOURS,
+    WIDEST_TILE,
     Section,
     captioned,
     curves_section,
-    image,
+    figures,
     page,
     png_of,
     png_of_image,
@@ -30,6 +31,7 @@ from shared.report import (
     read_metrics,
     settings_sections,
     stages,
+    strip,
     write_text,
 )
 from stage1_tokenizer.evaluate import datasets_of
@@ -41,6 +43,16 @@ COUNTED = 2_000  # held-out images at most whose codes are counted: a page shoul
 CODES_SHOWN = 1_024
 CODES_IN_A_ROW = 32
 GREY = 0.5  # between codes, many of which are white
+TITLES = {
+    "loss": "loss: all terms, weighted",
+    "l2": "l2: mean squared error of values in -1 .. 1",
+    "perceptual": "perceptual distance",
+    "codebook": "codebook loss",
+    "usage": "share of the codes in use",
+    "perplexity": "perplexity of the codes",
+    "codes_replaced": "idle codes replaced",
+    "psnr": "PSNR of reconstructions (dB)",
+}
 
 
 def write_report(run: Path) -> Path:
@@ -48,8 +60,12 @@ def write_report(run: Path) -> Path:
     tokenizer = load_tokenizer(run).to("cuda" if torch.cuda.is_available() else "cpu")
     [held_out] = datasets_of(run, "validation")
     lines = read_metrics(run / "metrics.jsonl")
-    sections = [curves_section(lines), reconstructions_section(run / "samples")]
-    facts = {"run": str(run), "weights": fingerprint(tokenizer), "images": held_out.source.description}
+    sections = [
+        curves_section(lines, TITLES, "images seen"),
+        reconstructions_section(run / "samples", held_out.config.height_width),
+    ]
+    facts = {"run": str(run), "fingerprint": f"{fingerprint(tokenizer)} (of its weights)"}
+    facts["images"] = held_out.source.description
     facts |= last_measures(lines)
     if tokenizer.quantiser.initialised:
         counts_K = held_out_counts(tokenizer, held_out)
@@ -69,7 +85,7 @@ def last_measures(lines: list[dict[str, float]]) -> dict[str, str]:
     return seen
 
 
-def reconstructions_section(samples: Path) -> Section:
+def reconstructions_section(samples: Path, size: tuple[int, int]) -> Section:
     """The same held-out images, and below them their reconstructions as training went on."""
     paths = [(f"after {images:,} images", path) for images, path in stages(list(samples.glob("*.png")))]
     last = samples / "reconstructions.png"
@@ -78,14 +94,18 @@ def reconstructions_section(samples: Path) -> Section:
     pictures = [(label, Image.open(path)) for label, path in paths]
     if not pictures:
         return Section("Reconstructions", "<p>None were drawn yet.</p>")
-    rows = [("held-out images", half(pictures[0][1], 0))] + [(label, half(picture, 1)) for label, picture in pictures]
-    return Section("Reconstructions", "".join(captioned(png_of_image(row), label) for label, row in rows))
+    rows = [("held-out images", row_of(pictures[0][1], 0, size))]
+    rows += [(f"reconstructed {label}", row_of(picture, 1, size)) for label, picture in pictures]
+    said = "<p>Images that it was not trained on, and what it made of them, with the averaged weights of then.</p>"
+    return Section("Reconstructions", said + "".join(strip(pngs, label) for label, pngs in rows))
 
 
-def half(picture: Image.Image, number: int) -> Image.Image:
-    """The upper (0) or lower (1) half of a picture."""
-    top = number * picture.height // 2
-    return picture.crop((0, top, picture.width, top + picture.height // 2))
+def row_of(picture: Image.Image, row: int, size: tuple[int, int]) -> list[bytes]:
+    """The images of (height, width) `size` in one row of a picture that `save_grid` wrote, as PNG files."""
+    height, width = (side + 2 * GAP for side in size)
+    top = row * height + GAP
+    boxes = [(left, top, left + size[1], top + size[0]) for left in range(GAP, picture.width, width)]
+    return [png_of_image(picture.crop(box), WIDEST_TILE) for box in boxes]
 
 
 @torch.inference_mode()
@@ -104,7 +124,7 @@ def codebook_section(tokenizer: Tokenizer, counts_K: Tensor) -> Section:
     picture_CHW = tiled(decode_codes(tokenizer, order_N), min(CODES_IN_A_ROW, len(order_N)), gap=1, ground=GREY)
     used = int((counts_K > 0).sum())
     most = f"The {len(order_N):,} most used of" if len(order_N) < len(counts_K) else "All"
-    caption = f"{most} {len(counts_K):,} codes, by use, each the middle of an image of that code alone"
+    caption = f"{most} {len(counts_K):,} codes, the most used first, each the middle of an image of that code alone"
     idle = f"; the last {len(order_N) - used:,} did not occur" if used < len(order_N) else ""
     return Section("Codebook", captioned(png_of_pixels(picture_CHW), caption + idle))
 
@@ -115,26 +135,37 @@ def usage_section(counts_K: Tensor, images: int) -> Section:
         f"On {images:,} held-out images {usage(counts_K):.1%} of {len(counts_K):,} codes occur; the perplexity is "
         f"{perplexity(counts_K):,.0f}: as much variety as so many codes used equally often."
     )
-    return Section("Use of the codes", f"<p>{said}</p>{image(draw_usage(counts_K), alt='use of the codes')}")
+    drawn = [
+        captioned(draw_ranked(counts_K), "How often each code occurs", "figure"),
+        captioned(draw_binned(counts_K), "How many codes occur how often", "figure"),
+    ]
+    return Section("Use of the codes", f"<p>{said}</p>{figures(drawn)}")
 
 
-def draw_usage(counts_K: Tensor) -> bytes:
-    """How often the codes occur, from the most used one on, and how many codes occur how often."""
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
-    ranked, binned = figure.subplots(1, 2)
+def draw_ranked(counts_K: Tensor) -> bytes:
+    """How often the codes occur, from the most used one on."""
+    figure = Figure(figsize=(5.5, 3.2), layout="constrained")
+    axis = figure.add_subplot()
     sorted_K = counts_K.sort(descending=True).values
-    ranked.loglog(range(1, len(sorted_K) + 1), sorted_K.clamp(min=0.5), color=COLOURS[0], linewidth=2)
-    ranked.set(xlabel="code, by use", ylabel="occurrences (0.5: none)")
+    axis.loglog(range(1, len(sorted_K) + 1), sorted_K.clamp(min=0.5), color=COLOURS[0], linewidth=2)
+    axis.set(xlabel="codes, the most used first", ylabel="occurrences (0.5: none)")
+    axis.spines[["top", "right"]].set_visible(False)
+    return png_of(figure)
+
+
+def draw_binned(counts_K: Tensor) -> bytes:
+    """How many codes occur how often."""
+    figure = Figure(figsize=(5.5, 3.2), layout="constrained")
+    axis = figure.add_subplot()
     # 0, 1, 2-3, 4-7, 8-15, ...
     levels = torch.where(counts_K > 0, counts_K.clamp(min=1).double().log2().floor() + 1, 0).long()
     codes = torch.bincount(levels).tolist()
     names = ["0", "1"] + [f"{2**level}–{2 ** (level + 1) - 1}" for level in range(1, len(codes) - 1)]
-    bars = binned.bar(names[: len(codes)], codes, color=COLOURS[0])
-    binned.bar_label(bars, fontsize=8)
-    binned.set(xlabel="occurrences", ylabel="codes")
-    binned.tick_params(axis="x", labelrotation=45 if len(codes) > 8 else 0)
-    for axis in (ranked, binned):
-        axis.spines[["top", "right"]].set_visible(False)
+    bars = axis.bar(names[: len(codes)], codes, color=COLOURS[0])
+    axis.bar_label(bars, fontsize=8)
+    axis.set(xlabel="occurrences", ylabel="codes")
+    axis.tick_params(axis="x", labelrotation=45 if len(codes) > 5 else 0)
+    axis.spines[["top", "right"]].set_visible(False)
     return png_of(figure)
 
 

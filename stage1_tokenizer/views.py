@@ -26,9 +26,20 @@ def code_colours(codes_KD: Tensor) -> Tensor:
     return torch.nn.functional.pad(colours_K3, (0, 3 - colours_K3.shape[1]))
 
 
-def token_picture(tokens_hw: Tensor, colours_K3: Tensor) -> Tensor:
-    """A grid of tokens as an image (3, h, w) in [-1, 1]: one pixel a token, of its code's colour."""
-    return colours_K3[tokens_hw].permute(2, 0, 1)
+def token_picture(tokens_hw: Tensor, colours_K3: Tensor, side: int = 1) -> Tensor:
+    """A grid of tokens as an image (3, h * side, w * side) in [-1, 1]: squares of their codes' colours."""
+    return colours_K3[tokens_hw].permute(2, 0, 1).repeat_interleave(side, 1).repeat_interleave(side, 2)
+
+
+def places_picture(image_CHW: Tensor, chosen_hw: Tensor) -> Tensor:
+    """The image with all of it faded but the places of the tokens chosen (a boolean grid)."""
+    chosen_HW = torch.nn.functional.interpolate(chosen_hw[None, None].float(), image_CHW.shape[1:])[0, 0] > 0
+    return torch.where(chosen_HW, image_CHW, faded(image_CHW))
+
+
+def faded(image_CHW: Tensor) -> Tensor:
+    """A light shadow of an image."""
+    return image_CHW * 0.25 + 0.5
 
 
 def error_picture(x_hat_CHW: Tensor, x_CHW: Tensor) -> Tensor:
@@ -71,7 +82,7 @@ def decode_rows(tokenizer: Tokenizer, tokens_Brw: Tensor, rows: int) -> Tensor:
 def cut_picture(image_CHW: Tensor, row: int) -> Tensor:
     """The image with an orange line above pixel row `row`, and what is below it faded."""
     shown_CHW = image_CHW.clone()
-    shown_CHW[:, row:] = shown_CHW[:, row:] * 0.25 + 0.5
+    shown_CHW[:, row:] = faded(shown_CHW[:, row:])
     thickness = max(1, image_CHW.shape[1] // 64)
     shown_CHW[:, max(0, row - thickness) : row] = to_float(torch.tensor([213, 94, 0]))[:, None, None]
     return shown_CHW

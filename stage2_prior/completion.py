@@ -34,10 +34,10 @@ class ShownRows:
 
     def __post_init__(self) -> None:
         if self.margin < 0:
-            raise UserError(f"--margin is {self.margin}: it is a number of rows, 0 or more")
+            raise UserError(f"the margin is {self.margin}: it is a number of rows, 0 or more")
         if not self.margin < self.shown < self.total:
             raise UserError(
-                f"--keep-rows is {self.shown}: this prior's grids have {self.total} rows of tokens, so it must be from "
+                f"the rows of tokens to keep are {self.shown}: this prior's grids have {self.total}, so keep from "
                 f"{self.margin + 1} (the margin of {self.margin} is drawn anew) to {self.total - 1}"
             )
 

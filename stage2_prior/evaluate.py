@@ -23,6 +23,7 @@ from shared.checkpoint import newest_run, read_yaml, write_atomically
 from shared.config import config_of
 from shared.errors import UserError, run_command
 from shared.findings import Findings
+from shared.hub import TOKENIZER
 from shared.token_cache import Split, TokenCache, open_cache
 from stage2_prior.prior import Prior, Weights, load_prior
 
@@ -192,7 +193,7 @@ def main() -> None:
     accelerator = Accelerator()
     found = sampled(run, args, accelerator) if args.samples is not None or args.drawing else None
     # A shared prior comes without the tokens it was trained on.
-    if found and not tokens_of(run).exists():
+    if found and ((run / TOKENIZER).is_dir() or not tokens_of(run).exists()):
         figures: dict[str, Any] = {}
     else:
         figures = report(run, args.weights, args.batch_size, args.grids, accelerator)

@@ -26,7 +26,7 @@ class GuidanceConfig(Config):
     interval: guide the positions from the first number up to, not with, the second; the rest is not guided
         (Kynkäänniemi et al. 2024, there over noise levels).
 
-    Raises UserError naming the option where a value is out of its range, or nothing would read it.
+    Raises UserError naming the value where a value is out of its range, or nothing would read it.
     """
 
     model_config = ConfigDict(allow_inf_nan=True)  # so that they too get the message below
@@ -39,15 +39,16 @@ class GuidanceConfig(Config):
     @model_validator(mode="after")
     def _in_range(self) -> "GuidanceConfig":
         if not 0 <= self.scale <= 1000:
-            raise UserError(f"cfg_scale is {self.scale}: it must be from 0 to 1000 (1: no guidance)")
+            raise UserError(f"the guidance scale is {self.scale}: it must be from 0 to 1000 (1: no guidance)")
         if self.power is not None and self.schedule != "power-cosine":
             raise UserError(
-                f"cfg_power is {self.power}, but only the power-cosine schedule has one, not {self.schedule}"
+                f"the guidance power is {self.power}, but only the power-cosine schedule has one, not {self.schedule}"
             )
         if self.power is not None and not 0 < self.power < math.inf:
-            raise UserError(f"cfg_power is {self.power}: it must be above 0")
+            raise UserError(f"the guidance power is {self.power}: it must be above 0")
         if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
-            raise UserError(f"cfg_interval is {list(self.interval)}: give the first position, from 0, and a later one")
+            start, end = self.interval
+            raise UserError(f"guidance goes from token {start} to {end}: give the first, from 0, and a later one")
         return self
 
     def scales(self, length: int) -> Tensor:
@@ -59,7 +60,7 @@ class GuidanceConfig(Config):
         if self.interval is not None:
             start, end = self.interval
             if start >= length:
-                raise UserError(f"cfg_interval begins at {start}, but a grid's positions are 0 to {length - 1}")
+                raise UserError(f"guidance goes from token {start} on, but a grid's tokens are 0 to {length - 1}")
             scales_L[:start] = scales_L[end:] = 1
         return scales_L.float()
 

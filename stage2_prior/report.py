@@ -16,29 +16,34 @@ from torch import Tensor
 
 from shared.checkpoint import newest_run, read_weights
 from shared.errors import run_command
-from shared.pictures import tiled
 from shared.report import (
     COLOURS,
+    WIDEST_TILE,
     Section,
     captioned,
     curves_section,
-    image,
     page,
     png_of,
     png_of_pixels,
     read_metrics,
     settings_sections,
     stages,
+    strip,
     write_text,
 )
 from shared.token_cache import TokenCache, TokenInfo, open_cache
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.evaluate import tokens_of
+from stage2_prior.memorisation import nearest_grids
 from stage2_prior.prior import load_prior
-from stage2_prior.train import SHOWN, draw_grids
+from stage2_prior.train import draw_grids
 
 ROWS = 4096  # grids compared at once
-PAIR = ("drawn by the trained prior", "nearest training image of each")
+TITLES = {
+    "bits_per_token": "bits per token",
+    "top1": "share of tokens that are the likeliest code",
+    "top5": "share of tokens among the five likeliest codes",
+}
 COMPARED = 64  # held-out grids, to compare the samples' distances with
 
 
@@ -51,7 +56,7 @@ def write_report(run: Path) -> Path:
     tokens_BL = draw_grids(prior.to(device), cache).flatten(1)
     lines = read_metrics(run / "metrics.jsonl")
     sections = [
-        curves_section(lines),
+        curves_section(lines, TITLES, "token grids seen"),
         samples_section(run / "samples", tokenizer),
         nearest_section(tokens_BL, cache, tokenizer),
         *settings_sections(run),
@@ -62,11 +67,14 @@ def write_report(run: Path) -> Path:
 
 def described_run(run: Path, info: TokenInfo, lines: list[dict[str, float]]) -> dict[str, str]:
     """What the page is about."""
-    facts = {"run": str(run), "images": info.source, "tokenizer": f"{info.tokenizer}, {info.fingerprint}"}
+    facts = {"run": str(run), "images": info.source, "tokenizer": f"{info.tokenizer} (fingerprint {info.fingerprint})"}
     held_out = [line for line in lines if "validation/bits_per_token" in line]
     if held_out:
         best = min(held_out, key=lambda line: line["validation/bits_per_token"])
-        facts["best held out"] = f"{best['validation/bits_per_token']:.3f} bits/token after {best['images']:,.0f} grids"
+        facts["held out"] = "; ".join(
+            f"{line['validation/bits_per_token']:.3f} bits per token {when} {line['images']:,.0f} token grids"
+            for when, line in (("at best, after", best), ("at last, after", held_out[-1]))
+        )
     return facts
 
 
@@ -76,10 +84,12 @@ def samples_section(samples: Path, tokenizer: Tokenizer) -> Section:
     if not rows:
         return Section("Samples", "<p>None were drawn while it was trained.</p>")
     drawn = [
-        captioned(row_of(decoded(tokenizer, read_weights(path)["tokens"])), f"after {grids:,} grids")
+        strip(tiles(decoded(tokenizer, read_weights(path)["tokens"])), f"after {grids:,} token grids")
         for grids, path in rows
     ]
-    return Section("Samples", "<p>Of the same seed, with the averaged weights of then.</p>" + "".join(drawn))
+    return Section(
+        "Samples", "<p>What the same random numbers drew, with the averaged weights of then.</p>" + "".join(drawn)
+    )
 
 
 def nearest_section(tokens_BL: Tensor, cache: TokenCache, tokenizer: Tokenizer) -> Section:
@@ -87,19 +97,30 @@ def nearest_section(tokens_BL: Tensor, cache: TokenCache, tokenizer: Tokenizer) 
     found_B, distance_B = nearest(tokens_BL, cache)
     count = len(cache.tokens["validation"])
     places = torch.linspace(0, count - 1, min(count, COMPARED)).round().long()
-    _, usual_B = nearest(cache.batch("validation", places)[0], cache)
+    held_out_BL, _ = cache.batch("validation", places)
+    _, usual_B = nearest(held_out_BL, cache)
     training_BL, _ = cache.batch("train", found_B)
-    shared = [int(same) for same in (training_BL == tokens_BL).sum(1)]
     grids = [grid.view(-1, *cache.info.grid) for grid in (tokens_BL, training_BL)]
     said = (
-        "Nearest by the mean squared distance between code vectors, place by place, among "
-        f"{len(cache.tokens['train']):,} training grids, mirrored views included, and decoded like the samples. Of "
-        f"{tokens_BL.shape[1]} tokens the pairs share {', '.join(map(str, shared))}. Samples much nearer to training "
-        "images than held-out images are would be copies."
+        f"Each drawn image above the nearest of the {len(cache.tokens['train']):,} token grids that the prior was "
+        "trained on (every view of every image), decoded in the same way. Near is what has similar codes in the same "
+        "places: the mean squared distance between their vectors, shown below with a tick for each image. Were the "
+        "drawn images copies, they would be much nearer to training images than held-out images are. Counting only "
+        f"codes that are the same in the same place, a drawn image has at most {shares(tokens_BL, cache)} of its "
+        f"{tokens_BL.shape[1]} tokens in common with a training image, a held-out image {shares(held_out_BL, cache)}."
     )
-    pictures = [captioned(row_of(decoded(tokenizer, rows)), label) for rows, label in zip(grids, PAIR, strict=True)]
-    figure = image(draw_distances(distance_B, usual_B), alt="distances to the nearest training image")
-    return Section("Nearest training images", f"<p>{said}</p>{''.join(pictures)}{figure}")
+    drawn_BCHW, training_BCHW = (decoded(tokenizer, grid) for grid in grids)
+    gap_BCHW = torch.ones_like(drawn_BCHW[:, :, :4])
+    pairs = tiles(torch.cat([drawn_BCHW, gap_BCHW, training_BCHW], dim=2))
+    pictures = strip(pairs, "above: drawn by the trained prior; below: the nearest training image")
+    figure = captioned(draw_distances(distance_B, usual_B), "distances to the nearest training image", "figure")
+    return Section("Nearest training images", f"<p>{said}</p>{pictures}{figure}")
+
+
+def shares(tokens_BL: Tensor, cache: TokenCache) -> str:
+    """How many tokens grids share with the training grid that they share most with."""
+    shares_B = 1 - nearest_grids(tokens_BL, cache.tokens["train"]).distances_N
+    return f"{shares_B.median():.0%} (median; from {shares_B.min():.0%} to {shares_B.max():.0%})"
 
 
 def nearest(tokens_BL: Tensor, cache: TokenCache) -> tuple[Tensor, Tensor]:
@@ -138,11 +159,11 @@ def _between(tokens_L: Tensor, cache: TokenCache) -> Tensor:
 
 def draw_distances(samples_B: Tensor, held_out_B: Tensor) -> bytes:
     """Distances to the nearest training image, of samples and of held-out images, a tick each."""
-    figure = Figure(figsize=(11, 1.8), layout="constrained")
+    figure = Figure(figsize=(5.5, 1.6), layout="constrained")
     axis = figure.add_subplot()
-    for height, (distances_B, name) in enumerate(((held_out_B, "held-out images"), (samples_B, "samples"))):
+    for height, (distances_B, name) in enumerate(((held_out_B, "held-out images"), (samples_B, "drawn images"))):
         axis.scatter(distances_B, [name] * len(distances_B), marker="|", s=300, color=COLOURS[1 - height])
-    axis.set(xlabel="distance to the nearest training image", xlim=(0, None), ylim=(-0.5, 1.5))
+    axis.set(xlabel="mean squared distance between code vectors", xlim=(0, None), ylim=(-0.5, 1.5))
     axis.spines[["top", "right"]].set_visible(False)
     return png_of(figure)
 
@@ -153,9 +174,9 @@ def decoded(tokenizer: Tokenizer, tokens_Bhw: Tensor) -> Tensor:
     return tokenizer.detokenize(tokens_Bhw.long().to(tokenizer.to_codes.weight.device)).cpu()
 
 
-def row_of(images_BCHW: Tensor) -> bytes:
-    """Images side by side, as a PNG file."""
-    return png_of_pixels(tiled(images_BCHW, columns=SHOWN))
+def tiles(images_BCHW: Tensor) -> list[bytes]:
+    """Each image as a PNG file, small enough for a strip."""
+    return [png_of_pixels(image_CHW, WIDEST_TILE) for image_CHW in images_BCHW]
 
 
 def main() -> None:

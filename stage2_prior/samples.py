@@ -2,7 +2,8 @@
 
 The one file of stage two that knows stage one: its tokenizer turns tokens into images here. Training never reads it.
 
-Shapes: B a batch, N images drawn, M images of the reference or of training, H held out, D features, h x w tokens.
+Shapes: B a batch, N images drawn (n by this process), M images of the reference or of training, H held out, D features,
+h x w = L tokens.
 """
 
 from collections import defaultdict
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from pydantic import Field, PositiveInt
@@ -23,17 +25,21 @@ from shared.errors import UserError
 from shared.fidelity import Extractor, Inception, NotMeasured, distances, few_images, gather_rows, inception_score
 from shared.findings import Findings
 from shared.pictures import save_grid
-from shared.token_cache import Split, TokenInfo
+from shared.token_cache import Split, TokenInfo, open_cache
+from stage1_tokenizer.cache import open_views, tokens_of_views
 from stage1_tokenizer.instruments import open_networks
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
+from stage2_prior.evaluate import tokens_of
 from stage2_prior.guidance import GuidanceConfig
-from stage2_prior.memorisation import copying, nearest
+from stage2_prior.memorisation import copying, nearest, nearest_grids
 from stage2_prior.prior import Prior, Weights, load_prior
 from stage2_prior.sampling import SamplingConfig, generate
 
 SHOWN = 64  # images in the picture
-COPIES_SHOWN = 16  # of them, beside the nearest training image of each
+COPIES_SHOWN = 16  # of them, above the nearest training image of each
 
+PERCENTILES = {50: "median", 95: "95th percentile", 100: "highest"}
+SHARED_TOKENS = {"shared_tokens": "drawn images", "shared_tokens_held_out": "held-out images"}
 TITLES = {
     "fid": "FID",
     "kid": "KID",
@@ -49,6 +55,11 @@ TITLES = {
     "precision_vgg16": "precision in ST-LPIPS' VGG16",
     "recall_vgg16": "recall in ST-LPIPS' VGG16",
     "copying_vgg16": "chance of being nearer to a training image than a held-out image is, in ST-LPIPS' VGG16",
+    "copying_tokens": "chance of sharing more tokens with a training grid than a held-out image does",
+} | {
+    f"{name}_{percent}": f"share of tokens in common with the nearest training grid, {of}: {title}"
+    for name, of in SHARED_TOKENS.items()
+    for percent, title in PERCENTILES.items()
 }
 COPYING = {"inception": "copying", "vgg16": "copying_vgg16"}
 # Names of the fields of `Distances` in each network's features, and then of the Inception score.
@@ -88,7 +99,8 @@ def measure_samples(
         raise UserError(f"{accelerator.num_processes} processes are more than images: start fewer")
     with accelerator.main_process_first():  # so that weights are downloaded once
         networks, missing = open_networks(info.data.height_width, inception, accelerator.device)
-    images = drawn_images(prior.to(accelerator.device), tokenizer, dataset, drawing, accelerator)
+    tokens_nhw = drawn_tokens(prior.to(accelerator.device), dataset, drawing, accelerator)
+    images = decoded(tokens_nhw, tokenizer, drawing.batch_size)
     drawn, shown_BCHW = rows_of(images, networks, drawing.images, accelerator)
     real, _ = rows_of(reference_batches(dataset, drawing.batch_size, accelerator), networks, len(dataset), accelerator)
     found = Findings(f"Samples of {run}", TITLES, facts(run, weights, prior, info, drawing, dataset, networks))
@@ -98,16 +110,19 @@ def measure_samples(
     }
     for network in networks:
         judge(network, drawn[network.name], real[network.name], found)
-    copies = find_copies(drawn, info, tokenizer, networks, drawing.batch_size, accelerator)
+    training = real if drawing.reference == "train" else None
+    copies = find_copies(drawn, training, info, tokenizer, networks, drawing.batch_size, accelerator)
     found.measures |= {COPYING[name]: copying(*pair) for name, pair in copies.distances.items()}
+    grids_NL = gather_rows(accelerator, tokens_nhw.flatten(1), drawing.images)
+    known = known_grids(run, info, tokenizer, drawing.batch_size, accelerator)
+    shares, copied_Bhw = find_copied_grids(grids_NL.to(accelerator.device), *known, info.grid)
+    found.measures |= shares
     if accelerator.is_main_process:
         found.write(run / "evaluation" / "samples")
         save_grid(to_float(shown_BCHW), run / "evaluation" / "samples.png", columns=8)
-        save_grid(
-            torch.cat([to_float(shown_BCHW[:COPIES_SHOWN]), copies.nearest_BCHW]),
-            run / "evaluation" / "nearest.png",
-            columns=min(COPIES_SHOWN, len(shown_BCHW)),
-        )
+        [copied_BCHW] = decoded(copied_Bhw, tokenizer, COPIES_SHOWN)
+        rows = [to_float(shown_BCHW[:COPIES_SHOWN]), copies.nearest_BCHW, to_float(copied_BCHW.cpu())]
+        save_grid(torch.cat(rows), run / "evaluation" / "nearest.png", columns=len(copied_Bhw))
     return found
 
 
@@ -117,21 +132,27 @@ def reference_images(info: TokenInfo, split: Split) -> ImageDataset:
     return train if split == "train" else validation
 
 
-def drawn_images(
-    prior: Prior, tokenizer: Tokenizer, dataset: ImageDataset, drawing: Drawing, accelerator: Accelerator
-) -> Iterator[Tensor]:
-    """This process's share of the images drawn, in uint8 batches (B, 3, H, W) on its device: every n-th of them."""
+def drawn_tokens(prior: Prior, dataset: ImageDataset, drawing: Drawing, accelerator: Accelerator) -> Tensor:
+    """This process's share of the grids drawn, (n, h, w) int64: of p processes, every p-th."""
     labels_N = labels_like(dataset, drawing.images) if prior.classes else None
     scale_L = drawing.guidance.scales(prior.length)
     mine = torch.arange(accelerator.process_index, drawing.images, accelerator.num_processes)
+    grids = []
     with tqdm(total=len(mine), unit="img", desc="drawing", disable=not accelerator.is_main_process, leave=False) as bar:
         for numbers_B in mine.split(drawing.batch_size):
             tokens_Bhw = generate(
                 prior, numbers_B.tolist(), drawing.seed, drawing.sampling, cfg_scale=scale_L,
                 labels_B=None if labels_N is None else labels_N[numbers_B], batch_size=drawing.batch_size,
             )  # fmt: skip
-            yield to_uint8(tokenizer.detokenize(tokens_Bhw.to(accelerator.device)))
+            grids.append(tokens_Bhw)
             bar.update(len(numbers_B))
+    return torch.cat(grids)
+
+
+def decoded(tokens_Nhw: Tensor, tokenizer: Tokenizer, batch_size: int) -> Iterator[Tensor]:
+    """The images of some grids, in uint8 batches (B, 3, H, W) on the tokenizer's device."""
+    for tokens_Bhw in tokens_Nhw.split(batch_size):
+        yield to_uint8(tokenizer.detokenize(tokens_Bhw.to(tokenizer.to_codes.weight.device)))
 
 
 def labels_like(dataset: ImageDataset, count: int) -> Tensor:
@@ -143,7 +164,7 @@ def labels_like(dataset: ImageDataset, count: int) -> Tensor:
 
 
 def reference_batches(dataset: ImageDataset, batch_size: int, accelerator: Accelerator) -> Iterator[Tensor]:
-    """This process's share of the real images, as `drawn_images` gives them."""
+    """This process's share of the real images, as `decoded` gives them."""
     rank, ranks = accelerator.process_index, accelerator.num_processes
     for images, _ in validation_loader(dataset, batch_size, rank=rank, world_size=ranks):
         yield to_uint8(images).to(accelerator.device)
@@ -175,17 +196,23 @@ class Copies(NamedTuple):
 
 
 def find_copies(
-    drawn: dict[str, Tensor], info: TokenInfo, tokenizer: Tokenizer, networks: list[Extractor], batch_size: int,
-    accelerator: Accelerator,
+    drawn: dict[str, Tensor], real: dict[str, Tensor] | None, info: TokenInfo, tokenizer: Tokenizer,
+    networks: list[Extractor], batch_size: int, accelerator: Accelerator,
 ) -> Copies:  # fmt: skip
     """The training images nearest to those drawn, and how near they are to held-out ones.
 
+    drawn, real: by network, features of the images drawn and, where they are known already, of the training images.
     Held-out images count as the tokenizer reconstructs them, for drawn ones are decoded too; training images count
     mirrored as well, where training mirrors them.
     """
     training, held_out = reference_images(info, "train"), reference_images(info, "validation")
-    views = training_views(training, info, batch_size, accelerator)
-    parts = [rows_of(view, networks, len(training), accelerator)[0] for view in views]
+    plain = (
+        real or rows_of(reference_batches(training, batch_size, accelerator), networks, len(training), accelerator)[0]
+    )
+    parts = [plain]
+    if info.data.augment and info.data.augment.flip:
+        mirrored = (batch.flip(-1) for batch in reference_batches(training, batch_size, accelerator))
+        parts.append(rows_of(mirrored, networks, len(training), accelerator)[0])
     unseen = (
         to_uint8(tokenizer.detokenize(tokenizer.tokenize(to_float(images_BCHW))))
         for images_BCHW in reference_batches(held_out, batch_size, accelerator)
@@ -200,21 +227,51 @@ def find_copies(
     return Copies(distances, torch.stack([training_view(training, row) for row in rows_B.tolist()]))
 
 
-def training_views(
-    training: ImageDataset, info: TokenInfo, batch_size: int, accelerator: Accelerator
-) -> list[Iterator[Tensor]]:
-    """The training images as they are, and mirrored too where training mirrors them, as `drawn_images` gives them."""
-    plain = reference_batches(training, batch_size, accelerator)
-    if not (info.data.augment and info.data.augment.flip):
-        return [plain]
-    return [plain, (batch.flip(-1) for batch in reference_batches(training, batch_size, accelerator))]
-
-
 def training_view(training: ImageDataset, row: int) -> Tensor:
-    """The image (3, H, W) in [-1, 1] of a row of `training_views` end to end."""
+    """The image (3, H, W) in [-1, 1] of a row of the training images, as they are and then mirrored."""
     mirrored, place = divmod(row, len(training))
     image_CHW = to_float(training[0, place][0])
     return image_CHW.flip(-1) if mirrored else image_CHW
+
+
+def known_grids(
+    run: Path, info: TokenInfo, tokenizer: Tokenizer, batch_size: int, accelerator: Accelerator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The grids of every view that the prior was trained on, (M, L), and those of the held-out images, (H, L).
+
+    From its token cache, or made anew where that is not at hand: a shared prior comes without it.
+    """
+    try:
+        cache = open_cache(tokens_of(run))
+        if cache.info == info:
+            return cache.tokens["train"], cache.tokens["validation"]
+    except UserError:
+        pass
+    train, held_out = open_views(info.data, info.views)
+    grids = (tokens_of_views(tokenizer, views, batch_size, accelerator) for views in (train, [held_out]))
+    kind = np.min_scalar_type(info.codes)
+    train_ML, held_out_HL = (
+        np.concatenate([tokens_Bhw.flatten(1).numpy().astype(kind) for tokens_Bhw, _ in batches]) for batches in grids
+    )
+    return train_ML, held_out_HL
+
+
+def find_copied_grids(
+    grids_NL: Tensor, training_ML: np.ndarray, held_out_HL: np.ndarray, grid: tuple[int, int]
+) -> tuple[dict[str, float], Tensor]:
+    """How many tokens drawn and held-out grids share with the training grid that is nearest to them.
+
+    Returns the measures, and the grids (B, h, w) that are nearest to the first `COPIES_SHOWN` drawn. Held-out grids
+    are compared as many as were drawn, at most: the highest of many is higher than the highest of few.
+    """
+    some_HL = torch.from_numpy(held_out_HL[:: -(-len(held_out_HL) // len(grids_NL))].astype(np.int64))
+    drawn, held_out = (nearest_grids(grids, training_ML) for grids in (grids_NL, some_HL.to(grids_NL.device)))
+    measures = {"copying_tokens": copying(drawn.distances_N, held_out.distances_N)}
+    for name, found in zip(SHARED_TOKENS, (drawn, held_out), strict=True):
+        shares_N = 1 - found.distances_N
+        measures |= {f"{name}_{percent}": float(shares_N.quantile(percent / 100)) for percent in PERCENTILES}
+    copied_BL = torch.from_numpy(training_ML[drawn.rows_N[:COPIES_SHOWN].numpy()].astype(np.int64))
+    return measures, copied_BL.unflatten(1, grid)
 
 
 def judge(network: Extractor, drawn_ND: Tensor, real_MD: Tensor, found: Findings) -> None:

@@ -256,9 +256,11 @@ def _check(
         raise UserError(f"seed is {seed}: it must be 0 or more")
     for scale in scale_L.tolist():
         if not 0 <= scale <= 1000:
-            raise UserError(f"cfg_scale is {scale:g}: it must be from 0 to 1000 (1: no guidance)")
+            raise UserError(f"the guidance scale is {scale:g}: it must be from 0 to 1000 (1: no guidance)")
         if labels_B is None and scale != 1:
-            raise UserError(f"cfg_scale is {scale:g}, but guidance needs a class label: give one, or leave it at 1")
+            raise UserError(
+                f"the guidance scale is {scale:g}, but guidance needs a class label: give one, or a scale of 1"
+            )
     if labels_B is not None:
         _check_labels(prior, labels_B, len(images))
     _check_prefix(prior, prefix_BK, len(images))

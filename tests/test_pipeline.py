@@ -132,7 +132,7 @@ def test_sample_refuses_what_does_not_fit(tokens: Path, monkeypatch: pytest.Monk
         (["--top-p", "1.5"], "top_p is 1.5"),
         (["--top-k", "0"], "top_k is 0"),
         (["--num", "0"], "--num must be at least 1"),
-        (["--class-label", "dogs"], "--class-label dogs: there is no such class; known are 0 animals, 1 faces"),
+        (["--class-label", "dogs"], "class dogs: there is no such class; known are 0 animals, 1 faces"),
         (["--cfg-scale", "2"], "guidance needs a class label"),
         (["--prior", "runs/prior/none"], "runs/prior/none"),
     ]:

@@ -35,7 +35,7 @@ def test_a_folder_holds_what_loading_needs_and_a_card(
 ) -> None:
     run_share(monkeypatch, runs[1], "--half", "--out", tmp_path / "shared")
     names = {str(path.relative_to(tmp_path / "shared")) for path in (tmp_path / "shared").rglob("*.*")}
-    inside = {f"tokenizer/{name}" for name in ("config.yaml", "ema.safetensors")}
+    inside = {f"tokenizer/{name}" for name in ("config.yaml", "ema.safetensors", "uses.safetensors")}
     of_the_hub = {"README.md", "config.json"}  # the second is how the hub counts downloads
     assert names == of_the_hub | {"config.yaml", "ema.safetensors", "tokens.json"} | inside
 

@@ -192,7 +192,36 @@ def test_an_uploaded_image_is_reconstructed(run: web.Run, open_page: Callable[..
     pictures = page.locator("[role=tabpanel]:visible .pixels img")
     while [0, 0] in pictures.evaluate_all(sizes):
         page.wait_for_timeout(50)
-    assert pictures.evaluate_all(sizes) == [[32, 32], [32, 32], [4, 4], [32, 32]]
+    assert pictures.evaluate_all(sizes) == [[32, 32], [32, 32], [4 * run.token_side] * 2, [32, 32]]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_clicked_token_says_which_code_it_is_and_where_that_stands(
+    run: web.Run, open_page: Callable[..., Any], drawing: Path, width: int
+) -> None:
+    page = open_page(width)
+    page.get_by_role("tab", name="Reconstruct").click()
+    page.locator("[role=tabpanel]:visible input[type=file]").set_input_files(drawing)
+    grid = page.locator("#tokens img")
+    page.wait_for_function("document.querySelector('#tokens img')?.naturalWidth")
+    tokens_hw = run.tokenizer.tokenize(web.open_picture(run, str(drawing))[None])[0]
+    for row, column in ((0, 0), (2, 1), (3, 3)):
+        code = int(tokens_hw[row, column])
+        box = grid.bounding_box()
+        at = {"x": box["width"] * (column + 0.9) / 4, "y": box["height"] * (row + 0.9) / 4}
+        grid.click(position=at)
+        page.locator("#chosen").get_by_text(f"Code {code} (row {row + 1}, column {column + 1})").wait_for()
+        same_hw = tokens_hw == code
+        page.get_by_text(f"It stands in {int(same_hw.sum())} of 16 places").wait_for()
+        alone, places = page.locator("#chosen img").evaluate_all("images => images.map(image => image.src)")
+        [code_HWC] = pictures_of(f'src="{alone}"')
+        assert np.array_equal(code_HWC, web.pixels(web.decode_codes(run.tokenizer, torch.tensor([code]))[0]))
+        [places_HWC] = pictures_of(f'src="{places}"')
+        whole_CHW = run.tokenizer.detokenize(tokens_hw[None])[0]
+        kept_HW = same_hw.repeat_interleave(8, 0).repeat_interleave(8, 1).numpy()
+        unchanged_HW = (places_HWC == web.pixels(whole_CHW)).all(-1)
+        assert unchanged_HW[kept_HW].all()
+        assert unchanged_HW[~kept_HW].mean() < 0.1
 
 
 def test_an_image_is_completed_below_the_line(run: web.Run, open_page: Callable[..., Any], drawing: Path) -> None:
@@ -328,13 +357,11 @@ def test_a_completion_keeps_what_is_above_the_line_and_never_sees_below(
     assert len({picture.tobytes() for picture in completed_NHWC}) == 3
 
 
-def test_uses_are_those_of_the_cache_and_unknown_without_it(run: web.Run, tmp_path: Path) -> None:
+def test_uses_are_those_of_the_cache_and_not_shown_where_unknown(run: web.Run) -> None:
     place = Path(run.info.preprocessing["source"]).parent / run.info.tokenizer / "tokens"
     cache = open_cache(place)
     used = np.concatenate([tokens.ravel() for tokens in cache.tokens.values()])
     assert run.uses_K.tolist() == [int((used == code).sum()) for code in range(64)]
-    assert web.count_uses(tmp_path / "none", run.info) is None
-    assert web.count_uses(place, run.info.model_copy(update={"fingerprint": "another"})) is None
     unknown = replace(run, uses_K=None)
     (page,) = web.browse(unknown, web.BY_NUMBER, 1)
     assert len(pictures_of(page)) == 64
@@ -360,12 +387,22 @@ def test_messages_are_text_not_html(run: web.Run) -> None:
         ({"seed": -1}, "seed is -1"),
         ({"top_k": -2}, "top_k is -2"),
         ({"label": "dogs"}, "dogs: there is no such class"),
-        ({"guide_from": 9, "guide_to": 3}, r"cfg_interval is \[9, 3\]"),
+        ({"guide_from": 9, "guide_to": 3}, "guidance goes from token 9 to 3"),
     ],
 )
 def test_requests_that_cannot_be_met_are_one_message(run: web.Run, values: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as raised:
         list(web.draw(run, *request(**values)))
+    assert "--" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("kept_rows", "margin"), [(1, 1), (4, 1), (2, -1)])
+def test_what_cannot_be_completed_is_said_in_words_of_the_page(
+    run: web.Run, drawing: Path, kept_rows: int, margin: int
+) -> None:
+    with pytest.raises(UserError, match="rows of tokens to keep|margin") as raised:
+        list(web.complete(run, str(drawing), kept_rows, margin, True, *request()))
+    assert "--" not in str(raised.value)
 
 
 def test_a_run_that_is_missing_ends_the_command_in_one_message() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.figure
 import pytest
 
-from shared.report import Section, draw_curves, image, page, stages
+from shared.report import Section, curves_section, image, page, stages, strip
 
 
 def test_a_page_needs_nothing_from_elsewhere_and_shows_text_as_text() -> None:
@@ -42,9 +42,20 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[matplotlib.figure.Figure]:
 def test_curves_have_a_panel_for_each_metric_with_training_and_held_out_in_one(drawn: list) -> None:
     lines = [{"images": 10, "l2": 1.0, "lr": 0.5}, {"images": 10, "validation/l2": 2.0, "validation/images": 7}]
     lines += [{"images": 20, "l2": 0.01, "lr": 0.4}, {"images": 20, "validation/psnr": 30.0}]
-    assert draw_curves(lines).startswith(b"\x89PNG")
-    panels = {axis.get_title("left"): axis for axis in drawn[0].axes}
-    assert list(panels) == ["l2", "lr", "psnr"]
-    curves = [list(zip(*line.get_data(), strict=True)) for line in panels["l2"].lines]
+    text = curves_section(lines, {"psnr": "PSNR (dB)"}, "images seen").body
+    assert re.findall("<figcaption>(.*?)</figcaption>", text) == ["l2", "learning rate", "PSNR (dB)"]
+    panels = [axis for figure in drawn for axis in figure.axes]
+    assert {axis.get_xlabel() for axis in panels} == {"images seen"}
+    curves = [list(zip(*line.get_data(), strict=True)) for line in panels[0].lines]
     assert curves == [[(10, 1.0), (20, 0.01)], [(10, 2.0)]]
-    assert [axis.get_yscale() for axis in panels.values()] == ["log", "linear", "linear"]
+    assert [line.get_label() for line in panels[0].lines] == ["training", "held out"]
+    assert [axis.get_yscale() for axis in panels] == ["log", "linear", "linear"]
+
+
+def test_a_run_without_metrics_has_no_curves() -> None:
+    assert "too short" in curves_section([], {}, "images seen").body
+
+
+def test_a_strip_is_pictures_below_what_they_show() -> None:
+    text = strip([b"png", b"other"], "a < b")
+    assert text.index("a &lt; b") < text.index("cG5n") < text.index("b3RoZXI=")

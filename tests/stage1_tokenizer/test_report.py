@@ -6,11 +6,12 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from shared.data import to_float
+from shared.data import to_float, to_uint8
 from stage1_tokenizer import train as training
 from stage1_tokenizer.evaluate import datasets_of
 from stage1_tokenizer.report import held_out_counts, main, write_report
@@ -19,10 +20,18 @@ from stage1_tokenizer.train import train
 from tests.tiny import tokenizer_run
 
 
-def pictures(text: str) -> dict[str, Image.Image]:
-    """Every picture of a page by its description."""
-    found = re.findall(r'alt="([^"]*)" src="data:image/png;base64,([^"]*)"', text)
-    return {alt: Image.open(io.BytesIO(base64.b64decode(data))) for alt, data in found}
+def pictures(text: str) -> dict[str, list[Image.Image]]:
+    """Every figure's pictures by its caption."""
+    found = re.findall("<figcaption>(.*?)</figcaption>(.*?)</figure>", text)
+    files = {caption: re.findall('base64,([^"]*)', body) for caption, body in found}
+    return {
+        caption: [Image.open(io.BytesIO(base64.b64decode(file))) for file in some] for caption, some in files.items()
+    }
+
+
+def rows_of(shown: dict[str, list[Image.Image]]) -> dict[str, list[Image.Image]]:
+    """The held-out images and their reconstructions."""
+    return {name: row for name, row in shown.items() if name.startswith(("held-out images", "reconstructed"))}
 
 
 def test_the_page_shows_the_run(drawings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,9 +40,21 @@ def test_the_page_shows_the_run(drawings: Path, monkeypatch: pytest.MonkeyPatch)
     main()
     text = (run.path / "report.html").read_text()
     shown = pictures(text)
-    assert list(shown)[:5] == ["curves", "held-out images", "after 40 images", "after 80 images", "at the end"]
-    assert {shown[name].size for name in list(shown)[1:5]} == {(2 * 36, 36)}
-    codes = next(picture for name, picture in shown.items() if name.startswith("All 64 codes"))
+    assert {"PSNR of reconstructions (dB)", "share of the codes in use"} < set(shown)
+    rows = rows_of(shown)
+    assert list(rows) == [
+        "held-out images", "reconstructed after 40 images", "reconstructed after 80 images", "reconstructed at the end",
+    ]  # fmt: skip
+    assert {picture.size for row in rows.values() for picture in row} == {(32, 32)}
+    held_out, last = rows["held-out images"], rows["reconstructed at the end"]
+    [dataset] = datasets_of(run.path, "validation")
+    for place, (original, reconstruction) in enumerate(zip(held_out, last, strict=True)):
+        original_CHW = dataset[0, place][0]
+        assert np.array_equal(original, original_CHW.permute(1, 2, 0))
+        rebuilt_CHW = to_uint8(load_tokenizer(run.path)(to_float(original_CHW[None])).images_BCHW)[0]
+        difference = np.asarray(reconstruction).astype(int) - rebuilt_CHW.permute(1, 2, 0).numpy()
+        assert np.abs(difference).max() <= 1  # other batches, other last bits
+    [codes] = next(row for name, row in shown.items() if name.startswith("All 64 codes"))
     assert codes.size == (32 * 10, 2 * 10)
     assert re.search(r"On 2 held-out images \d+\.\d% of 64 codes occur", text)
     assert "revival_window: 4" in text
@@ -43,8 +64,8 @@ def test_the_page_shows_the_run(drawings: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_last_reconstructions_are_not_shown_twice(drawings: Path) -> None:
     run, _ = train(tokenizer_run(drawings, evaluate_every=48))
-    assert list(pictures(write_report(run.path).read_text()))[1:4] == [
-        "held-out images", "after 48 images", "after 96 images",
+    assert list(rows_of(pictures(write_report(run.path).read_text()))) == [
+        "held-out images", "reconstructed after 48 images", "reconstructed after 96 images",
     ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from stage1_tokenizer.views import (
     decode_codes,
     decode_rows,
     error_picture,
+    places_picture,
     token_picture,
 )
 from tests.tiny import tokenizer_run
@@ -45,12 +46,25 @@ def test_the_first_channel_orders_codes_along_their_widest_direction() -> None:
     assert torch.equal(order_K, along_K.argsort()) or torch.equal(order_K, along_K.argsort(descending=True))
 
 
-def test_a_token_is_a_pixel_of_its_codes_colour() -> None:
+@pytest.mark.parametrize("side", [1, 3])
+def test_a_token_is_a_square_of_its_codes_colour(side: int) -> None:
     colours_K3 = torch.rand(9, 3)
     tokens_hw = torch.randint(9, (4, 5))
-    picture_CHW = token_picture(tokens_hw, colours_K3)
-    assert picture_CHW.shape == (3, 4, 5)
-    assert all(torch.equal(picture_CHW[:, y, x], colours_K3[tokens_hw[y, x]]) for y in range(4) for x in range(5))
+    picture_CHW = token_picture(tokens_hw, colours_K3, side)
+    assert picture_CHW.shape == (3, 4 * side, 5 * side)
+    for y in range(4 * side):
+        for x in range(5 * side):
+            assert torch.equal(picture_CHW[:, y, x], colours_K3[tokens_hw[y // side, x // side]])
+
+
+def test_only_the_places_chosen_stay_as_they_were() -> None:
+    image_CHW = torch.rand(3, 8, 12) * 2 - 1
+    chosen_hw = torch.tensor([[True, False, False], [False, True, True]])
+    picture_CHW = places_picture(image_CHW, chosen_hw)
+    for y in range(8):
+        for x in range(12):
+            same = torch.equal(picture_CHW[:, y, x], image_CHW[:, y, x])
+            assert same == bool(chosen_hw[y // 4, x // 4])
 
 
 def test_errors_have_the_colour_of_their_size() -> None:

@@ -89,12 +89,12 @@ def test_kept_tokens_are_the_shown_rows_without_the_margin() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ((0, 0, 8), "--keep-rows is 0.*from 1 .* to 7"),
-        ((1, 1, 8), "--keep-rows is 1.*from 2 .* to 7"),
-        ((8, 1, 8), "--keep-rows is 8"),
-        ((-3, 1, 8), "--keep-rows is -3"),
-        ((4, -1, 8), "--margin is -1"),
-        ((4, 4, 8), "--keep-rows is 4.*margin of 4"),
+        ((0, 0, 8), "to keep are 0.*from 1 .* to 7"),
+        ((1, 1, 8), "to keep are 1.*from 2 .* to 7"),
+        ((8, 1, 8), "to keep are 8"),
+        ((-3, 1, 8), "to keep are -3"),
+        ((4, -1, 8), "the margin is -1"),
+        ((4, 4, 8), "to keep are 4.*margin of 4"),
     ],
 )
 def test_rows_that_leave_nothing_to_keep_or_to_draw_are_refused(rows: tuple[int, int, int], message: str) -> None:

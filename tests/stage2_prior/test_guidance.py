@@ -50,15 +50,15 @@ def test_an_interval_holds_its_first_and_not_its_last_position() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": -1.0}, "cfg_scale is -1"),
-        ({"scale": math.nan}, "cfg_scale is nan"),
-        ({"scale": math.inf}, "cfg_scale is inf"),
-        ({"power": 2.0}, "cfg_power is 2.0, but only the power-cosine schedule has one, not constant"),
-        ({"power": 0.0, "schedule": "power-cosine"}, "cfg_power is 0"),
-        ({"power": math.nan, "schedule": "power-cosine"}, "cfg_power is nan"),
-        ({"interval": (4, 4)}, r"cfg_interval is \[4, 4\]"),
-        ({"interval": (-1, 4)}, r"cfg_interval is \[-1, 4\]"),
-        ({"interval": (8, 9)}, "cfg_interval begins at 8, but a grid's positions are 0 to 7"),
+        ({"scale": -1.0}, "scale is -1"),
+        ({"scale": math.nan}, "scale is nan"),
+        ({"scale": math.inf}, "scale is inf"),
+        ({"power": 2.0}, "power is 2.0, but only the power-cosine schedule has one, not constant"),
+        ({"power": 0.0, "schedule": "power-cosine"}, "power is 0"),
+        ({"power": math.nan, "schedule": "power-cosine"}, "power is nan"),
+        ({"interval": (4, 4)}, "from token 4 to 4"),
+        ({"interval": (-1, 4)}, "from token -1 to 4"),
+        ({"interval": (8, 9)}, "from token 8 on, but a grid's tokens are 0 to 7"),
     ],
 )
 def test_what_cannot_be_meant_is_one_message(options: dict[str, Any], message: str) -> None:

@@ -69,13 +69,17 @@ def test_the_page_shows_the_run(drawings: Path) -> None:
         "000000064.safetensors",
     }
     text = write_report(run.path).read_text()
-    alts = re.findall(r'alt="([^"]*)"', text)
-    assert alts == [
-        "curves", "after 32 grids", "after 64 grids", "drawn by the trained prior", "nearest training image of each",
+    captions = re.findall("<figcaption>(.*?)</figcaption>", text)
+    assert {"bits per token", "learning rate"} < set(captions)
+    assert captions[-4:] == [
+        "after 32 token grids",
+        "after 64 token grids",
+        "above: drawn by the trained prior; below: the nearest training image",
         "distances to the nearest training image",
-    ]  # fmt: skip
-    shared = re.search(r"Of 16 tokens the pairs share ([\d, ]+)\.", text)[1].split(", ")
-    assert len(shared) == 16
+    ]
+    assert text.count('class="tile"') == 3 * 16
+    shares = r"\d+% \(median; from \d+% to \d+%\)"
+    assert re.search(f"a drawn image has at most {shares} of its 16 tokens in .*, a held-out image {shares}", text)
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     # What was drawn in training is what its weights draw.
     prior, _ = load_prior(run.path)

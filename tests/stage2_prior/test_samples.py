@@ -1,13 +1,16 @@
 """Measures of drawn images against the same taken by hand, on one process and on two."""
 
 import json
+import operator
 import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -16,15 +19,23 @@ from PIL import Image
 from shared.data import to_float, to_uint8
 from shared.errors import UserError
 from shared.fidelity import distances
-from shared.token_cache import read_info
+from shared.token_cache import Split, TokenCache, open_cache, read_info
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.instruments import open_networks
 from stage1_tokenizer.tokenizer import load_tokenizer
-from stage2_prior import evaluate
+from stage2_prior import evaluate, samples
 from stage2_prior import train as stage2
 from stage2_prior.prior import load_prior
-from stage2_prior.samples import COPYING, MEASURES, TITLES, Drawing, labels_like, measure_samples, reference_images
+from stage2_prior.samples import (
+    MEASURES,
+    TITLES,
+    Drawing,
+    find_copied_grids,
+    labels_like,
+    measure_samples,
+    reference_images,
+)
 from stage2_prior.sampling import SamplingConfig, generate
 from tests.tiny import prior_run, tokenizer_run
 
@@ -66,10 +77,12 @@ def test_every_measure_is_that_of_the_images_drawn(run: Path) -> None:
         training = torch.cat([vgg(real), vgg(real.flip(-1))])
         near, usual = (torch.cdist(vgg(images), training).min(1).values for images in (drawn, decoded))
         expected["copying_vgg16"] = float((near[:, None] < usual).float().mean())
+        cache = open_cache(run.parents[1] / "tokenizer/tiny/tokens")
+        expected |= expected_shares(tokens.flatten(1), cache)
     assert found.measures == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert set(found.not_measured) == {*MEASURES["inception"], "copying"}
     assert all("no route to host" in reason for reason in found.not_measured.values())
-    assert {name for names in MEASURES.values() for name in names} | set(COPYING.values()) == set(TITLES)
+    assert {*expected, *MEASURES["inception"], "copying"} == set(TITLES)
     saved = json.loads((run / "evaluation/samples.json").read_text())
     assert saved == found.as_dict()
     assert saved["reference"].startswith(f"{len(dataset)} train images of ")
@@ -77,19 +90,70 @@ def test_every_measure_is_that_of_the_images_drawn(run: Path) -> None:
     assert saved["sampling"]["temperature"] == 0.9
     assert "| precision in ST-LPIPS' VGG16 |" in (run / "evaluation/samples.md").read_text()
     assert Image.open(run / "evaluation/samples.png").size == (8 * 36, 36)
-    assert Image.open(run / "evaluation/nearest.png").size == (6 * 36, 2 * 36)
+    assert Image.open(run / "evaluation/nearest.png").size == (6 * 36, 3 * 36)
+
+
+def expected_shares(drawn_NL: torch.Tensor, cache: TokenCache) -> dict[str, float]:
+    """The measures by tokens, of grids drawn and of the two held out, one comparison after another."""
+
+    def shares(grids: Iterable[Iterable[int]]) -> list[float]:
+        training = cache.tokens["train"].tolist()
+        return [max(sum(map(operator.eq, grid, other)) / 16 for other in training) for grid in grids]
+
+    drawn, held_out = shares(drawn_NL.tolist()), shares(cache.tokens["validation"].tolist())
+    more = [(mine > other) + (mine == other) / 2 for mine in drawn for other in held_out]
+    measures = {"copying_tokens": sum(more) / len(more)}
+    for name, values in (("shared_tokens", drawn), ("shared_tokens_held_out", held_out)):
+        measures |= {f"{name}_{percent}": float(np.percentile(values, percent)) for percent in (50, 95, 100)}
+    return measures
 
 
 @pytest.mark.usefixtures("closed_network")
+@pytest.mark.parametrize("reference", ["train", "validation"])
+def test_each_image_is_seen_once_by_a_network(run: Path, reference: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Counter()
+
+    class Network:
+        name = "vgg16"
+        fingerprint = "none"
+
+        def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+            seen.update(image.numpy().tobytes() for image in pixels_BCHW)
+            return pixels_BCHW.flatten(1)[:, :5].float()
+
+    monkeypatch.setattr(samples, "open_networks", lambda *_: ([Network()], {}))
+    measure_samples(run, "last", Drawing(images=4, reference=reference), None, Accelerator())
+    train, validation = (reference_images(load_prior(run)[1], split) for split in ("train", "validation"))
+    views = [train[0, place][0] for place in range(len(train))]
+    views += [image.flip(-1) for image in views]  # a drawing that is its own mirror image counts twice
+    if reference == "validation":
+        views += [validation[0, place][0] for place in range(len(validation))]
+    expected = Counter(image.numpy().tobytes() for image in views)
+    assert {image: seen[image] for image in expected} == expected
+
+
+def test_held_out_grids_are_no_more_than_those_drawn() -> None:
+    training_ML, held_out_HL = np.zeros((3, 4), np.uint16), np.array([[1] * 4, [0] * 4, [0, 0, 1, 1], [0] * 4, [0] * 4])
+    measures, copied_Bhw = find_copied_grids(torch.tensor([[0, 0, 0, 1], [0] * 4]), training_ML, held_out_HL, (2, 2))
+    assert measures["shared_tokens_100"] == 1
+    assert measures["shared_tokens_held_out_100"] == 1
+    assert measures["shared_tokens_held_out_50"] == 0.5  # of the first and of the fourth
+    assert copied_Bhw.tolist() == [[[0, 0], [0, 0]]] * 2
+
+
+@pytest.mark.usefixtures("closed_network")
+@pytest.mark.parametrize("gone", [False, True])
 def test_images_of_a_shared_prior_are_measured_without_its_tokens(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    with_tokens = measure_samples(run, "last", Drawing(images=4), None, Accelerator())
     load_prior(run)[0].save_pretrained(tmp_path / "shared")
-    shutil.rmtree("runs")
+    if gone:
+        shutil.rmtree("runs")
     monkeypatch.setattr(sys, "argv", ["evaluate", "--prior", str(tmp_path / "shared"), "--samples", "4", "--json"])
     evaluate.main()
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert "fd_vgg16" in figures["samples"]["measures"]
+    assert figures["samples"]["measures"] == pytest.approx(with_tokens.measures, rel=1e-4, abs=1e-5)
     assert "validation" not in figures
 
 
