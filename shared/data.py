@@ -23,10 +23,12 @@ from shared.augment import AugmentConfig, apply_changes, crop, draw_view
 from shared.config import Config
 from shared.errors import UserError
 from shared.order import Blocks, ImageBatches, seed_of
+from shared.read_ahead import ReadAhead
 from shared.sources import ImageSource, UnreadableImage, open_source, report_unreadable
 from shared.vision import transforms
 
 Batch = tuple[Tensor, Tensor | None]  # images (B, 3, H, W) in [-1, 1]; labels (B,) int64, where the source has them
+Order = ImageBatches | list[list[tuple[int, int]]]  # batches of (epoch, position)
 
 
 class DataConfig(Config):
@@ -240,14 +242,14 @@ def validation_loader(
 
 def _load(
     dataset: ImageDataset,
-    order: ImageBatches | list[list[tuple[int, int]]],
+    order: Order,
     world_size: int,
     workers: int,
     device: torch.device | str,
 ) -> Iterator[Batch]:
     loader = DataLoader(
         dataset,
-        batch_sampler=order,
+        batch_sampler=_reading_ahead(dataset, order, world_size),
         num_workers=workers,
         worker_init_fn=signals.ignore,
         collate_fn=_collate,
@@ -264,11 +266,19 @@ def _load(
             seen += len(pixels_BCHW) * world_size
             if seen >= len(dataset):  # once an epoch
                 seen, reported = 0, _report_new(dataset, reported)
-    except UserError:
-        dataset.report_unreadable()  # raises the same without the worker's traceback in the message
-        raise
+    except UserError as error:
+        # That of a worker has its traceback in front of the message.
+        raise UserError(str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2]) from None
     finally:
         _report_new(dataset, reported)
+
+
+def _reading_ahead(dataset: ImageDataset, order: Order, world_size: int) -> Order | ReadAhead:
+    """The order, where images come in blocks so far ahead of training that a block is at hand when its first is due."""
+    if dataset.blocks is None:
+        return order
+    share = dataset.blocks.mean_size / world_size  # of a block's images, this rank's
+    return ReadAhead(order, dataset.blocks, dataset.source.fetch, math.ceil(share))
 
 
 def _report_new(dataset: ImageDataset, reported: int) -> int:

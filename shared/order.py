@@ -11,16 +11,23 @@ from itertools import islice
 import torch
 from torch import Generator, Tensor
 
+SPARE = 2  # blocks at hand beyond the window: one that is read ahead, one for workers that lag behind or run ahead
+
 
 @dataclass(frozen=True)
 class Blocks:
     """Images that come off the disk in blocks, such as row groups of a Parquet file.
 
-    of_N: int64 (N,), the block of each image. window: how many blocks are at hand at any time.
+    of_N: int64 (N,), the block of each image. window: how many blocks, and SPARE more, are at hand at any time.
     """
 
     of_N: Tensor
     window: int
+
+    @property
+    def mean_size(self) -> float:
+        """Images in a block, on average."""
+        return len(self.of_N) / len(self.of_N.unique())
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,10 @@ from PIL import Image
 
 from shared.disk_buffer import DiskBuffer
 from shared.errors import UserError
-from shared.order import Blocks
+from shared.order import SPARE, Blocks
 from shared.sources import ImageSource, UnreadableImage, decode_rgb, hash_lines, reason_of
 
 AT_ONCE = 16  # files whose footers are read at a time: over a network, that is waiting
-SPARE = 2  # row groups that the buffer holds beyond the window, for workers that lag behind or run ahead
 
 
 @dataclass(frozen=True)
@@ -151,8 +150,15 @@ class ParquetSource(ImageSource):
         if number not in self._open:
             if len(self._open) >= self._most_open:
                 del self._open[next(iter(self._open))]
-            self._open[number] = self._buffer.get(str(number), lambda: self._read(self._groups[number]))
+            self._open[number] = self._at_hand(number)
         return self._open[number]
+
+    def fetch(self, block: int) -> None:
+        """Have the images of a row group at hand. Raises UserError where it cannot be read."""
+        self._at_hand(block)
+
+    def _at_hand(self, number: int) -> pyarrow.Array:
+        return self._buffer.get(str(number), lambda: self._read(self._groups[number]))
 
     def _read(self, group: RowGroup) -> pyarrow.Array:
         cells = self._files.read(group, self._leaf)

@@ -61,6 +61,10 @@ class ImageSource(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Image.Image: ...
 
+    def fetch(self, block: int) -> None:
+        """Have a block of `blocks`, where there are any, at hand; may be called from another thread."""
+        raise NotImplementedError
+
     def contents(self) -> str:
         """A hash of what this is a sequence of, without reading any picture: names and labels, in order."""
         return hash_lines(self.names, self.labels or ())

@@ -159,7 +159,7 @@ def log_means(log: Log, trainee: Trainee, tokenizer: Tokenizer, gradient_norm: f
     """Log what the steps since the last line had on average, and how the codes are used."""
     counts_K = tokenizer.quantiser.window_counts()
     codes = {"usage": usage(counts_K).item(), "perplexity": perplexity(counts_K).item()}
-    means = {**trainee.means.take(), **codes}
+    means = {**trainee.means.take(), **trainee.data_wait.take(), **codes}
     rate = trainee.optimizer.param_groups[0]["lr"]
     log.write(trainee.images, {**means, "gradient_norm": gradient_norm, "lr": rate})
     log.show(means)

@@ -97,7 +97,8 @@ def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Eva
         # Log
         log.advance(trainee.step_images)
         if crossed(training.log_every, trainee.images, trainee.step_images):
-            means, rate = trainee.means.take(), trainee.optimizer.param_groups[0]["lr"]
+            means = {**trainee.means.take(), **trainee.data_wait.take()}
+            rate = trainee.optimizer.param_groups[0]["lr"]
             log.write(trainee.images, {**means, "gradient_norm": gradient_norm, "lr": rate})
             log.show(means)
         # Evaluate, draw, save

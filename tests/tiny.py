@@ -1,5 +1,6 @@
 """The smallest runs that go through every part: a few drawings, and configurations for seconds of training on them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from stage2_prior.train import PriorRun
 
 # Every quantiser with about 64 codes.
 QUANTISERS: dict[str, dict[str, Any]] = {
-    "vector": {"kind": "vector", "codes": 64, "dim": 8, "warm_up": 8, "revival_window": 4},
+    "vector": {"kind": "vector", "codes": 64, "dim": 8, "warm_up": 8, "revival_window": 4, "revival_steps": 0},
     "gumbel": {"kind": "gumbel", "codes": 64, "dim": 8},
     "fsq": {"kind": "fsq", "levels": [5, 4, 3]},
     "lfq": {"kind": "lfq", "codes": 64},
@@ -63,3 +64,9 @@ def prior_run(kind: str = "mamba", head: str = "codes", **training: Any) -> Prio
         "training": {"images": 64, "batch_size": 8, "learning_rate": 1e-3, "log_every": 16, **training},
     }
     return parse_config(PriorRun, values, where="tiny")
+
+
+def logged(run: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl, without what a clock measured: the same for equal runs."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name != "data_wait"} for line in lines]

@@ -39,7 +39,7 @@ from shared.token_cache import open_cache
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage2_prior import train as stage2
-from tests.tiny import prior_run, tokenizer_run
+from tests.tiny import logged, prior_run, tokenizer_run
 
 NAMES = ("1F600", "1F603", "1F604", "1F606", "1F60A", "1F60D", "1F431", "1F436", "1F981", "1F42F", "1F43A", "1F98A")
 TOKENIZER, PRIOR = Path("runs/tokenizer/tiny"), Path("runs/prior/tiny")
@@ -84,7 +84,7 @@ def result_of_run(path: Path) -> Any:
     run = RunDirectory(path)
     found = run.load_newest()
     assert found is not None
-    return found[0].name, *found[1], run.metrics.read_text()
+    return found[0].name, *found[1], logged(path)
 
 
 def check_cache() -> None:

@@ -14,6 +14,7 @@ from shared.checkpoint import RunDirectory, load_strictly
 from shared.errors import UserError
 from shared.sharding import complete, optimizer_parts, part_of, shard, whole
 from shared.training.config import TrainingConfig
+from shared.training.data_wait import DataWait
 from shared.training.ema import EMA
 from shared.training.means import Means
 from shared.training.optimizer import make_optimizer
@@ -55,6 +56,7 @@ class Trainee:
         self.wrapped = self.model if self.sharded else accelerator.prepare(self.model)
         self.optimizer = accelerator.prepare(make_optimizer(self.model, config))
         self.means = Means(accelerator)
+        self.data_wait = DataWait(accelerator)
         self.parts: dict[str, Stateful] = {"means": self.means}
         self.images = 0
         self.saved: int | None = None  # images seen when the newest checkpoint was taken
@@ -71,6 +73,7 @@ class Trainee:
     def begin_step(self) -> None:
         """Set the seed and the learning rate for the coming step."""
         signals.wait_for_steps(True)
+        self.data_wait.begin_step()
         self.wrapped.train()
         self._losses = []
         self._buffers = [buffer.clone() for buffer in self.model.buffers()]
@@ -89,7 +92,7 @@ class Trainee:
         """
         for remaining in reversed(range(self.config.accumulation)):
             with self.accelerator.no_sync(self.wrapped) if remaining else nullcontext():
-                yield next(batches)
+                yield self.data_wait.next(batches)
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of one forward pass."""
@@ -118,6 +121,7 @@ class Trainee:
         self.optimizer.zero_grad()
         self.images += self.step_images
         self._count(bad)
+        self.data_wait.end_step()
         return float(norm)
 
     def any_process(self, *flags: bool) -> list[bool]:

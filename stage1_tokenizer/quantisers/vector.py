@@ -31,6 +31,7 @@ from stage1_tokenizer.quantisers.quantiser import (
 from stage1_tokenizer.quantisers.spread import spread
 
 MEMORY = 4  # encoder outputs remembered, in multiples of the number of codes: what new codes are chosen from
+ENOUGH = 2**18  # vectors that show which codes are dead, however few steps they are of: the window of 16,384 codes
 
 
 class VectorConfig(QuantiserOptions):
@@ -49,6 +50,7 @@ class VectorConfig(QuantiserOptions):
     entropy_temperature: float = Field(0.01, gt=0)
     warm_up: int = Field(4, ge=0)  # stay unquantised for warm_up x codes vectors, then take codes from encoder outputs
     revival_window: int = Field(16, ge=0)  # dead: won none of the last window x codes vectors; 0: no revival
+    revival_steps: int = Field(32, ge=0)  # nor of those of the last so many steps, or 2**18 where these have more
 
     @model_validator(mode="after")
     def _rotation_on_the_sphere(self) -> Self:
@@ -66,7 +68,10 @@ class VectorQuantiser(Quantiser):
 
     The codebook is trained by gradient, or follows a moving average. Its initial values are encoder outputs, taken
     after an unquantised warm-up: codes drawn at random lie where no encoder output is, and nearly all die at once.
-    Codes that win nothing over a window are replaced by recent encoder outputs (`maintain`).
+    Codes that win nothing over a window are replaced by recent encoder outputs (`maintain`). The window is of
+    max(revival_window x codes, min(revival_steps steps, 2**18)) vectors, and slides by half. The second term is for
+    small codebooks: 1,024 codes have 16,384 vectors by the first, the tokens of 64 images of 256, and half of the codes
+    may be in none of so few. A window of 2**18 vectors, as 16,384 codes have it, or more is not lengthened.
 
     Every rank remembers its own encoder outputs, but all take their new codes from rank 0's. So nothing is lost when a
     checkpoint holds rank 0's memory only, and each rank starts again from that.
@@ -136,7 +141,7 @@ class VectorQuantiser(Quantiser):
         if self.initialised and self.moving_sums is not None:
             self.moving_sums.move(self.codebook, step_counts_K)
         remembered = min(int(self.written), len(self.recent_RD))
-        dead_K = self._dead_codes(remembered)
+        dead_K = self._dead_codes(remembered, step_vectors=int(step_counts_K.sum()))
         if dead_K is None:
             return 0
         replaced_M = dead_K.nonzero()[:remembered, 0]
@@ -171,16 +176,18 @@ class VectorQuantiser(Quantiser):
             loss = loss + config.entropy_weight * entropy
         return loss
 
-    def _dead_codes(self, remembered: int) -> Tensor | None:
+    def _dead_codes(self, remembered: int, step_vectors: int) -> Tensor | None:
         """Which codes (K,) are to be replaced: all once when the warm-up is over, then those that won nothing over a
-        window. None where it is not time."""
+        window. None where it is not time. step_vectors: quantised in this step, on all ranks together."""
         if not self.initialised:
             if int(self.seen) < self.config.warm_up * self.config.codes or remembered < self.config.codes:
                 return None
             self.initialised = True
             self.seen.zero_()
             return torch.ones_like(self.counts_K, dtype=torch.bool)
-        if int(self.seen) < self.half_window:
+        enough = min(self.config.revival_steps * step_vectors, ENOUGH)
+        undone = step_vectors == 0  # by the training loop, because something was not finite
+        if undone or int(self.seen) < max(self.half_window, enough // 2):
             return None
         dead_K = self.window_counts() == 0
         self._slide_window()

@@ -9,6 +9,7 @@ private, and of mapped files, which the system takes back when it needs them.
 - reading: images of row groups of 50 MB, through the buffer against one row group read for each image
 - grids: 1,300,000 cached token grids, written, opened, and 120,000 of them drawn in the order of training
 - images: 50,000 encoded images in 100 Parquet files of which a fifth is at hand, one epoch
+- training: both stages of the demo on as many, and the part of a step that waits for its data
 """
 
 import argparse
@@ -29,13 +30,19 @@ from PIL import Image
 from torch import Tensor
 
 from shared.augment import AugmentConfig
+from shared.config import load_config
 from shared.data import DataConfig, open_datasets, training_loader
 from shared.order import ImageBatches
 from shared.parquet import ParquetFiles
+from shared.report import read_metrics
 from shared.token_cache import TokenInfo, open_cache, write_cache
 from shared.vision import torchvision
+from stage1_tokenizer import train as stage1
+from stage2_prior import train as stage2
 from tests.resident import Watch
 
+CASES = ("decoding", "reading", "grids", "images", "training")
+CONFIGS = Path(__file__).parents[2] / "configs" / "demo"
 ROUNDS = 5
 BATCH = 32
 CROP_AND_FLIP = AugmentConfig(sharpness=0, autocontrast=0)
@@ -43,23 +50,28 @@ CROP_AND_FLIP = AugmentConfig(sharpness=0, autocontrast=0)
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.data", description=__doc__.split("\n")[0])
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the memory of the last two cases over time")
-    parser.add_argument("--only", choices=["decoding", "reading", "grids", "images"], help="run one case")
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the last two cases' sets, of the full one")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the memory of grids and images over time")
+    parser.add_argument("--only", choices=CASES, nargs="+", default=CASES, metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the sets, of the full ones")
     parser.add_argument("--workers", type=int, default=0, help="workers of the case images")
     args = parser.parse_args()
+    grid_count, image_count = round(1_300_000 * args.scale), round(50_000 * args.scale)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     watches = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if args.only in (None, "decoding"):
+        if "decoding" in args.only:
             decoding(folder)
-        if args.only in (None, "reading"):
+        if "reading" in args.only:
             reading(folder)
-        if args.only in (None, "grids"):
-            watches["token grids"] = grids(folder, round(1_300_000 * args.scale))
-        if args.only in (None, "images"):
-            watches["encoded images"] = images(folder, round(50_000 * args.scale), args.workers)
+        if "grids" in args.only:
+            watches[f"{grid_count:,} token grids"] = grids(folder, grid_count)
+        if "images" in args.only:
+            watches[f"{image_count:,} encoded images"] = images(folder, image_count, args.workers)
+        if "training" in args.only:
+            torch.set_num_threads(threads)
+            training(folder, grid_count, image_count)
     if args.plot:
         draw(watches, args.plot)
 
@@ -173,17 +185,8 @@ def reading(folder: Path, rows: int = 500, row_bytes: int = 100_000) -> None:
 
 def grids(folder: Path, count: int, drawn: int = 120_000) -> Watch:
     """Write, open and draw from a cache of 16 x 16 grids."""
-    info = TokenInfo(
-        grid=(16, 16), codes=16_384, code_dim=8, tokenizer="none", fingerprint="none", source="random", views=1,
-        preprocessing={}, class_names=None,
-    )  # fmt: skip
-
-    def rows(total: int) -> Iterator[tuple[Tensor, None]]:
-        for start in range(0, total, 1_000):
-            yield torch.randint(16_384, (min(1_000, total - start), 16, 16)), None
-
     with Watch() as watch:
-        write_cache(folder / "tokens", info, torch.zeros(16_384, 8), {"train": rows(count), "validation": rows(1_000)})
+        write_grids(folder / "tokens", count)
         cache = open_cache(folder / "tokens")
         began, times = time.process_time(), []
         for batch in islice(ImageBatches(count, BATCH, seed=0), drawn // BATCH):
@@ -200,15 +203,25 @@ def grids(folder: Path, count: int, drawn: int = 120_000) -> Watch:
     return watch
 
 
+def write_grids(cache: Path, count: int) -> None:
+    """A cache of random grids, a few of them held out."""
+    info = TokenInfo(
+        grid=(16, 16), codes=16_384, code_dim=16, tokenizer="none", fingerprint="none", source="random", views=1,
+        preprocessing={}, class_names=None,
+    )  # fmt: skip
+
+    def rows(total: int) -> Iterator[tuple[Tensor, None]]:
+        for start in range(0, total, 1_000):
+            yield torch.randint(16_384, (min(1_000, total - start), 16, 16)), None
+
+    write_cache(cache, info, torch.randn(16_384, 16), {"train": rows(count), "validation": rows(BATCH)})
+
+
 def images(folder: Path, count: int, workers: int) -> Watch:
     """One epoch over Parquet files of which a fifth is at hand."""
-    per_file = count // 100
     shards = folder / "shards"
-    shards.mkdir()
-    for number in range(100):
-        cells = [small_picture(number * per_file + row) for row in range(per_file)]
-        pyarrow.parquet.write_table(pyarrow.table({"image": cells}), shards / f"train-{number:03}.parquet")
-    encoded = sum(path.stat().st_size for path in shards.iterdir())
+    write_shards(shards, count)
+    encoded = size_of(shards)
     with Watch() as watch:
         config = DataConfig(source=str(shards), image_size=96, buffer_gb=encoded / 5 / 1e9)
         dataset, _ = open_datasets(config, seed=0)
@@ -223,6 +236,18 @@ def images(folder: Path, count: int, workers: int) -> Watch:
     return watch
 
 
+def write_shards(shards: Path, count: int) -> None:
+    """`count` encoded images in 100 Parquet files."""
+    shards.mkdir()
+    for number in range(100):
+        cells = [small_picture(index) for index in range(number * count // 100, (number + 1) * count // 100)]
+        pyarrow.parquet.write_table(pyarrow.table({"image": cells}), shards / f"train-{number:03}.parquet")
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
 def small_picture(index: int, side: int = 96) -> bytes:
     """An encoded gradient with a disc: JPEG, PNG and WebP in turn."""
     random = np.random.default_rng(index)
@@ -235,6 +260,38 @@ def small_picture(index: int, side: int = 96) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(buffer, form, **how)
     return buffer.getvalue()
+
+
+# Waiting
+
+
+def training(folder: Path, grid_count: int, image_count: int) -> None:
+    """The demo's prior and tokenizer, 100 steps of each: what their metrics.jsonl say of `data_wait`."""
+    tokens, shards = folder / "tokens", folder / "shards"
+    if not tokens.exists():
+        write_grids(tokens, grid_count)
+    if not shards.exists():
+        write_shards(shards, image_count)
+    keys = ["training.log_every=160", "training.evaluate_every=1000000", "training.save_every=1000000"]
+    prior = [f"tokens={tokens}", "training.images=3200", f"training.batch_size={BATCH}", *keys]
+    run, _ = stage2.train(load_config(stage2.PriorRun, CONFIGS / "prior.yaml", prior), folder / "prior")
+    report(f"training the demo's prior on {grid_count} token grids", **waits(run.path))
+    for workers in (0, 1):
+        tokenizer = [f"data.source={shards}", f"data.buffer_gb={size_of(shards) / 5 / 1e9}", *keys]
+        tokenizer += [f"data.workers={workers}", "data.validation_fraction=0.001", "cache.source=null"]
+        tokenizer += ["training.images=3200", "model.quantiser.warm_up=0"]
+        config = load_config(stage1.TokenizerRun, CONFIGS / "tokenizer.yaml", tokenizer)
+        run, _ = stage1.train(config, folder / f"tokenizer-{workers}")
+        report(f"training the demo's tokenizer on {image_count} encoded images", workers=workers, **waits(run.path))
+
+
+def waits(run: Path) -> dict[str, float]:
+    """The mean of what was logged once training was under way, and the most between two lines, in percent."""
+    _, *later = [line["data_wait"] for line in read_metrics(run / "metrics.jsonl") if "data_wait" in line]
+    return {"data_wait_percent": round(100 * statistics.mean(later), 2), "most_percent": round(100 * max(later), 2)}
+
+
+# Memory over time
 
 
 def memory(watch: Watch) -> dict[str, float]:

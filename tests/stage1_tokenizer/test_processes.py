@@ -3,7 +3,6 @@
 Run as a script, this file is one of the two: it does in the current directory what `by_two` says.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.quantisers.vector import VectorConfig
 from tests.launch import launch
-from tests.tiny import save_drawings, tokenizer_run
+from tests.tiny import logged, save_drawings, tokenizer_run
 
 STEP = 8  # images, whatever the number of processes
 HALF = 48  # images, where a run changes the number of its processes
@@ -53,7 +52,7 @@ def by_two() -> None:
         torch.save((trainee.model.state_dict(), trainee.ema.average), f"revived-{rank}.pt")
 
     stage1.Trainee.save = save_all  # type: ignore[method-assign]
-    stage1.train(configuration(2, warm_up=8, revival_window=2), Path("revived"))
+    stage1.train(configuration(2, warm_up=8, revival_window=2, revival_steps=0), Path("revived"))
     cache_tokens(Path("two"), batch_size=3)
     cache_tokens(Path("two"), batch_size=3)  # is left as it is
 
@@ -73,13 +72,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def lines_of(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.parametrize("name", ["two", "two-accumulating", "two-then-one", "one-then-two"])
 def test_two_processes_log_and_learn_what_one_does(runs: Path, name: str) -> None:
-    one, two = lines_of(runs / "one"), lines_of(runs / name)
+    one, two = logged(runs / "one"), logged(runs / name)
     assert len(one) == len(two) == 10
     assert sum("validation/psnr" in line for line in one) == 3
     for ours, theirs in zip(one, two, strict=True):
@@ -94,9 +89,7 @@ def test_two_processes_log_and_learn_what_one_does(runs: Path, name: str) -> Non
 
 def test_both_processes_have_one_codebook_through_initialisation_and_revival(runs: Path) -> None:
     one, other = (torch.load(runs / f"revived-{rank}.pt") for rank in range(2))
-    replaced = {
-        line["images"]: line["codes_replaced"] for line in lines_of(runs / "revived") if "codes_replaced" in line
-    }
+    replaced = {line["images"]: line["codes_replaced"] for line in logged(runs / "revived") if "codes_replaced" in line}
     assert min(replaced) == 32  # 8 x 64 vectors, 16 an image, whatever the number of processes
     assert replaced.pop(32) == 64
     assert sum(replaced.values()) > 0
@@ -126,7 +119,7 @@ def test_a_run_goes_on_with_as_many_images_a_step_only(runs: Path, monkeypatch: 
     with pytest.raises(UserError, match=r"has 8 images, and would now have 4.*training\.accumulation=2 makes it so"):
         stage1.train(configuration(2), Path("half"))
     _, report = stage1.train(configuration(2), Path("two"))  # a finished one is left as it is
-    [last] = [line for line in lines_of(Path("two")) if line["images"] == 96 and "validation/psnr" in line]
+    [last] = [line for line in logged(Path("two")) if line["images"] == 96 and "validation/psnr" in line]
     assert report.psnr == pytest.approx(last["validation/psnr"], rel=1e-6)
 
 

@@ -21,7 +21,7 @@ from stage1_tokenizer import objective
 from stage1_tokenizer import train as training
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
-from tests.tiny import QUANTISERS, tokenizer_run
+from tests.tiny import QUANTISERS, logged, tokenizer_run
 
 
 def test_a_run_writes_what_the_design_says(drawings: Path) -> None:
@@ -93,8 +93,7 @@ def test_k_kill_resume_k_equals_2k_bit_for_bit(
     one, other = RunDirectory(own_directory / "straight"), resumed
     for ours, theirs in zip(one.load(one.newest()), other.load(other.newest()), strict=True):
         assert_equal(ours, theirs)
-    kept = [json.loads(line) for line in other.metrics.read_text().splitlines()]
-    assert kept == [json.loads(line) for line in one.metrics.read_text().splitlines()]
+    assert logged(other.path) == logged(one.path)
 
 
 def assert_equal(one: object, other: object) -> None:
@@ -276,7 +275,7 @@ def test_a_signal_saves_after_the_step_and_the_same_command_goes_on(
     resumed, _ = train(tokenizer_run(drawings))
     one = RunDirectory(own_directory / "straight")
     assert_equal(one.load(one.newest()), resumed.load(resumed.newest()))
-    assert resumed.metrics.read_text() == one.metrics.read_text()
+    assert logged(resumed.path) == logged(one.path)
 
 
 def test_a_second_interrupt_stops_at_once(

@@ -3,7 +3,6 @@
 Run as a script, this file is one of the two: it does in the current directory what `by_two` says.
 """
 
-import json
 import shutil
 from contextlib import chdir, suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from shared.token_cache import Rows, Split, TokenInfo, write_cache
 from stage2_prior import train as stage2
 from stage2_prior.prior import load_prior
 from tests.launch import launch
-from tests.tiny import prior_run, tokenizer_run
+from tests.tiny import logged, prior_run, tokenizer_run
 
 STEP = 8  # grids, whatever the number of processes
 HALF = 32  # grids, where a run changes the number of its processes
@@ -104,10 +103,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def lines_of(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def state_of(run: Path, age: int = 0) -> State:
     directory = RunDirectory(run)
     return directory.load(directory.states()[age])
@@ -118,7 +113,7 @@ SAME = ["whole", "sharded", "sharded-accumulating", "sharded-killed", "two-then-
 
 @pytest.mark.parametrize("name", SAME)
 def test_two_processes_log_and_learn_what_one_does(runs: Path, name: str) -> None:
-    one, two = lines_of(runs / "one" / RUN), lines_of(runs / name / RUN)
+    one, two = logged(runs / "one" / RUN), logged(runs / name / RUN)
     assert len(one) == len(two) == 8 + 2
     for ours, theirs in zip(one, two, strict=True):
         assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-5)
@@ -140,13 +135,13 @@ def test_whatever_trained_it_a_prior_loads_and_has_drawn(runs: Path, name: str) 
 def test_a_sharded_run_resumes_bit_for_bit(runs: Path) -> None:
     straight, resumed = state_of(runs / "sharded" / RUN), state_of(runs / "sharded-killed" / RUN)
     torch.testing.assert_close(straight._asdict(), resumed._asdict(), rtol=0, atol=0)
-    assert lines_of(runs / "sharded" / RUN) == lines_of(runs / "sharded-killed" / RUN)
+    assert logged(runs / "sharded" / RUN) == logged(runs / "sharded-killed" / RUN)
 
 
 def test_a_sharded_step_that_is_not_finite_on_one_process_leaves_nothing_behind(runs: Path) -> None:
     before, after = state_of(runs / "spoilt" / RUN, age=1), state_of(runs / "spoilt" / RUN)
     assert (before.training["images"], after.training["images"]) == (HALF - STEP, HALF)
-    assert lines_of(runs / "spoilt" / RUN)[-2]["bad_steps"] == 1
+    assert logged(runs / "spoilt" / RUN)[-2]["bad_steps"] == 1
     for part in ("model", "ema"):
         torch.testing.assert_close(getattr(before, part), getattr(after, part), rtol=0, atol=0)
     moments = (state.training["optimizer"]["state"] for state in (before, after))

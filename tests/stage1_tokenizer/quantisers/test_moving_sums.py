@@ -63,7 +63,8 @@ def test_a_code_without_wins_stays_exactly_where_it_is() -> None:
 
 
 def test_revival_resets_the_sums() -> None:
-    quantiser = VectorQuantiser(VectorConfig(codes=8, dim=4, warm_up=0, codebook="ema", revival_window=2))
+    config = VectorConfig(codes=8, dim=4, warm_up=0, codebook="ema", revival_window=2, revival_steps=0)
+    quantiser = VectorQuantiser(config)
     quantiser.moving_sums.sums_KD.mul_(1000)
     before_KD = quantiser.codebook.clone()
     tokens_N = train_step(quantiser, F.normalize(torch.ones(8, 4) + 0.1 * torch.randn(8, 4), dim=1))

@@ -23,7 +23,8 @@ CODEBOOKS = ("gradient", "ema")
 def train(codebook: str, rank: int) -> dict[str, Any]:
     """Train on this rank's own vectors; gradients are summed over ranks, as DistributedDataParallel would."""
     torch.manual_seed(0)
-    quantiser = VectorQuantiser(VectorConfig(codes=32, dim=4, warm_up=4, revival_window=4, codebook=codebook))
+    config = VectorConfig(codes=32, dim=4, warm_up=4, revival_window=4, revival_steps=0, codebook=codebook)
+    quantiser = VectorQuantiser(config)
     optimizer = torch.optim.AdamW(quantiser.parameters(), lr=1e-2)
     torch.manual_seed(1 + rank)
     # Rank 1's vectors lie in a corner: by its own counts most codes would be dead, and others than on rank 0.

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from shared.errors import UserError
+from stage1_tokenizer.quantisers import vector
 from stage1_tokenizer.quantisers.counts import usage
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser, codebook_loss
 
 
 def ready(**options: Any) -> VectorQuantiser:
-    return VectorQuantiser(VectorConfig(codes=64, dim=8, warm_up=0, **options))
+    return VectorQuantiser(VectorConfig(**{"codes": 64, "dim": 8, "warm_up": 0, "revival_steps": 0} | options))
 
 
 def test_the_two_weights_of_the_loss_move_what_they_say() -> None:
@@ -114,6 +115,77 @@ def test_revival_clears_the_momentum_and_enters_the_average() -> None:
     assert torch.all(optimizer.state[quantiser.codebook]["exp_avg"][changed_K] == 0)
     assert torch.all(optimizer.state[quantiser.codebook]["exp_avg"][~changed_K] == 1)
     assert torch.equal(average[changed_K], quantiser.codebook[changed_K])
+
+
+@pytest.mark.parametrize(("window", "least_steps"), [(2, 0), (2, 7), (16, 7), (2, 1000)])
+def test_replaced_are_the_codes_without_a_win_over_the_window(
+    window: int, least_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector, "ENOUGH", 2500)
+    quantiser = ready(revival_window=window, revival_steps=least_steps)
+    quantiser.recent_RD.copy_(F.normalize(torch.randn(256, 8), dim=1))
+    quantiser.written.fill_(256)
+    optimizer = torch.optim.SGD([quantiser.codebook], lr=0.0)
+    replaced: list[int] = []
+    monkeypatch.setattr(quantiser, "_replace", lambda replaced_M, *_: replaced.extend(replaced_M.tolist()))
+    before: list[int] = []  # tokens of the half of the window that is over, and of the other
+    since: list[int] = []
+    replacements = 0
+    for places in torch.randint(1, 9, (400,)).tolist():
+        replaced.clear()
+        tokens = quantiser(torch.randn(1, places, 16, 8) + torch.tensor([2.0] * 4 + [0.0] * 4)).tokens_BHW.flatten()
+        quantiser.maintain(optimizer)
+        since += tokens.tolist()
+        if len(since) >= max(window * 64, min(least_steps * len(tokens), 2500)) // 2:
+            assert replaced == [code for code in range(64) if code not in before + since]
+            before, since = since, []
+            replacements += len(replaced)
+        else:
+            assert not replaced
+    assert replacements > 0
+
+
+def test_a_window_as_long_as_that_of_16384_codes_is_not_lengthened(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert VectorConfig().revival_window * VectorConfig().codes == vector.ENOUGH
+    vectors = F.normalize(torch.randn(5000, 8) + 2 * torch.eye(8)[0], dim=1)
+
+    def trained(least_steps: int) -> tuple[int, torch.Tensor]:
+        torch.manual_seed(1)
+        quantiser = ready(revival_window=16, revival_steps=least_steps)
+        return steps(quantiser, 50, vectors), quantiser.codebook.detach()
+
+    replaced, codebook_KD = trained(least_steps=0)
+    assert replaced > 0
+    assert not torch.equal(trained(least_steps=32)[1], codebook_KD)
+    monkeypatch.setattr(vector, "ENOUGH", 16 * 64)
+    assert torch.equal(trained(least_steps=32)[1], codebook_KD)
+
+
+@pytest.mark.parametrize(("least_steps", "least", "most"), [(0, 500, 4096), (32, 0, 30)])
+def test_a_small_codebook_is_not_judged_by_a_few_pictures(least_steps: int, least: int, most: int) -> None:
+    """A step has eight pictures of one code each: over the four steps of 16 x 64 vectors, half the codes win none."""
+    quantiser = ready(revival_steps=least_steps)
+    optimizer = torch.optim.SGD([quantiser.codebook], lr=0.0)
+    pictures_KD = quantiser.codes_KD.detach().clone()
+    replaced = 0
+    for _ in range(64):
+        chosen_8 = torch.randperm(64)[:8]
+        quantiser(pictures_KD[chosen_8].repeat_interleave(32, 0).view(1, 16, 16, 8))
+        replaced += quantiser.maintain(optimizer)
+    assert least <= replaced <= most
+
+
+def test_a_step_that_was_undone_ends_no_window() -> None:
+    quantiser = ready(revival_window=2, revival_steps=4)
+    optimizer = torch.optim.SGD([quantiser.codebook], lr=0.0)
+    z_BHWD = torch.randn(1, 8, 8, 8)
+    quantiser(z_BHWD)
+    quantiser.maintain(optimizer)
+    buffers = [buffer.clone() for buffer in quantiser.buffers()]
+    quantiser(z_BHWD)
+    torch._foreach_copy_(list(quantiser.buffers()), buffers)  # as the training loop does
+    assert quantiser.maintain(optimizer) == 0
+    assert int(quantiser.seen) == 64
 
 
 @pytest.mark.parametrize("codebook", ["gradient", "ema"])
