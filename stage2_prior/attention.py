@@ -1,6 +1,6 @@
 """Causal self-attention in two forms of one set of weights: the whole sequence at once, and one input at a time.
 
-Shapes: B batch, L length, D width, H heads, E width of a head, W places in a window of the cache, N numbers.
+Shapes: B batch, L length, D width, H heads, E width of a head, W places in a window of the cache, N numbers or B * H.
 """
 
 import math
@@ -149,8 +149,16 @@ def attend_once(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor, empty_W: Tensor 
     if q_BH1E.is_cuda:
         mask_W = None if empty_W is None else ~empty_W
         return F.scaled_dot_product_attention(q_BH1E, k_BHWE, v_BHWE, attn_mask=mask_W)
-    # For a single query, SDPA's blocks take up to four times as long on a CPU as the two products.
-    scores_BH1W = (q_BH1E * q_BH1E.shape[-1] ** -0.5) @ k_BHWE.mT
+    return attend_scaled(q_BH1E * q_BH1E.shape[-1] ** -0.5, k_BHWE, v_BHWE, empty_W)
+
+
+def attend_scaled(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor, empty_W: Tensor | None) -> Tensor:
+    """`attend_once` on a CPU, of queries that hold the scale of the scores already.
+
+    For a single query, SDPA's blocks take up to four times as long there as the two products.
+    """
+    scores_N1W = torch.bmm(q_BH1E.flatten(0, 1), k_BHWE.flatten(0, 1).mT)  # `@` takes half as long again
     if empty_W is not None:
-        scores_BH1W.masked_fill_(empty_W, -math.inf)
-    return scores_BH1W.softmax(-1) @ v_BHWE  # a softmax of bfloat16 is float32 inside
+        scores_N1W.masked_fill_(empty_W, -math.inf)
+    # A softmax of bfloat16 is float32 inside.
+    return torch.bmm(scores_N1W.softmax(-1), v_BHWE.flatten(0, 1)).view_as(q_BH1E)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.layers import LearnedPositions, RMSNorm
+from stage2_prior.attention import Attention, KVCache, attend_scaled
 from stage2_prior.prior import Prior, PriorState
 
 PACKED_FOR = 32  # rows; always the same, so that the bits of a row do not depend on how many others are drawn with it
@@ -207,6 +208,30 @@ class PackedNorm(nn.Module):
         return (x * self.weight / length.hypot(self.least)).to(x.dtype)
 
 
+class PackedAttention(nn.Module):
+    """An attention with QK-norm whose step norms queries and keys at once, the queries with the scores' scale in it."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.attention = attention
+        self.qk_norm = PackedNorm(attention.q_norm)
+        scale = attention.score_factor * attention.headdim**-0.5
+        weights_2E = torch.stack((self.qk_norm.weight * scale, PackedNorm(attention.k_norm).weight))
+        self.qk_norm.weight = weights_2E[:, None]
+        self.prefill = attention.prefill
+
+    def step(self, x_BD: Tensor, state: KVCache) -> Tensor:
+        attention, place = self.attention, state.place
+        qkv_B3HE = attention.qkv_proj(x_BD).view(len(x_BD), 3, attention.heads, attention.headdim)
+        qk_B2HE = self.qk_norm(qkv_B3HE[:, :2])
+        if attention.rotary is not None:
+            qk_B2HE = attention.rotary(qk_B2HE, place.index_1)
+        q_BH1E, k_BH1E = qk_B2HE.unsqueeze(-2).unbind(1)
+        keys_BHWE, values_BHWE = state.append(k_BH1E, qkv_B3HE[:, 2].unsqueeze(-2))
+        y_BH1E = attend_scaled(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE, place.empty_W)
+        return attention.out_proj(y_BH1E.flatten(1))
+
+
 class PackedWeights:
     """A prior's weights for a CPU: packed linear maps and norms, and for all else the prior's own tensors."""
 
@@ -228,6 +253,8 @@ class PackedWeights:
     def _packed(self, module: nn.Module) -> nn.Module:
         if isinstance(module, nn.Linear) and _can_pack() and module.weight is not self.table_KR:  # that is `score`
             return PackedLinear(module.weight, module.bias, self.dtype)
+        if isinstance(module, Attention) and isinstance(module.q_norm, RMSNorm):
+            return PackedAttention(module)
         if isinstance(module, RMSNorm):
             return PackedNorm(module)
         if isinstance(module, nn.Dropout):

@@ -34,6 +34,8 @@ def random_prior(codes: int = 40, grid: tuple[int, int] = (4, 5), **options: Any
         for name, parameter in prior.named_parameters():
             if parameter.ndim > 1 and "conv1d" not in name:
                 parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5)
     return prior
 
 
