@@ -19,13 +19,19 @@ from shared.layers import RMSNorm, SwiGLU, layer_scale
 
 
 class ConvConfig(Config):
-    """Widths and depths per resolution, finest first; each further resolution halves height and width."""
+    """Widths and depths per resolution, finest first; each further resolution halves height and width.
+
+    encoder_kernel_size: of the encoder's convolutions; null: kernel_size. With 1, and no transformer layers, a token
+        tells of its own patch only, so equal patches have equal tokens, and a prior learns from few images what follows
+        what; the decoder still sees the neighbours.
+    """
 
     kind: Literal["conv"] = "conv"
     stem: PositiveInt = 1  # pixels on a side of the patch that one position of the finest resolution stands for
     widths: tuple[PositiveInt, ...] = Field((64, 128, 192, 320), min_length=1)
     depths: tuple[NonNegativeInt, ...] = (2, 2, 2, 2)
     kernel_size: PositiveInt = 7
+    encoder_kernel_size: PositiveInt | None = None
     mlp_ratio: float = Field(8 / 3, gt=0)
     transformer_layers: int = Field(1, ge=0)  # on each side of the quantiser
     heads: PositiveInt = 4
@@ -37,9 +43,14 @@ class ConvConfig(Config):
             raise ValueError(f"widths and depths need one entry per resolution, not {self.widths} and {self.depths}")
         if self.transformer_layers and self.widths[-1] % self.heads:
             raise ValueError(f"the last width, {self.widths[-1]}, must be a multiple of heads = {self.heads}")
-        if self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, not {self.kernel_size}")
+        if self.kernel_size % 2 == 0 or self.encoder_kernel % 2 == 0:
+            raise ValueError(f"kernel sizes must be odd, not {self.kernel_size} and {self.encoder_kernel}")
         return self
+
+    @property
+    def encoder_kernel(self) -> int:
+        """Positions on a side of the encoder's convolutions."""
+        return self.encoder_kernel_size or self.kernel_size
 
     @property
     def patch(self) -> int:
@@ -55,9 +66,8 @@ class ConvConfig(Config):
 class ConvBlock(nn.Module):
     """x + DepthwiseConv(RMSNorm(x)); x + SwiGLU(RMSNorm(x)), on x_BHWC; each branch scaled, if the options say so."""
 
-    def __init__(self, dim: int, config: ConvConfig) -> None:
+    def __init__(self, dim: int, kernel_size: int, config: ConvConfig) -> None:
         super().__init__()
-        kernel_size = config.kernel_size
         self.conv_norm = RMSNorm(dim)
         self.conv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
         self.conv_scale = layer_scale(dim, config.layer_scale)
@@ -97,7 +107,7 @@ class ConvEncoder(nn.Module):
         for level, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
             if level:
                 layers.append(Downsample(config.widths[level - 1], width))
-            layers += [ConvBlock(width, config) for _ in range(depth)]
+            layers += [ConvBlock(width, config.encoder_kernel, config) for _ in range(depth)]
         if config.transformer_layers:
             layers.append(GridTransformer(config))
         self.layers = nn.Sequential(*layers)
@@ -119,7 +129,7 @@ class ConvDecoder(nn.Module):
             layers.append(GridTransformer(config))
         for level in reversed(range(len(config.widths))):
             width, depth = config.widths[level], config.depths[level]
-            layers += [ConvBlock(width, config) for _ in range(depth)]
+            layers += [ConvBlock(width, config.kernel_size, config) for _ in range(depth)]
             if level:
                 layers.append(Upsample(width, config.widths[level - 1]))
         self.layers = nn.Sequential(*layers)

@@ -163,7 +163,7 @@ class ConvUnpatchify(nn.Module):
         width, blocks = config.width // 2, ConvConfig(layer_scale=config.layer_scale)
         self.side = config.patch // 2
         self.upsample = Upsample(config.width, width)
-        self.blocks = nn.Sequential(ConvBlock(width, blocks), ConvBlock(width, blocks))
+        self.blocks = nn.Sequential(*(ConvBlock(width, blocks.kernel_size, blocks) for _ in range(2)))
         self.norm = RMSNorm(width)
         self.projection = nn.Linear(width, 3 * self.side**2)
 

@@ -68,6 +68,18 @@ def test_the_gradient_reaches_every_weight(kind: str) -> None:
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+@pytest.mark.parametrize(("kernel_size", "touched"), [(1, 1), (3, 25)])
+def test_the_encoder_kernel_says_how_many_tokens_a_pixel_reaches(kernel_size: int, touched: int) -> None:
+    model = tokenizer("conv", kernel_size=3, encoder_kernel_size=kernel_size, transformer_layers=0).eval()
+    images = torch.rand(1, 3, 28, 28) * 2 - 1
+    changed = images.clone()
+    changed[:, :, 12:16, 12:16] *= -1  # the whole of the fourth patch of the fourth row
+    with torch.no_grad():
+        different_hw = (model.encoder(images) != model.encoder(changed)).any(-1)[0]
+    # Two convolutions of 3 x 3, at 2 pixels and at 4, reach 4 + 2 pixels beyond a patch of 4: two tokens each way.
+    assert different_hw[3, 3] and int(different_hw.sum()) == touched
+
+
 @pytest.mark.parametrize("kind", SEQUENCES)
 def test_unpatchify_by_convolutions_sees_its_neighbours(kind: str) -> None:
     model = tokenizer(kind, unpatchify="conv", layer_scale=0.1, smoothing=False).eval()

@@ -50,7 +50,7 @@ def test_the_channels_last_convolution_is_the_convolution() -> None:
     torch.testing.assert_close(channels_last_conv(conv, x_BCHW.permute(0, 2, 3, 1).contiguous()), expected)
 
 
-@pytest.mark.parametrize("options", [{"widths": (16,)}, {"heads": 3}, {"kernel_size": 4}])
+@pytest.mark.parametrize("options", [{"widths": (16,)}, {"heads": 3}, {"kernel_size": 4}, {"encoder_kernel_size": 2}])
 def test_inconsistent_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"one entry per|multiple of heads|must be odd"):
         ConvConfig(**options)
