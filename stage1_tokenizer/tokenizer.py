@@ -89,6 +89,12 @@ class Tokenizer(nn.Module, Shareable):
         """How many tokens, side by side in the grid, stand for one patch of the image; each has codes of its own."""
         return self.config.quantiser.tokens_per_place
 
+    @property
+    def sees_neighbours(self) -> bool:
+        """Whether a token tells of more than the pixels of its own patch."""
+        backbone = self.config.backbone
+        return not isinstance(backbone, ConvConfig) or backbone.sees_neighbours
+
     def forward(self, images_BCHW: Tensor) -> Reconstruction:
         """Reconstruct images (B, 3, H, W) in [-1, 1]; raises UserError where the patch does not divide H and W."""
         quantised = self.quantiser(self._encode(images_BCHW))

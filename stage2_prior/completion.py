@@ -5,7 +5,8 @@ cut out of a whole picture's grid would leak what is to be drawn. Hence two rule
 
 - What is hidden is replaced before the picture is even resized, so nothing behind that can depend on it. The mirror
   image of the shown part takes its place: it changes far fewer of the kept tokens than a flat colour does.
-- The last of the shown rows are drawn anew (the margin): next to the seam, most tokens are the substitute's doing.
+- The last of the shown rows are drawn anew (the margin): next to the seam, most tokens are the substitute's doing. A
+  tokenizer whose tokens see their own patch only needs no margin.
 
 Shapes: B batch, C channels, H and W pixels, h and w rows and columns of tokens, K tokens kept.
 """

@@ -53,6 +53,11 @@ class ConvConfig(Config):
         return self.encoder_kernel_size or self.kernel_size
 
     @property
+    def sees_neighbours(self) -> bool:
+        """Whether a token tells of more than the pixels of its own patch."""
+        return self.encoder_kernel > 1 or self.transformer_layers > 0
+
+    @property
     def patch(self) -> int:
         """Pixels on a side of the square that one token stands for."""
         return self.stem * 2 ** (len(self.widths) - 1)

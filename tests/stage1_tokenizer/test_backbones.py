@@ -77,7 +77,9 @@ def test_the_encoder_kernel_says_how_many_tokens_a_pixel_reaches(kernel_size: in
     with torch.no_grad():
         different_hw = (model.encoder(images) != model.encoder(changed)).any(-1)[0]
     # Two convolutions of 3 x 3, at 2 pixels and at 4, reach 4 + 2 pixels beyond a patch of 4: two tokens each way.
-    assert different_hw[3, 3] and int(different_hw.sum()) == touched
+    assert different_hw[3, 3]
+    assert int(different_hw.sum()) == touched
+    assert model.sees_neighbours == (touched > 1)
 
 
 @pytest.mark.parametrize("kind", SEQUENCES)
