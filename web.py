@@ -413,15 +413,15 @@ def complete_tab(run: Run) -> None:
         with gr.Column(scale=2):
             images = gr.HTML(NOTHING_YET, elem_id="completed")
             keep_pixels = gr.Checkbox(True, label="Put the kept pixels back over the result")
-            drawn_anew = int(run.tokenizer.sees_neighbours)
+            rule = int(run.tokenizer.sees_neighbours)
             margin = gr.Slider(
                 0,
                 max(1, rows - 2),
-                drawn_anew,
+                rule,
                 step=1,
                 label="Margin",
                 buttons=[],
-                info="rows above the cut drawn anew",
+                info="rows above the cut drawn anew, to fit",
             )
             controls = sampling_controls(run, num=4)
     for change in (given.change, cut.change):

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from shared import data_wait
-from shared.training import Trainee, TrainingConfig, make_accelerator
+from shared.training import Trainee, TrainingConfig, data_wait, make_accelerator
 from shared.training.data_wait import DataWait
 from stage1_tokenizer import train as stage1
 from stage2_prior import train as stage2
