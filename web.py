@@ -413,16 +413,8 @@ def complete_tab(run: Run) -> None:
         with gr.Column(scale=2):
             images = gr.HTML(NOTHING_YET, elem_id="completed")
             keep_pixels = gr.Checkbox(True, label="Put the kept pixels back over the result")
-            rule = int(run.tokenizer.sees_neighbours)
-            margin = gr.Slider(
-                0,
-                max(1, rows - 2),
-                rule,
-                step=1,
-                label="Margin",
-                buttons=[],
-                info="rows above the cut drawn anew, to fit",
-            )
+            redrawn, about = int(run.tokenizer.sees_neighbours), "rows above the cut drawn anew, to fit"
+            margin = gr.Slider(0, max(1, rows - 2), redrawn, step=1, label="Margin", buttons=[], info=about)
             controls = sampling_controls(run, num=4)
     for change in (given.change, cut.change):
         change(answer(show_cut, run), [given, cut], shown, show_progress="hidden", trigger_mode="always_last")

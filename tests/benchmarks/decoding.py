@@ -2,9 +2,9 @@
 
 All models have random weights, a vocabulary of 16,384, width 384 and 6 layers. One JSON line a bar: name, median_s,
 tokens_per_s and peak_mb (the most that torch holds in a first call beside the prior itself) of ours, fraction_of_floor,
-peer, ratio (peer's median / ours), bar (the ratio demanded). The floor is the larger of (weights + state) / bandwidth
-and operations / peak, both measured first: matrices in bfloat16, states in float32, keys and values of half the length
-on average.
+peer, peer_tokens_per_s, ratio (peer's median / ours), bar (the ratio demanded). The floor is the larger of (weights +
+state) / bandwidth and operations / peak, both measured first: matrices in bfloat16, states in float32, keys and values
+of half the length on average. Bars of one peer at one size are measured together.
 
     python -m tests.benchmarks.decoding --only gpt-b1 mamba-b32x1024     some sizes: the names that --help lists
 """
@@ -15,7 +15,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -30,7 +30,6 @@ from tests.benchmarks.timing import peak_mb
 CODES, WIDTH, DEPTH, HEADS, D_STATE, HEADDIM = 16_384, 384, 6, 6, 64, 64
 TOKENS = 256  # unless a name says how many
 ROUNDS = 5
-LONGEST_S = 60  # a peer that takes longer runs once
 CONSTANCY = "mamba-constancy"
 # On one thread, its CPU time is the time it would take on a machine where nothing else runs.
 clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -67,9 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
     only = parse(arguments).only
     machine = measure_machine()
     print(json.dumps({"name": "machine", **machine, "threads": torch.get_num_threads()}), flush=True)
-    for bar in BARS:
-        if bar.name in only:
-            print(json.dumps(measure(bar, machine)), flush=True)
+    for bars in by_peer(bar for bar in BARS if bar.name in only):
+        for line in measure(bars, machine):
+            print(json.dumps(line), flush=True)
     if CONSTANCY in only:
         report_constancy()
 
@@ -81,8 +80,22 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def measure(bar: Bar, machine: dict[str, float]) -> dict[str, object]:
-    ours_s, peer_s = medians(ours(bar.kind, bar.batch, bar.tokens), PEERS[bar.peer](bar.batch, bar.tokens))
+def by_peer(bars: Iterable[Bar]) -> list[list[Bar]]:
+    """Bars of one peer at one size together, so that it runs once for all of them."""
+    groups: dict[tuple[str, int, int], list[Bar]] = {}
+    for bar in bars:
+        groups.setdefault((bar.peer, bar.batch, bar.tokens), []).append(bar)
+    return list(groups.values())
+
+
+def measure(bars: list[Bar], machine: dict[str, float]) -> list[dict[str, object]]:
+    """A line for each bar of one peer and size."""
+    peer = PEERS[bars[0].peer](bars[0].batch, bars[0].tokens)
+    *ours_s, peer_s = medians(*(ours(bar.kind, bar.batch, bar.tokens) for bar in bars), peer)
+    return [result(bar, seconds, peer_s, machine) for bar, seconds in zip(bars, ours_s, strict=True)]
+
+
+def result(bar: Bar, ours_s: float, peer_s: float, machine: dict[str, float]) -> dict[str, object]:
     return {
         "name": bar.name,
         "median_s": round(ours_s, 3),
@@ -90,22 +103,21 @@ def measure(bar: Bar, machine: dict[str, float]) -> dict[str, object]:
         "peak_mb": peak_of_ours(bar),
         "fraction_of_floor": round(floor_s(bar, machine) * bar.tokens / ours_s, 3),
         "peer": bar.peer,
+        "peer_tokens_per_s": round(bar.batch * bar.tokens / peer_s),
         "ratio": round(peer_s / ours_s, 2),
         "bar": bar.ratio,
     }
 
 
-def medians(ours: Callable[[], object], peer: Callable[[], object]) -> tuple[float, float]:
-    """Median seconds of each. They take turns, so that a slow spell of the machine falls on both."""
-    seconds: tuple[list[float], list[float]] = ([], [])
+def medians(*runs: Callable[[], object]) -> list[float]:
+    """Median seconds of each. They take turns, so that a slow spell of the machine falls on all."""
+    seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(ROUNDS):
-        for run, times in zip((ours, peer), seconds, strict=True):
-            if run is peer and times and times[0] > LONGEST_S:
-                continue
+        for run, times in zip(runs, seconds, strict=True):
             start = clock()
             run()
             times.append(clock() - start)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+    return [statistics.median(times) for times in seconds]
 
 
 @cache

@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from shared.training import Trainee, TrainingConfig, data_wait, make_accelerator
+from shared.training import data_wait
+from shared.training.accelerator import make_accelerator
+from shared.training.config import TrainingConfig
 from shared.training.data_wait import DataWait
+from shared.training.trainee import Trainee
 from stage1_tokenizer import train as stage1
 from stage2_prior import train as stage2
 from tests.stage2_prior.test_train import write_random_cache
