@@ -41,7 +41,7 @@ img { max-width: 100%; height: auto } .panel { width: 100%; max-width: 66rem; im
 dl { display: grid; grid-template-columns: max-content auto; gap: 0 1rem }
 dt { font-weight: 600 } dd { margin: 0; overflow-wrap: anywhere }
 pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 13px }
-figure { margin: 0 0 .4rem } figcaption { font-size: 13px; color: #555 }"""
+figure { margin: 0 0 .8rem } figcaption { font-size: 13px; color: #555 }"""
 
 
 class Section(NamedTuple):
