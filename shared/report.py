@@ -110,7 +110,7 @@ def curves_section(lines: list[dict[str, float]], titles: Mapping[str, str], see
     """
     names = dict.fromkeys(name.removeprefix(HELD_OUT) for line in lines for name in line if name not in COUNTS)
     panels = [
-        captioned(draw_metric(lines, name, seen), (titles | TITLES).get(name, name.replace("_", " ")), "figure")
+        captioned(draw_metric(lines, name, seen), {**TITLES, **titles}.get(name, name.replace("_", " ")), "figure")
         for name in names
     ]
     return Section("Curves", figures(panels) if panels else "<p>The run was too short to log any.</p>")
