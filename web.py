@@ -51,7 +51,7 @@ from stage2_prior.stream import stream
 
 BATCH = 16  # images that grow side by side
 MOST_IMAGES = 64
-CODES_ON_A_PAGE = 96
+CODES_ON_A_PAGE = 95  # 5 columns on a phone, 19 on a wide screen
 DRAWING_WIDTH, CODE_WIDTH, CHOSEN_WIDTH = 110, 56, 150  # least, in CSS pixels
 WIDEST_SHOWN = 1024  # CSS pixels that a picture of the page may have
 AT_ONCE = 2  # visitors served at the same time by each button; others queue, and see their place
@@ -203,7 +203,7 @@ def token_sheet(run: Run, tokens_hw: Tensor, row: int, column: int) -> Html:
     device = run.tokenizer.to_codes.weight.device
     x_hat_CHW = run.tokenizer.detokenize(tokens_hw[None].to(device)).cpu()[0]
     views = [decode_codes(run.tokenizer, torch.tensor([code]))[0], places_picture(x_hat_CHW, chosen_hw)]
-    use = used(run, code, "; in all cached images ")
+    use = "" if run.uses_K is None else f"; {int(run.uses_K[code]):,} times in all cached images"
     captions = [
         f"<b>Code {code}</b> (row {row + 1}, column {column + 1}), decoded alone{use}",
         f"It stands in {int(chosen_hw.sum())} of {chosen_hw.numel()} places of this picture",
@@ -243,13 +243,14 @@ def browse(run: Run, order: str, page: int) -> Iterator[Html]:
     if order != BY_NUMBER and run.uses_K is not None:
         codes_K = run.uses_K.argsort(descending=order == MOST_USED, stable=True)
     codes_N = codes_K[(int(page) - 1) * CODES_ON_A_PAGE :][:CODES_ON_A_PAGE]
-    captions = [f"{code}{used(run, code, '<br>')}" for code in codes_N.tolist()]
+    uses = ["" if run.uses_K is None else f"<br>{short(int(run.uses_K[code]))}" for code in codes_N.tolist()]
+    captions = [f"<b>{code}</b>{use}" for code, use in zip(codes_N.tolist(), uses, strict=True)]
     yield sheet(decode_codes(run.tokenizer, codes_N), CODE_WIDTH, captions)
 
 
-def used(run: Run, code: int, before: str) -> str:
-    """How often a code is used, where that is known."""
-    return "" if run.uses_K is None else f"{before}{int(run.uses_K[code]):,} ×"
+def short(number: int) -> str:
+    """A number that fits below a small picture."""
+    return f"{number:,}" if number < 1_000_000 else f"{number / 1_000_000:,.2f}M"
 
 
 def open_picture(run: Run, path: str) -> Tensor:
@@ -443,8 +444,8 @@ def describe_use(run: Run) -> str:
         return "How often codes are used is not known: the tokenizer came without its token cache."
     in_use = (run.uses_K > 0).float().mean().item()
     return (
-        f"Each code decoded alone, and how often it occurs in the cached token grids of the images: {in_use:.1%} of "
-        f"all codes do, {int(run.uses_K.sum()):,} times together."
+        "Each code decoded alone; below it its number, and how often it occurs in the cached token grids of the "
+        f"images: {in_use:.1%} of all codes do, {int(run.uses_K.sum()):,} times together."
     )
 
 

@@ -41,7 +41,7 @@ img { max-width: 100%; height: auto } .panel { width: 100%; max-width: 66rem; im
 dl { display: grid; grid-template-columns: max-content auto; gap: 0 1rem }
 dt { font-weight: 600 } dd { margin: 0; overflow-wrap: anywhere }
 pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 13px }
-figure { margin: 0 0 .4rem } figcaption { font-size: 13px; color: #555 }"""
+figure { margin: 0 0 .8rem } figcaption { font-size: 13px; color: #555 }"""
 
 
 class Section(NamedTuple):
@@ -110,7 +110,7 @@ def curves_section(lines: list[dict[str, float]], titles: Mapping[str, str], see
     """
     names = dict.fromkeys(name.removeprefix(HELD_OUT) for line in lines for name in line if name not in COUNTS)
     panels = [
-        captioned(draw_metric(lines, name, seen), (titles | TITLES).get(name, name.replace("_", " ")), "figure")
+        captioned(draw_metric(lines, name, seen), {**TITLES, **titles}.get(name, name.replace("_", " ")), "figure")
         for name in names
     ]
     return Section("Curves", figures(panels) if panels else "<p>The run was too short to log any.</p>")

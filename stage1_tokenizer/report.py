@@ -96,7 +96,7 @@ def reconstructions_section(samples: Path, size: tuple[int, int]) -> Section:
         return Section("Reconstructions", "<p>None were drawn yet.</p>")
     rows = [("held-out images", row_of(pictures[0][1], 0, size))]
     rows += [(f"reconstructed {label}", row_of(picture, 1, size)) for label, picture in pictures]
-    said = "<p>Images that it was not trained on, and what it made of them, with the averaged weights of then.</p>"
+    said = "<p>Images that the tokenizer never saw, and what it made of them, with the averaged weights of then.</p>"
     return Section("Reconstructions", said + "".join(strip(pngs, label) for label, pngs in rows))
 
 

@@ -111,18 +111,16 @@ def measure_samples(
     for network in networks:
         judge(network, drawn[network.name], real[network.name], found)
     training = real if drawing.reference == "train" else None
-    copies = find_copies(drawn, training, info, tokenizer, networks, drawing.batch_size, accelerator)
-    found.measures |= {COPYING[name]: copying(*pair) for name, pair in copies.distances.items()}
-    grids_NL = gather_rows(accelerator, tokens_nhw.flatten(1), drawing.images)
+    by_features = find_copies(drawn, training, info, tokenizer, networks, drawing.batch_size, accelerator)
+    grids_NL = gather_rows(accelerator, tokens_nhw.flatten(1), drawing.images).to(accelerator.device)
     known = known_grids(run, info, tokenizer, drawing.batch_size, accelerator)
-    shares, copied_Bhw = find_copied_grids(grids_NL.to(accelerator.device), *known, info.grid)
-    found.measures |= shares
+    by_tokens = find_copied_grids(grids_NL, *known, info.grid, tokenizer)
+    found.measures |= by_features.measures | by_tokens.measures
     if accelerator.is_main_process:
         found.write(run / "evaluation" / "samples")
         save_grid(to_float(shown_BCHW), run / "evaluation" / "samples.png", columns=8)
-        [copied_BCHW] = decoded(copied_Bhw, tokenizer, COPIES_SHOWN)
-        rows = [to_float(shown_BCHW[:COPIES_SHOWN]), copies.nearest_BCHW, to_float(copied_BCHW.cpu())]
-        save_grid(torch.cat(rows), run / "evaluation" / "nearest.png", columns=len(copied_Bhw))
+        rows = [to_float(shown_BCHW[:COPIES_SHOWN]), by_features.nearest_BCHW, by_tokens.nearest_BCHW]
+        save_grid(torch.cat(rows), run / "evaluation" / "nearest.png", columns=len(by_tokens.nearest_BCHW))
     return found
 
 
@@ -186,12 +184,9 @@ def rows_of(
 
 
 class Copies(NamedTuple):
-    """By network, how far drawn and held-out images are from the nearest training image, and those of the first drawn.
+    """How near drawn images are to training images, and the nearest ones of the first `COPIES_SHOWN`, in [-1, 1]."""
 
-    nearest_BCHW: the nearest training images of the first `COPIES_SHOWN` in the first network's features, in [-1, 1].
-    """
-
-    distances: dict[str, tuple[Tensor, Tensor]]
+    measures: dict[str, float]
     nearest_BCHW: Tensor
 
 
@@ -199,7 +194,7 @@ def find_copies(
     drawn: dict[str, Tensor], real: dict[str, Tensor] | None, info: TokenInfo, tokenizer: Tokenizer,
     networks: list[Extractor], batch_size: int, accelerator: Accelerator,
 ) -> Copies:  # fmt: skip
-    """The training images nearest to those drawn, and how near they are to held-out ones.
+    """Copies in the features of networks; the nearest training images are those in the first one's.
 
     drawn, real: by network, features of the images drawn and, where they are known already, of the training images.
     Held-out images count as the tokenizer reconstructs them, for drawn ones are decoded too; training images count
@@ -218,13 +213,14 @@ def find_copies(
         for images_BCHW in reference_batches(held_out, batch_size, accelerator)
     )
     unseen_rows, _ = rows_of(unseen, networks, len(held_out), accelerator)
-    found, distances = {}, {}
+    found, measures = {}, {}
     for name in drawn:
         training_MD = torch.cat([part[name] for part in parts])
         found[name] = nearest(drawn[name], training_MD)
-        distances[name] = (found[name].distances_N, nearest(unseen_rows[name], training_MD).distances_N)
+        usual_H = nearest(unseen_rows[name], training_MD).distances_N
+        measures[COPYING[name]] = copying(found[name].distances_N, usual_H)
     rows_B = next(iter(found.values())).rows_N[:COPIES_SHOWN]
-    return Copies(distances, torch.stack([training_view(training, row) for row in rows_B.tolist()]))
+    return Copies(measures, torch.stack([training_view(training, row) for row in rows_B.tolist()]))
 
 
 def training_view(training: ImageDataset, row: int) -> Tensor:
@@ -257,12 +253,11 @@ def known_grids(
 
 
 def find_copied_grids(
-    grids_NL: Tensor, training_ML: np.ndarray, held_out_HL: np.ndarray, grid: tuple[int, int]
-) -> tuple[dict[str, float], Tensor]:
-    """How many tokens drawn and held-out grids share with the training grid that is nearest to them.
+    grids_NL: Tensor, training_ML: np.ndarray, held_out_HL: np.ndarray, grid: tuple[int, int], tokenizer: Tokenizer
+) -> Copies:
+    """Copies by the share of tokens that grids have in common with a training grid, place by place.
 
-    Returns the measures, and the grids (B, h, w) that are nearest to the first `COPIES_SHOWN` drawn. Held-out grids
-    are compared as many as were drawn, at most: the highest of many is higher than the highest of few.
+    Of the held-out grids no more are compared than were drawn: the highest of many is higher than the highest of few.
     """
     some_HL = torch.from_numpy(held_out_HL[:: -(-len(held_out_HL) // len(grids_NL))].astype(np.int64))
     drawn, held_out = (nearest_grids(grids, training_ML) for grids in (grids_NL, some_HL.to(grids_NL.device)))
@@ -271,7 +266,8 @@ def find_copied_grids(
         shares_N = 1 - found.distances_N
         measures |= {f"{name}_{percent}": float(shares_N.quantile(percent / 100)) for percent in PERCENTILES}
     copied_BL = torch.from_numpy(training_ML[drawn.rows_N[:COPIES_SHOWN].numpy()].astype(np.int64))
-    return measures, copied_BL.unflatten(1, grid)
+    [nearest_BCHW] = decoded(copied_BL.unflatten(1, grid), tokenizer, COPIES_SHOWN)
+    return Copies(measures, to_float(nearest_BCHW.cpu()))
 
 
 def judge(network: Extractor, drawn_ND: Tensor, real_MD: Tensor, found: Findings) -> None:

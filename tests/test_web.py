@@ -21,6 +21,8 @@ from torch import Tensor
 
 from shared.data import to_uint8
 from shared.errors import UserError
+from shared.report import Section, curves_section, png_of_pixels, strip
+from shared.report import page as report_page
 from shared.token_cache import open_cache
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
@@ -271,12 +273,26 @@ def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Any], drawing: P
         assert page.evaluate(wider) == 0, tab
 
 
+@pytest.mark.parametrize(("width", "in_a_row"), [(390, 8), (1280, 16)])
+def test_a_report_is_not_wider_than_the_screen(browser: Any, width: int, in_a_row: int) -> None:
+    lines = [{"images": images, "loss": 1 / images, "validation/psnr": 20.0} for images in (1, 50_000)]
+    pngs = [png_of_pixels(torch.rand(3, 64, 64))] * 16
+    curves, settings = curves_section(lines, {}, "images seen"), Section("Configuration", f"<pre>{'x' * 300}</pre>")
+    context = browser.new_context(viewport={"width": width, "height": 800})
+    page = context.new_page()
+    page.set_content(report_page("Run", {"run": "y" * 300}, [curves, Section("Samples", strip(pngs, "all")), settings]))
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    heights = page.locator(".strip img").evaluate_all("images => images.map(image => image.offsetTop)")
+    assert heights.count(heights[0]) == in_a_row
+    context.close()
+
+
 def test_the_codebook_is_shown_by_use(run: web.Run, open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.get_by_role("tab", name="Codebook").click()
     page.locator("#codes img").nth(63).wait_for()
     captions = [caption.split("\n") for caption in page.locator("#codes figcaption").all_inner_texts()]
-    shown_uses = {int(code): int(use.removesuffix(" ×")) for code, use in captions}
+    shown_uses = {int(code): int(use) for code, use in captions}
     assert shown_uses == dict(enumerate(run.uses_K.tolist()))
     assert list(shown_uses.values()) == sorted(shown_uses.values(), reverse=True)
 
@@ -365,7 +381,12 @@ def test_uses_are_those_of_the_cache_and_not_shown_where_unknown(run: web.Run) -
     unknown = replace(run, uses_K=None)
     (page,) = web.browse(unknown, web.BY_NUMBER, 1)
     assert len(pictures_of(page)) == 64
-    assert "×" not in page
+    assert "<br>" not in page
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0"), (999_999, "999,999"), (1_149_083, "1.15M")])
+def test_numbers_below_small_pictures_stay_short(number: int, text: str) -> None:
+    assert web.short(number) == text
 
 
 def test_messages_are_text_not_html(run: web.Run) -> None:

@@ -23,7 +23,7 @@ from shared.token_cache import Split, TokenCache, open_cache, read_info
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.instruments import open_networks
-from stage1_tokenizer.tokenizer import load_tokenizer
+from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage2_prior import evaluate, samples
 from stage2_prior import train as stage2
 from stage2_prior.prior import load_prior
@@ -134,11 +134,14 @@ def test_each_image_is_seen_once_by_a_network(run: Path, reference: Split, monke
 
 def test_held_out_grids_are_no_more_than_those_drawn() -> None:
     training_ML, held_out_HL = np.zeros((3, 4), np.uint16), np.array([[1] * 4, [0] * 4, [0, 0, 1, 1], [0] * 4, [0] * 4])
-    measures, copied_Bhw = find_copied_grids(torch.tensor([[0, 0, 0, 1], [0] * 4]), training_ML, held_out_HL, (2, 2))
-    assert measures["shared_tokens_100"] == 1
-    assert measures["shared_tokens_held_out_100"] == 1
-    assert measures["shared_tokens_held_out_50"] == 0.5  # of the first and of the fourth
-    assert copied_Bhw.tolist() == [[[0, 0], [0, 0]]] * 2
+    tokenizer = Tokenizer(tokenizer_run(Path("unread")).model).eval()
+    found = find_copied_grids(torch.tensor([[0, 0, 0, 1], [0] * 4]), training_ML, held_out_HL, (2, 2), tokenizer)
+    assert found.measures["shared_tokens_50"] == 0.875
+    assert found.measures["shared_tokens_100"] == 1
+    assert found.measures["shared_tokens_held_out_50"] == 0.5  # of the first and of the fourth
+    assert found.measures["shared_tokens_held_out_100"] == 1
+    copied_CHW = tokenizer.detokenize(torch.zeros(1, 2, 2, dtype=torch.long))[0]
+    assert (found.nearest_BCHW - copied_CHW).abs().max() < 1 / 127
 
 
 @pytest.mark.usefixtures("closed_network")
