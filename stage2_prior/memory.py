@@ -3,6 +3,7 @@
 Nothing is computed for it: the prior that is looked at has shapes and no contents, so one of 1B weights takes seconds.
 """
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -36,6 +37,6 @@ def training_memory(config: PriorConfig, info: TokenInfo, precision: Literal["bf
         kept = []
         for grids in (1, 2):
             tokens_BL = torch.zeros(grids, prior.length, dtype=torch.int64)
-            kept.append(kept_for_backward(prior, lambda tokens_BL=tokens_BL: prior.loss(tokens_BL), precision))
+            kept.append(kept_for_backward(prior, partial(prior.loss, tokens_BL), precision))
     weights = TRAINING_BYTES * sum(parameter.numel() for parameter in prior.parameters())
     return TrainingMemory(weights, once=2 * kept[0] - kept[1], grid=kept[1] - kept[0])
