@@ -30,7 +30,7 @@ def training_memory(config: PriorConfig, info: TokenInfo, precision: Literal["bf
     """What training a prior of `config` over the tokens that `info` describes takes.
 
     It is what is kept from forward to backward pass. Measured on a CPU, the tensors of small priors took 1.0 to 1.1
-    times as much at their peak, and up to 40 MB for a tile of the loss; the whole process took 1.1 to 2.1 times as much,
+    times as much at their peak, and up to 40 MB for a tile of the loss; the whole process 1.1 to 2.1 times as much,
     for its allocator leaves gaps.
     """
     with FakeTensorMode():
