@@ -235,10 +235,13 @@ def token_batches(
 
 
 def find_tokens(tokens: str | None) -> Path:
-    """The cache that was asked for, or that of the tokenizer trained last."""
-    if tokens is not None:
-        return Path(tokens).expanduser()
-    return newest_run("tokenizer", "tokens/tokens.json") / "tokens"
+    """The cache that was asked for, or that of the tokenizer trained last. UserError where a run was named instead."""
+    if tokens is None:
+        return newest_run("tokenizer", "tokens/tokens.json") / "tokens"
+    path = Path(tokens).expanduser()
+    if (path / "tokens" / "tokens.json").exists():
+        raise UserError(f"{path} is a tokenizer's run, and its token cache is inside of it: tokens={path / 'tokens'}")
+    return path
 
 
 def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
