@@ -207,6 +207,9 @@ def load_for_inference(
 
     Raises UserError where the run or a part of it is missing or does not fit.
     """
+    if not run.is_dir():
+        there = ", ".join(sorted(other.parent.name for other in run.parent.glob("*/config.yaml")))
+        raise UserError(f"there is no run {run}{f': {run.parent} holds {there}' if there else ''}")
     if not (run / "config.yaml").is_file() or not (run / weights).exists():
         raise UserError(f"{run} holds no finished checkpoint (config.yaml and {weights} are needed)")
     saved = read_yaml(run / "config.yaml")

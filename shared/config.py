@@ -57,9 +57,17 @@ def parse_config(model: type[C], values: Any, where: str) -> C:
     """Validate plain `values` against `model`; `where` names their origin in the message of a UserError."""
     try:
         return model.model_validate(values)
+    except UserError as error:  # a validator with a message of its own
+        raise UserError(f"{where}: {error}") from None
     except ValidationError as error:
         lines = [_explain(problem, model) for problem in error.errors()]
         raise UserError(f"{where} is not a valid configuration:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def has_key(values: Any, key: str) -> bool:
+    """Whether plain values have something at a dotted key."""
+    first, _, rest = key.partition(".")
+    return isinstance(values, dict) and first in values and (not rest or has_key(values[first], rest))
 
 
 def completed(values: dict[str, Any], model: type[Config]) -> dict[str, Any]:
@@ -115,6 +123,10 @@ def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise UserError(f"there is no configuration {path}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the configuration {path}: {error}") from None
     values = parse_yaml(text, str(path))
@@ -179,7 +191,7 @@ def _explain(problem: Any, model: type[Config]) -> str:
     value = problem["input"]
     if problem["type"] == "string_type" and isinstance(value, bool | int | float | date):
         kind = type(value).__name__
-        return f"{key}: text is needed, and {value} is a {kind} to YAML: put it in quotes, '\"{value}\"'"
+        return f"{key}: text is needed, and YAML reads {value} as {kind}: put it in quotes, '\"{value}\"'"
     return f"{key or 'the whole'}: {problem['msg'].removeprefix('Value error, ')} (got {_short(value)})"
 
 

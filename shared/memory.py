@@ -34,17 +34,19 @@ def kept_for_backward(model: nn.Module, forward: Callable[[], Tensor], precision
     return sum(storage.nbytes() for number, storage in kept.items() if number not in weights)
 
 
-def check_fits(weight_bytes: int, image_bytes: int, batch_size: int, accumulation: int, device: torch.device) -> str:
+def check_fits(
+    weight_bytes: int, image_bytes: int, batch_size: int, accumulation: int, device: torch.device, unit: str = "image"
+) -> str:
     """One line on what a training step takes, with the setting that halves it where it does not fit.
 
-    weight_bytes: for weights, gradients, moments, average; image_bytes: kept of each image of a forward pass. What the
-    backward pass works with comes on top. Raises UserError where the step is out of all proportion to the memory of
-    `device`.
+    weight_bytes: for weights, gradients, moments, average; image_bytes: kept of each image (`unit`: what it is called)
+    of a forward pass. What the backward pass works with comes on top. Raises UserError where the step is out of all
+    proportion to the memory of `device`.
     """
     needed, total = weight_bytes + batch_size * image_bytes, total_memory(device)
     line = (
-        f"memory: about {_gib(needed)} of {_gib(total)} ({device.type}): {_gib(weight_bytes)} for weights, "
-        f"gradients, moments and average, {_gib(image_bytes)} for each of the {batch_size} images of a forward pass"
+        f"memory: about {_size(needed)} of {_size(total)} ({device.type}): {_size(weight_bytes)} for weights, "
+        f"gradients, moments and average, {_size(image_bytes)} for each of the {batch_size} {unit}s of a forward pass"
     )
     if needed <= total:
         return line
@@ -53,7 +55,7 @@ def check_fits(weight_bytes: int, image_bytes: int, batch_size: int, accumulatio
     else:
         hint = (
             f"training.batch_size={batch_size // 2} training.accumulation={accumulation * 2} takes half as much for "
-            "the images, and trains with as many a step"
+            f"the {unit}s, and trains with as many a step"
         )
     if needed > REFUSED[device.type] * total:
         raise UserError(f"this training does not fit. {line}; {hint}")
@@ -93,5 +95,5 @@ def peak_memory() -> float | None:
     return 1024 * float(lines[0][1]) if lines else None
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:,.3g} GiB"
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.3g} GiB" if count >= 2**30 else f"{count / 2**20:,.3g} MiB"

@@ -10,13 +10,14 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from shared.checkpoint import RUNS, RunDirectory
-from shared.config import Config, load_config, parse_command_line
+from shared.config import Config, has_key, load_config, parse_command_line
 from shared.data import Batch, DataConfig, ImageDataset, open_datasets, training_loader
 from shared.errors import UserError, run_command
 from shared.memory import check_fits
@@ -51,6 +52,16 @@ class TokenizerRun(RunConfig):
     model: TokenizerConfig = TokenizerConfig()
     loss: LossConfig = LossConfig()
     cache: CacheConfig = CacheConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_priors(cls, values: Any) -> Any:
+        if has_key(values, "model.kind") and not has_key(values, "model.backbone"):
+            raise UserError(
+                "this is the configuration of a prior, and a tokenizer's is needed, such as "
+                "configs/demo/tokenizer.yaml (`make prior CONFIG=...` trains a prior)"
+            )
+        return values
 
 
 def train(
@@ -156,10 +167,11 @@ class HeldOut:
 
 
 def log_means(log: Log, trainee: Trainee, tokenizer: Tokenizer, gradient_norm: float) -> None:
-    """Log what the steps since the last line had on average, and how the codes are used."""
-    counts_K = tokenizer.quantiser.window_counts()
-    codes = {"usage": usage(counts_K).item(), "perplexity": perplexity(counts_K).item()}
-    means = {**trainee.means.take(), **trainee.data_wait.take(), **codes}
+    """Log what the steps since the last line had on average, and how the codes are used once there are any."""
+    means = {**trainee.means.take(), **trainee.data_wait.take()}
+    if tokenizer.quantiser.initialised:
+        counts_K = tokenizer.quantiser.window_counts()
+        means |= {"usage": usage(counts_K).item(), "perplexity": perplexity(counts_K).item()}
     rate = trainee.optimizer.param_groups[0]["lr"]
     log.write(trainee.images, {**means, "gradient_norm": gradient_norm, "lr": rate})
     log.show(means)

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.checkpoint import BEST, RUNS, RunDirectory, newest_run, write_atomically
-from shared.config import load_config, parse_command_line
+from shared.config import has_key, load_config, parse_command_line
 from shared.data import ImageBatches
 from shared.errors import UserError, run_command
 from shared.memory import check_fits
@@ -59,6 +59,16 @@ class PriorRun(RunConfig):
     tokens: str | None = None  # a token cache; null: that of the tokenizer trained last
     model: PriorConfig = PriorConfig()
     training: PriorTrainingConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_tokenizers(cls, values: Any) -> Any:
+        if has_key(values, "model.backbone") and not has_key(values, "model.kind"):
+            raise UserError(
+                "this is the configuration of a tokenizer, and a prior's is needed, such as configs/demo/prior.yaml "
+                "(`make tokenizer CONFIG=...` trains a tokenizer)"
+            )
+        return values
 
 
 def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Evaluation]:
@@ -207,7 +217,7 @@ def memory_line(config: PriorRun, cache: TokenCache, device: torch.device, proce
     training = config.training
     memory = training_memory(config.model, cache.info, training.precision)
     always = memory.weights // processes + memory.once
-    return check_fits(always, memory.grid, training.batch_size, training.accumulation, device)
+    return check_fits(always, memory.grid, training.batch_size, training.accumulation, device, unit="grid")
 
 
 def token_batches(
@@ -226,10 +236,13 @@ def token_batches(
 
 
 def find_tokens(tokens: str | None) -> Path:
-    """The cache that was asked for, or that of the tokenizer trained last."""
-    if tokens is not None:
-        return Path(tokens).expanduser()
-    return newest_run("tokenizer", "tokens/tokens.json") / "tokens"
+    """The cache that was asked for, or that of the tokenizer trained last. UserError where a run was named instead."""
+    if tokens is None:
+        return newest_run("tokenizer", "tokens/tokens.json") / "tokens"
+    path = Path(tokens).expanduser()
+    if (path / "tokens" / "tokens.json").exists():
+        raise UserError(f"{path} is a tokenizer's run, and its token cache is inside of it: tokens={path / 'tokens'}")
+    return path
 
 
 def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
@@ -263,9 +276,10 @@ def main() -> None:
     if not PartialState().is_main_process:
         return
     best, images = best_so_far(run)
+    better = f"; at its best, after {images} grids, {best:.2f} (`sample.py --weights best` draws from those weights)"
     print(
-        f"wrote {run.path}: {report.bits_per_token:.2f} bits per token on held-out grids; at its best, after {images} "
-        f"grids, {best:.2f} (`sample.py --weights best` draws from those weights)\n"
+        f"wrote {run.path}: {report.bits_per_token:.2f} bits per token on held-out grids"
+        f"{better if best < report.bits_per_token else ''}\n"
         f"next: make sample    (or: python sample.py --prior {run.path} --num 16)"
     )
 

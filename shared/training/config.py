@@ -1,13 +1,23 @@
 """The options of a training, whichever stage's."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt
 
 from shared.config import Config
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-RunName = Annotated[str, Field(pattern=r"^[\w][\w.-]*$")]  # that of its directory
+
+
+def check_name(name: str) -> str:
+    """`name`, which is that of a directory; ValueError where it could lead elsewhere."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError("a name has letters, digits, '_', '-' and '.' only, and does not begin with the last two")
+    return name
+
+
+RunName = Annotated[str, AfterValidator(check_name)]
 
 # Keys of a run's configuration that may differ when it goes on: they do not alter what was trained so far.
 MAY_CHANGE_ON_RESUME = {f"training.{key}" for key in ("log_every", "evaluate_every", "save_every", "max_bad_steps")}

@@ -22,8 +22,8 @@ class Log:
         self.shown: dict[str, str] = {}
 
     def advance(self, images: int) -> None:
-        """Move the progress bar by one step's images."""
-        self.bar.update(images)
+        """Move the progress bar by one step's images; the last step may go beyond the length of the run."""
+        self.bar.update(min(images, self.bar.total - self.bar.n))
 
     def show(self, metrics: dict[str, float]) -> None:
         """Put a few metrics beside the progress bar, with those shown before."""

@@ -1,10 +1,11 @@
 """Configuration: what a user may get wrong is refused by name."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 
-from shared.config import Config, dump_config, load_config, parse_config
+from shared.config import Config, completed, dump_config, load_config, parse_command_line, parse_config
 from shared.errors import UserError
 from stage1_tokenizer.compare import Comparison
 from stage1_tokenizer.train import TokenizerRun
@@ -41,13 +42,13 @@ def test_overrides_are_yaml_values_at_dotted_keys() -> None:
         ("training.precision=fp8", r"training\.precision: .*'bf16' or 'fp32' \(got 'fp8'\)"),
         ("model.backbone.widths=[8, 8, 8]", r"one entry per resolution"),
         ("loss.perceptual.kind=lpisp", r"'lpisp' is not one of .*\(did you mean 'lpips'\?\)"),
-        ("name=../up", r"name: .*pattern"),
+        ("name=../up", r"name: a name has letters.*\(got '../up'\)"),
         ("images", r"cannot read the override 'images'"),
         ("name.deep=1", r"'name' is a value"),
         ("training.lr=1", r"training\.lr: there is no such key; did you mean 'learning_rate'\?"),
         ("training.bs=1", r"training\.bs: there is no such key; did you mean 'batch_size'\?"),
-        ("name=5", r"name: text is needed, and 5 is a int to YAML: put it in quotes"),
-        ("name=2026-11-23", r"name: text is needed, and 2026-11-23 is a date to YAML"),
+        ("name=5", r"name: text is needed, and YAML reads 5 as int: put it in quotes"),
+        ("name=2026-11-23", r"name: text is needed, and YAML reads 2026-11-23 as date"),
         ("name=2026-99-23", r"name=2026-99-23' is not valid YAML: .*month"),
         ("training={a: 1, a: 2}", r"'a' stands twice, in lines 1 and 1"),
     ],
@@ -90,15 +91,63 @@ class Pair(Config):
     other: Size
 
 
+class Defaulted(Pair):
+    other: Size = Size(side=2)
+
+
 def test_an_override_changes_one_of_two_aliases(tmp_path: Path) -> None:
     path = tmp_path / "alias.yaml"
     path.write_text("one: &size {side: 1}\nother: *size\n")
     assert load_config(Pair, path, ["one.side=2"]) == Pair(one=Size(side=2), other=Size(side=1))
 
 
-def test_a_missing_file_is_named() -> None:
-    with pytest.raises(UserError, match=r"nowhere\.yaml"):
+def test_a_missing_file_is_named_with_the_nearest_one_there_is() -> None:
+    with pytest.raises(UserError, match=r"^there is no configuration nowhere\.yaml$"):
         load_config(TokenizerRun, "nowhere.yaml")
+    with pytest.raises(UserError, match=r"demo/tokeniser\.yaml; did you mean .*/configs/demo/tokenizer\.yaml\?"):
+        load_config(TokenizerRun, ROOT / "configs/demo/tokeniser.yaml")
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "said"),
+    [(TokenizerRun, "prior", "prior.yaml: this is the configuration of a prior, and a tokenizer's is needed"),
+     (PriorRun, "tokenizer", "tokenizer.yaml: this is the configuration of a tokenizer, and a prior's is needed")],
+)  # fmt: skip
+def test_a_configuration_of_the_other_stage_is_one_message(model: type[Config], file: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load_config(model, ROOT / f"configs/demo/{file}.yaml")
+
+
+def test_a_key_of_the_other_stage_is_an_unknown_key() -> None:
+    with pytest.raises(UserError, match="model.kind: there is no such key"):
+        load_config(TokenizerRun, ROOT / "configs/demo/tokenizer.yaml", ["model.kind=conv"])
+
+
+@pytest.mark.parametrize("name", ["my run", "../elsewhere", "-x", ".x", "", "a/b", "x\n"])
+def test_a_name_that_is_no_directorys_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="name: a name has letters, digits"):
+        parse_config(TokenizerRun, {"name": name, "training": {"images": 1}}, where="here")
+
+
+def test_keys_that_came_since_are_completed_and_those_that_are_gone_left() -> None:
+    assert completed({"side": 1}, Size) == {"side": 1}
+    assert completed({"one": {"side": 1}}, Defaulted) == {"one": {"side": 1}, "other": {"side": 2}}
+    assert completed({"side": 1, "colour": 3}, Size) == {"side": 1, "colour": 3}
+
+
+@pytest.mark.parametrize(
+    ("typed", "config", "overrides"),
+    [([], "usual.yaml", []), (["mine.yaml"], "mine.yaml", []), (["a=1", "b.c=2"], "usual.yaml", ["a=1", "b.c=2"]),
+     (["mine.yaml", "--quiet", "a=1"], "mine.yaml", ["a=1"])],
+)  # fmt: skip
+def test_a_command_reads_a_file_that_may_be_left_out_and_overrides(
+    typed: list[str], config: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["command", *typed])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quiet", action="store_true")
+    args = parse_command_line(parser, "usual.yaml")
+    assert (args.config, args.overrides, args.quiet) == (config, overrides, "--quiet" in typed)
 
 
 def test_a_missing_key_is_named() -> None:
@@ -119,7 +168,7 @@ def test_a_file_that_extends_another_changes_its_keys_only(tmp_path: Path) -> No
     ("extends", "said"),
     [
         ("self.yaml", "self.yaml extends itself"),
-        ("nowhere.yaml", "cannot read the configuration .*nowhere.yaml"),
+        ("nowhere.yaml", "there is no configuration .*nowhere.yaml"),
         ("[a, b]", r"extends must name another configuration's file, not \['a', 'b'\]"),
     ],
 )

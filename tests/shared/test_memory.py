@@ -21,7 +21,8 @@ def test_what_is_kept_is_what_the_backward_pass_needs() -> None:
 def test_the_line_names_what_it_takes_and_what_there_is() -> None:
     line = check_fits(GIB, GIB // 64, batch_size=16, accumulation=1, device=CPU)
     assert line.startswith(f"memory: about 1.25 GiB of {total_memory(CPU) / GIB:,.3g} GiB (cpu): 1 GiB for weights")
-    assert "may not fit" not in line
+    assert line.endswith("16 MiB for each of the 16 images of a forward pass")
+    assert "32 grids" in check_fits(GIB, GIB // 64, batch_size=32, accumulation=1, device=CPU, unit="grid")
 
 
 def test_a_batch_that_does_not_fit_is_refused_with_the_setting_that_halves_it() -> None:

@@ -33,6 +33,7 @@ def test_a_run_writes_what_the_design_says(drawings: Path) -> None:
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     losses = [line["l2"] for line in lines if "l2" in line]
     assert losses[-1] < losses[0]
+    assert ["usage" in line for line in lines if "l2" in line] == [False] * 2 + [True] * 5  # codes from image 32 on
     assert report.psnr > 5
     assert next(line["codes_replaced"] for line in lines if "codes_replaced" in line) == 64
     load_tokenizer(run.path)

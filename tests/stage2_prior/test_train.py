@@ -54,6 +54,14 @@ def test_a_cache_whose_views_do_not_add_up_is_refused() -> None:
         open_cache(Path("tokens"))
 
 
+def test_a_tokenizers_run_in_place_of_its_cache_is_told_where_that_is() -> None:
+    write_random_cache()
+    Path("run").mkdir()
+    Path("tokens").rename("run/tokens")
+    with pytest.raises(UserError, match="run is a tokenizer's run, .*: tokens=run/tokens$"):
+        stage2.train(prior_run().model_copy(update={"tokens": "run"}))
+
+
 def scripted(bits: list[float], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
     """Let evaluations find `bits`, one after the other; returns the weights that they were given."""
     left, given = iter(bits), []

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from shared.checkpoint import RunDirectory
-from shared.training.log import forget_after
+from shared.training.log import Log, forget_after
 
 
 def test_metrics_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
@@ -13,3 +13,11 @@ def test_metrics_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     run.metrics.write_text("\n".join(lines) + '\n{"images": 4')
     forget_after(run.metrics, 20)
     assert run.metrics.read_text().splitlines() == lines[:2]
+
+
+def test_a_last_step_beyond_the_length_of_the_run_fills_the_bar(tmp_path: Path) -> None:
+    log = Log(RunDirectory(tmp_path), total=100, images=32, main=True, unit="img")
+    for _ in range(3):
+        log.advance(32)
+    log.close()
+    assert log.bar.n == 100
