@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from shared.layers import LearnedPositions, RMSNorm
 from stage2_prior.attention import Attention, KVCache, attend_scaled
+from stage2_prior.block import ClassModulation
 from stage2_prior.prior import Prior, PriorState
 
 PACKED_FOR = 32  # rows; always the same, so that the bits of a row do not depend on how many others are drawn with it
@@ -176,64 +177,63 @@ def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[],
     return graph.replay
 
 
-class PackedLinear(nn.Module):
+class PackedLinear:
     """A linear map whose weights are rounded to `dtype` and laid out for oneDNN once, instead of in every call.
 
     With few rows, laying them out costs more than the product. Returns `dtype`.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        super().__init__()
         self.dtype = dtype
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), PACKED_FOR)
         self.bias = None if bias is None else bias.detach().to(dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, "none", [], "")
 
 
-class PackedNorm(nn.Module):
+class PackedNorm:
     """An RMSNorm, x * weight sqrt(D) / hypot(|x|, sqrt(D eps)): less than half the time of `F.rms_norm` on a CPU.
 
     There that one is made of ten steps, and a step of decoding has some dozens of it. D is the width.
     """
 
     def __init__(self, norm: RMSNorm) -> None:
-        super().__init__()
         self.weight = norm.weight.detach().float() * norm.dim**0.5
         self.least = self.weight.new_tensor(norm.dim * norm.eps).sqrt()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         return (x * self.weight / length.hypot(self.least)).to(x.dtype)
 
 
-class PackedAttention(nn.Module):
-    """An attention with QK-norm whose step norms queries and keys at once, the queries with the scores' scale in it."""
+class PackedAttention:
+    """An attention of packed parts. Its step norms queries and keys at once, and the scores' scale is in that norm."""
 
-    def __init__(self, attention: Attention) -> None:
-        super().__init__()
-        self.attention = attention
-        self.qk_norm = PackedNorm(attention.q_norm)
+    def __init__(self, attention: Attention, q_norm: PackedNorm, k_norm: PackedNorm) -> None:
+        self.heads, self.headdim, self.rotary = attention.heads, attention.headdim, attention.rotary
+        self.qkv_proj, self.out_proj, self.prefill = attention.qkv_proj, attention.out_proj, attention.prefill
+        self.qk_norm = copy.copy(q_norm)
         scale = attention.score_factor * attention.headdim**-0.5
-        weights_2E = torch.stack((self.qk_norm.weight * scale, PackedNorm(attention.k_norm).weight))
-        self.qk_norm.weight = weights_2E[:, None]
-        self.prefill = attention.prefill
+        self.qk_norm.weight = torch.stack((q_norm.weight * scale, k_norm.weight))[:, None]
 
     def step(self, x_BD: Tensor, state: KVCache) -> Tensor:
-        attention, place = self.attention, state.place
-        qkv_B3HE = attention.qkv_proj(x_BD).view(len(x_BD), 3, attention.heads, attention.headdim)
+        place = state.place
+        qkv_B3HE = self.qkv_proj(x_BD).view(len(x_BD), 3, self.heads, self.headdim)
         qk_B2HE = self.qk_norm(qkv_B3HE[:, :2])
-        if attention.rotary is not None:
-            qk_B2HE = attention.rotary(qk_B2HE, place.index_1)
+        if self.rotary is not None:
+            qk_B2HE = self.rotary(qk_B2HE, place.index_1)
         q_BH1E, k_BH1E = qk_B2HE.unsqueeze(-2).unbind(1)
         keys_BHWE, values_BHWE = state.append(k_BH1E, qkv_B3HE[:, 2].unsqueeze(-2))
         y_BH1E = attend_scaled(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE, place.empty_W)
-        return attention.out_proj(y_BH1E.flatten(1))
+        return self.out_proj(y_BH1E.flatten(1))
 
 
 class PackedWeights:
-    """A prior's weights for a CPU: packed linear maps and norms, and for all else the prior's own tensors."""
+    """A prior's weights for a CPU: packed linear maps and norms, and for all else the prior's own tensors.
+
+    Packed parts are no modules: what a module does around each call takes as long as the small operations of a step.
+    """
 
     def __init__(self, prior: Prior, exact: bool) -> None:
         self.dtype = torch.float32 if exact or not _cpu_multiplies_bfloat16() else torch.bfloat16
@@ -246,20 +246,33 @@ class PackedWeights:
         self.score: Callable[[Tensor], Tensor] = partial(F.linear, weight=self.table_KR, bias=prior.vocabulary.bias_K)
         if _can_pack():
             self.score = PackedLinear(self.table_KR, prior.vocabulary.bias_K, self.dtype)
-        for module in list(self.model.modules()):
-            for name, child in module.named_children():
-                setattr(module, name, self._packed(child))
+        self._pack(self.model)
 
-    def _packed(self, module: nn.Module) -> nn.Module:
-        if isinstance(module, nn.Linear) and _can_pack() and module.weight is not self.table_KR:  # that is `score`
-            return PackedLinear(module.weight, module.bias, self.dtype)
-        if isinstance(module, Attention) and isinstance(module.q_norm, RMSNorm):
-            return PackedAttention(module)
-        if isinstance(module, RMSNorm):
-            return PackedNorm(module)
-        if isinstance(module, nn.Dropout):
-            return nn.Identity()  # what it is here, and twice as quick to find that out
-        return module
+    def _pack(self, module: nn.Module) -> None:
+        """Replace the parts of `module` by packed ones, the innermost first."""
+        for name, part in list(module.named_children()):
+            if isinstance(part, ClassModulation):  # once a call
+                continue
+            self._pack(part)
+            packed = self._packed(part)
+            if packed is not part:
+                delattr(module, name)
+                setattr(module, name, packed)
+
+    def _packed(self, part: nn.Module) -> object:
+        if isinstance(part, nn.Linear) and _can_pack() and part.weight is not self.table_KR:  # that is `score`
+            return PackedLinear(part.weight, part.bias, self.dtype)
+        if isinstance(part, RMSNorm):
+            return PackedNorm(part)
+        if isinstance(part, Attention) and isinstance(part.q_norm, PackedNorm):
+            return PackedAttention(part, part.q_norm, part.k_norm)
+        if isinstance(part, nn.Dropout):
+            return _unchanged
+        return part
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 class StaticWeights:
