@@ -10,6 +10,7 @@ private, and of mapped files, which the system takes back when it needs them.
 - grids: 1,300,000 cached token grids, written, opened, and 120,000 of them drawn in the order of training
 - images: 50,000 encoded images in 100 Parquet files of which a fifth is at hand, one epoch
 - training: both stages of the demo on as many, and the part of a step that waits for its data
+- network: row groups that take 0.4 s to come and are trained on for 0.8 s, read ahead and not
 """
 
 import argparse
@@ -21,19 +22,24 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
+import fsspec
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 from torch import Tensor
 
+from shared import data
 from shared.augment import AugmentConfig
 from shared.config import load_config
-from shared.data import DataConfig, open_datasets, training_loader
+from shared.data import DataConfig, ImageDataset, open_datasets, training_loader
 from shared.order import ImageBatches
-from shared.parquet import ParquetFiles
+from shared.parquet import ParquetFiles, ParquetSource
 from shared.report import read_metrics
 from shared.token_cache import TokenInfo, open_cache, write_cache
 from shared.vision import torchvision
@@ -41,7 +47,7 @@ from stage1_tokenizer import train as stage1
 from stage2_prior import train as stage2
 from tests.resident import Watch
 
-CASES = ("decoding", "reading", "grids", "images", "training")
+CASES = ("decoding", "reading", "grids", "images", "training", "network")
 CONFIGS = Path(__file__).parents[2] / "configs" / "demo"
 ROUNDS = 5
 BATCH = 32
@@ -54,6 +60,7 @@ def main() -> None:
     parser.add_argument("--only", choices=CASES, nargs="+", default=CASES, metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--scale", type=float, default=1.0, help="size of the sets, of the full ones")
     parser.add_argument("--workers", type=int, default=0, help="workers of the case images")
+    parser.add_argument("--steps", type=int, default=100, help="steps of the case training")
     args = parser.parse_args()
     grid_count, image_count = round(1_300_000 * args.scale), round(50_000 * args.scale)
     threads = torch.get_num_threads()
@@ -71,7 +78,9 @@ def main() -> None:
             watches[f"{image_count:,} encoded images"] = images(folder, image_count, args.workers)
         if "training" in args.only:
             torch.set_num_threads(threads)
-            training(folder, grid_count, image_count)
+            training(folder, grid_count, image_count, args.steps)
+        if "network" in args.only:
+            network(folder)
     if args.plot:
         draw(watches, args.plot)
 
@@ -265,21 +274,22 @@ def small_picture(index: int, side: int = 96) -> bytes:
 # Waiting
 
 
-def training(folder: Path, grid_count: int, image_count: int) -> None:
-    """The demo's prior and tokenizer, 100 steps of each: what their metrics.jsonl say of `data_wait`."""
+def training(folder: Path, grid_count: int, image_count: int, steps: int) -> None:
+    """The demo's prior and tokenizer: what their metrics.jsonl say of `data_wait`."""
     tokens, shards = folder / "tokens", folder / "shards"
     if not tokens.exists():
         write_grids(tokens, grid_count)
     if not shards.exists():
         write_shards(shards, image_count)
-    keys = ["training.log_every=160", "training.evaluate_every=1000000", "training.save_every=1000000"]
-    prior = [f"tokens={tokens}", "training.images=3200", f"training.batch_size={BATCH}", *keys]
+    keys = [f"training.images={steps * BATCH}", f"training.batch_size={BATCH}", f"training.log_every={5 * BATCH}"]
+    keys += ["training.evaluate_every=1000000", "training.save_every=1000000"]
+    prior = [f"tokens={tokens}", *keys]
     run, _ = stage2.train(load_config(stage2.PriorRun, CONFIGS / "prior.yaml", prior), folder / "prior")
     report(f"training the demo's prior on {grid_count} token grids", **waits(run.path))
     for workers in (0, 1):
         tokenizer = [f"data.source={shards}", f"data.buffer_gb={size_of(shards) / 5 / 1e9}", *keys]
         tokenizer += [f"data.workers={workers}", "data.validation_fraction=0.001", "cache.source=null"]
-        tokenizer += ["training.images=3200", "model.quantiser.warm_up=0"]
+        tokenizer += ["model.quantiser.warm_up=0"]
         config = load_config(stage1.TokenizerRun, CONFIGS / "tokenizer.yaml", tokenizer)
         run, _ = stage1.train(config, folder / f"tokenizer-{workers}")
         report(f"training the demo's tokenizer on {image_count} encoded images", workers=workers, **waits(run.path))
@@ -288,7 +298,54 @@ def training(folder: Path, grid_count: int, image_count: int) -> None:
 def waits(run: Path) -> dict[str, float]:
     """The mean of what was logged once training was under way, and the most between two lines, in percent."""
     _, *later = [line["data_wait"] for line in read_metrics(run / "metrics.jsonl") if "data_wait" in line]
-    return {"data_wait_percent": round(100 * statistics.mean(later), 2), "most_percent": round(100 * max(later), 2)}
+    return {"data_wait_percent": round(100 * statistics.mean(later), 3), "most_percent": round(100 * max(later), 3)}
+
+
+AWAY, STEP = 0.4, 0.4  # seconds until a row group comes, and of a training step
+
+
+class FarFiles(LocalFileSystem):
+    """Local files that take a while to open."""
+
+    protocol = "far"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.removeprefix("far://"))
+
+    def _open(self, *arguments: Any, **options: Any) -> Any:
+        time.sleep(AWAY)
+        return super()._open(*arguments, **options)
+
+
+def network(folder: Path, groups: int = 24, rows: int = 2 * BATCH) -> None:
+    """Seconds that an epoch waits for its data once the first batch is there; a step is a sleep."""
+    fsspec.register_implementation("far", FarFiles, clobber=True)
+    path = folder / "far.parquet"
+    cells = [small_picture(index, side=16) for index in range(groups * rows)]
+    pyarrow.parquet.write_table(pyarrow.table({"image": cells}), path, row_group_size=rows)
+    files = ParquetFiles([f"far://{path}"], "the benchmark")
+    buffer = 6 * max(group.column_bytes["image"] for group in files.groups)
+    config = DataConfig(source="none", image_size=16, augment=None)
+    waited = {}
+    for name, order in (("read ahead", data._reading_ahead), ("not", lambda dataset, order, world_size: order)):
+        source = ParquetSource(files, "image", (None, None), 10**6, None, buffer)
+        dataset = ImageDataset(source, range(len(source)), config, augmented=False)
+        with mock.patch.object(data, "_reading_ahead", order):
+            waited[name] = seconds_waited(training_loader(dataset, BATCH, seed=0), groups * rows // BATCH)
+        del source, dataset  # and with them the buffer
+    report(f"{groups} row groups, each {AWAY} s away", trained_s=round(2 * STEP * groups, 1), waited_s=waited)
+
+
+def seconds_waited(batches: Iterator[object], count: int) -> float:
+    next(batches)
+    waited = 0.0
+    for _ in range(count - 1):
+        time.sleep(STEP)
+        began = time.perf_counter()
+        next(batches)
+        waited += time.perf_counter() - began
+    return round(waited, 2)
 
 
 # Memory over time
