@@ -31,6 +31,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 from fsspec.implementations.local import LocalFileSystem
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -40,7 +41,7 @@ from shared.config import load_config
 from shared.data import DataConfig, ImageDataset, open_datasets, training_loader
 from shared.order import ImageBatches
 from shared.parquet import ParquetFiles, ParquetSource
-from shared.report import read_metrics
+from shared.report import COLOURS, read_metrics
 from shared.token_cache import TokenInfo, open_cache, write_cache
 from shared.vision import torchvision
 from stage1_tokenizer import train as stage1
@@ -73,9 +74,11 @@ def main() -> None:
         if "reading" in args.only:
             reading(folder)
         if "grids" in args.only:
-            watches[f"{grid_count:,} token grids"] = grids(folder, grid_count)
+            watch = grids(folder, grid_count)
+            watches[f"{grid_count:,} token grids, {size_of(folder / 'tokens') / 1e6:.0f} MB"] = watch
         if "images" in args.only:
-            watches[f"{image_count:,} encoded images"] = images(folder, image_count, args.workers)
+            watch = images(folder, image_count, args.workers)
+            watches[f"{image_count:,} encoded images, {size_of(folder / 'shards') / 1e6:.0f} MB"] = watch
         if "training" in args.only:
             torch.set_num_threads(threads)
             training(folder, grid_count, image_count, args.steps)
@@ -254,7 +257,7 @@ def write_shards(shards: Path, count: int) -> None:
 
 
 def size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def small_picture(index: int, side: int = 96) -> bytes:
@@ -363,19 +366,24 @@ def memory(watch: Watch) -> dict[str, float]:
 
 
 def draw(watches: dict[str, Watch], path: Path) -> None:
-    """Memory over time, a panel for each watch."""
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, len(watches), figsize=(5 * len(watches), 3.2), squeeze=False)
+    """Memory over time, a panel for each watch; few colours make a small file."""
+    figure = Figure(figsize=(4.5 * len(watches), 3), layout="constrained")
+    panels = figure.subplots(1, len(watches), squeeze=False)
     for panel, (name, watch) in zip(panels[0], watches.items(), strict=True):
         start = watch.samples[0]
         seconds = [sample.seconds for sample in watch.samples]
-        panel.plot(seconds, [sample.private_mb - start.private_mb for sample in watch.samples], label="private")
-        panel.plot(seconds, [sample.mapped_mb - start.mapped_mb for sample in watch.samples], label="mapped files")
-        panel.set(title=name, xlabel="seconds", ylabel="MB above the start", ylim=(0, None))
-        panel.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
+        mapped = [sample.mapped_mb - start.mapped_mb for sample in watch.samples]
+        private = [sample.private_mb - start.private_mb for sample in watch.samples]
+        panel.plot(seconds, mapped, color=COLOURS[5], label="mapped files, which the system can take back")
+        panel.plot(seconds, private, color=COLOURS[0], label="private")
+        top = 1.35 * max(mapped + private)  # room for the legend
+        panel.set(xlabel="seconds", ylabel="MB above the start", xlim=(0, seconds[-1]), ylim=(0, top))
+        panel.set_title(name, loc="left", fontsize=11)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False, fontsize=8, loc="upper left")
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110)
+    Image.open(file).convert("RGB").quantize(32, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":
