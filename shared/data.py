@@ -267,7 +267,9 @@ def _load(
             if seen >= len(dataset):  # once an epoch
                 seen, reported = 0, _report_new(dataset, reported)
     except UserError as error:
-        # That of a worker has its traceback in front of the message.
+        # That of a worker has its traceback in front of the message. This process's holds the loader, so that the
+        # workers would wait for the garbage collector.
+        error.__traceback__ = None
         raise UserError(str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2]) from None
     finally:
         _report_new(dataset, reported)

@@ -2,7 +2,8 @@
 
 A Parquet file can only be read a row group at a time, mostly some hundred images. So the images of a row group are read
 together, kept at hand in a `DiskBuffer` and, where there are more row groups than it holds, trained on within a stretch
-of the epoch (see `shared.order`): each row group is read about once an epoch, by one process of a machine.
+of the epoch (see `shared.order`): each row group is read about once an epoch, by one process of a machine, and mostly
+before training comes to it (`shared.read_ahead`).
 
 Shapes: N images, G row groups.
 """

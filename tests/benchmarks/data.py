@@ -10,6 +10,7 @@ private, and of mapped files, which the system takes back when it needs them.
 - grids: 1,300,000 cached token grids, written, opened, and 120,000 of them drawn in the order of training
 - images: 50,000 encoded images in 100 Parquet files of which a fifth is at hand, one epoch
 - training: both stages of the demo on as many, and the part of a step that waits for its data
+- network: row groups that take 0.4 s to come and are trained on for 0.8 s, read ahead and not
 """
 
 import argparse
@@ -21,27 +22,33 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
+import fsspec
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import torch
+from fsspec.implementations.local import LocalFileSystem
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from shared import data
 from shared.augment import AugmentConfig
 from shared.config import load_config
-from shared.data import DataConfig, open_datasets, training_loader
+from shared.data import DataConfig, ImageDataset, open_datasets, training_loader
 from shared.order import ImageBatches
-from shared.parquet import ParquetFiles
-from shared.report import read_metrics
+from shared.parquet import ParquetFiles, ParquetSource
+from shared.report import COLOURS, read_metrics
 from shared.token_cache import TokenInfo, open_cache, write_cache
 from shared.vision import torchvision
 from stage1_tokenizer import train as stage1
 from stage2_prior import train as stage2
 from tests.resident import Watch
 
-CASES = ("decoding", "reading", "grids", "images", "training")
+CASES = ("decoding", "reading", "grids", "images", "training", "network")
 CONFIGS = Path(__file__).parents[2] / "configs" / "demo"
 ROUNDS = 5
 BATCH = 32
@@ -54,6 +61,7 @@ def main() -> None:
     parser.add_argument("--only", choices=CASES, nargs="+", default=CASES, metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--scale", type=float, default=1.0, help="size of the sets, of the full ones")
     parser.add_argument("--workers", type=int, default=0, help="workers of the case images")
+    parser.add_argument("--steps", type=int, default=100, help="steps of the case training")
     args = parser.parse_args()
     grid_count, image_count = round(1_300_000 * args.scale), round(50_000 * args.scale)
     threads = torch.get_num_threads()
@@ -66,12 +74,16 @@ def main() -> None:
         if "reading" in args.only:
             reading(folder)
         if "grids" in args.only:
-            watches[f"{grid_count:,} token grids"] = grids(folder, grid_count)
+            watch = grids(folder, grid_count)
+            watches[f"{grid_count:,} token grids, {size_of(folder / 'tokens') / 1e6:.0f} MB"] = watch
         if "images" in args.only:
-            watches[f"{image_count:,} encoded images"] = images(folder, image_count, args.workers)
+            watch = images(folder, image_count, args.workers)
+            watches[f"{image_count:,} encoded images, {size_of(folder / 'shards') / 1e6:.0f} MB"] = watch
         if "training" in args.only:
             torch.set_num_threads(threads)
-            training(folder, grid_count, image_count)
+            training(folder, grid_count, image_count, args.steps)
+        if "network" in args.only:
+            network(folder)
     if args.plot:
         draw(watches, args.plot)
 
@@ -245,7 +257,7 @@ def write_shards(shards: Path, count: int) -> None:
 
 
 def size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def small_picture(index: int, side: int = 96) -> bytes:
@@ -265,21 +277,22 @@ def small_picture(index: int, side: int = 96) -> bytes:
 # Waiting
 
 
-def training(folder: Path, grid_count: int, image_count: int) -> None:
-    """The demo's prior and tokenizer, 100 steps of each: what their metrics.jsonl say of `data_wait`."""
+def training(folder: Path, grid_count: int, image_count: int, steps: int) -> None:
+    """The demo's prior and tokenizer: what their metrics.jsonl say of `data_wait`."""
     tokens, shards = folder / "tokens", folder / "shards"
     if not tokens.exists():
         write_grids(tokens, grid_count)
     if not shards.exists():
         write_shards(shards, image_count)
-    keys = ["training.log_every=160", "training.evaluate_every=1000000", "training.save_every=1000000"]
-    prior = [f"tokens={tokens}", "training.images=3200", f"training.batch_size={BATCH}", *keys]
+    keys = [f"training.images={steps * BATCH}", f"training.batch_size={BATCH}", f"training.log_every={5 * BATCH}"]
+    keys += ["training.evaluate_every=1000000", "training.save_every=1000000"]
+    prior = [f"tokens={tokens}", *keys]
     run, _ = stage2.train(load_config(stage2.PriorRun, CONFIGS / "prior.yaml", prior), folder / "prior")
     report(f"training the demo's prior on {grid_count} token grids", **waits(run.path))
     for workers in (0, 1):
         tokenizer = [f"data.source={shards}", f"data.buffer_gb={size_of(shards) / 5 / 1e9}", *keys]
         tokenizer += [f"data.workers={workers}", "data.validation_fraction=0.001", "cache.source=null"]
-        tokenizer += ["training.images=3200", "model.quantiser.warm_up=0"]
+        tokenizer += ["model.quantiser.warm_up=0"]
         config = load_config(stage1.TokenizerRun, CONFIGS / "tokenizer.yaml", tokenizer)
         run, _ = stage1.train(config, folder / f"tokenizer-{workers}")
         report(f"training the demo's tokenizer on {image_count} encoded images", workers=workers, **waits(run.path))
@@ -288,7 +301,54 @@ def training(folder: Path, grid_count: int, image_count: int) -> None:
 def waits(run: Path) -> dict[str, float]:
     """The mean of what was logged once training was under way, and the most between two lines, in percent."""
     _, *later = [line["data_wait"] for line in read_metrics(run / "metrics.jsonl") if "data_wait" in line]
-    return {"data_wait_percent": round(100 * statistics.mean(later), 2), "most_percent": round(100 * max(later), 2)}
+    return {"data_wait_percent": round(100 * statistics.mean(later), 3), "most_percent": round(100 * max(later), 3)}
+
+
+AWAY, STEP = 0.4, 0.4  # seconds until a row group comes, and of a training step
+
+
+class FarFiles(LocalFileSystem):
+    """Local files that take a while to open."""
+
+    protocol = "far"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.removeprefix("far://"))
+
+    def _open(self, *arguments: Any, **options: Any) -> Any:
+        time.sleep(AWAY)
+        return super()._open(*arguments, **options)
+
+
+def network(folder: Path, groups: int = 24, rows: int = 2 * BATCH) -> None:
+    """Seconds that an epoch waits for its data once the first batch is there; a step is a sleep."""
+    fsspec.register_implementation("far", FarFiles, clobber=True)
+    path = folder / "far.parquet"
+    cells = [small_picture(index, side=16) for index in range(groups * rows)]
+    pyarrow.parquet.write_table(pyarrow.table({"image": cells}), path, row_group_size=rows)
+    files = ParquetFiles([f"far://{path}"], "the benchmark")
+    buffer = 6 * max(group.column_bytes["image"] for group in files.groups)
+    config = DataConfig(source="none", image_size=16, augment=None)
+    waited = {}
+    for name, order in (("read ahead", data._reading_ahead), ("not", lambda dataset, order, world_size: order)):
+        source = ParquetSource(files, "image", (None, None), 10**6, None, buffer)
+        dataset = ImageDataset(source, range(len(source)), config, augmented=False)
+        with mock.patch.object(data, "_reading_ahead", order):
+            waited[name] = seconds_waited(training_loader(dataset, BATCH, seed=0), groups * rows // BATCH)
+        del source, dataset  # and with them the buffer
+    report(f"{groups} row groups, each {AWAY} s away", trained_s=round(2 * STEP * groups, 1), waited_s=waited)
+
+
+def seconds_waited(batches: Iterator[object], count: int) -> float:
+    next(batches)
+    waited = 0.0
+    for _ in range(count - 1):
+        time.sleep(STEP)
+        began = time.perf_counter()
+        next(batches)
+        waited += time.perf_counter() - began
+    return round(waited, 2)
 
 
 # Memory over time
@@ -306,19 +366,24 @@ def memory(watch: Watch) -> dict[str, float]:
 
 
 def draw(watches: dict[str, Watch], path: Path) -> None:
-    """Memory over time, a panel for each watch."""
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, len(watches), figsize=(5 * len(watches), 3.2), squeeze=False)
+    """Memory over time, a panel for each watch; few colours make a small file."""
+    figure = Figure(figsize=(4.5 * len(watches), 3), layout="constrained")
+    panels = figure.subplots(1, len(watches), squeeze=False)
     for panel, (name, watch) in zip(panels[0], watches.items(), strict=True):
         start = watch.samples[0]
         seconds = [sample.seconds for sample in watch.samples]
-        panel.plot(seconds, [sample.private_mb - start.private_mb for sample in watch.samples], label="private")
-        panel.plot(seconds, [sample.mapped_mb - start.mapped_mb for sample in watch.samples], label="mapped files")
-        panel.set(title=name, xlabel="seconds", ylabel="MB above the start", ylim=(0, None))
-        panel.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
+        mapped = [sample.mapped_mb - start.mapped_mb for sample in watch.samples]
+        private = [sample.private_mb - start.private_mb for sample in watch.samples]
+        panel.plot(seconds, mapped, color=COLOURS[5], label="mapped files, which the system can take back")
+        panel.plot(seconds, private, color=COLOURS[0], label="private")
+        top = 1.35 * max(mapped + private)  # room for the legend
+        panel.set(xlabel="seconds", ylabel="MB above the start", xlim=(0, seconds[-1]), ylim=(0, top))
+        panel.set_title(name, loc="left", fontsize=11)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False, fontsize=8, loc="upper left")
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110)
+    Image.open(file).convert("RGB").quantize(32, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Reading ahead: training never waits for a block that could have been fetched before, and sees the same batches."""
 
+import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -136,6 +138,38 @@ def test_a_step_waits_for_no_block_that_comes_after_those_of_the_first(bucket: l
     assert seen == [position for batch in order[:44] for _, position in batch]
     assert set(readers) == {"read-ahead"}
     assert len(readers) < 1.5 * 23
+
+
+def test_two_processes_of_a_machine_read_a_block_once(
+    bucket: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ParquetFiles.read
+    fork = multiprocessing.get_context("fork")
+    steps = fork.Barrier(2)
+
+    def noting(files: ParquetFiles, group: RowGroup, column: str) -> pyarrow.ChunkedArray:
+        with (tmp_path / "reads").open("a") as file:
+            file.write(f"{group.url} {group.number}\n")
+        return read(files, group, column)
+
+    def rank(number: int) -> None:
+        dataset = dataset_of(source_of(bucket, small_buffer(bucket, 4)))
+        for batch in islice(training_loader(dataset, 5, seed=0, rank=number, world_size=2), 23):
+            steps.wait(60)  # as when they exchange gradients
+            with (tmp_path / "seen").open("a") as file:
+                file.writelines(f"{image}\n" for image in images_of([batch]))
+
+    monkeypatch.setattr(ParquetFiles, "read", noting)
+    processes = [fork.Process(target=rank, args=(number,)) for number in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert sorted(map(int, (tmp_path / "seen").read_text().split())) == list(range(230))
+    reads = (tmp_path / "reads").read_text().splitlines()
+    assert len(set(reads)) == 23
+    assert len(reads) < 1.5 * 23
 
 
 @pytest.mark.parametrize("workers", [0, 2])
