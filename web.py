@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sample import class_label, matching_tokenizer
+from sample import class_label
 from shared.data import centre_crop, pixels_of, resize, to_float, to_uint8
 from shared.errors import UserError, run_command
 from shared.hub import WHICH_PRIOR, prior_place, tokenizer_place
@@ -32,7 +32,7 @@ from shared.token_cache import TokenInfo
 from shared.uses import uses_of
 from shipped import OPENMOJI
 from stage1_tokenizer.evaluate import psnr_of
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage1_tokenizer.views import (
     ERROR_LEVELS,
     code_colours,

@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from shared.ssd import ssd, ssd_step
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # The decay matrices cost length x chunk a head, and on a CPU their memory traffic outweighs the larger products long
 # before the usual 256: 64 and 128 are equally fast, and 64 needs the least memory.
@@ -313,7 +313,7 @@ class Kernels(NamedTuple):
 @cache  # so that it is looked up, and said, once a process
 def _fused_kernels() -> Kernels | None:
     kernels, reason = _find_kernels()
-    logger.info("Mamba-2 runs %s: %s", "PyTorch" if kernels is None else "mamba_ssm's fused kernels", reason)
+    log.info("Mamba-2 runs %s: %s", "PyTorch" if kernels is None else "mamba_ssm's fused kernels", reason)
     return kernels
 
 

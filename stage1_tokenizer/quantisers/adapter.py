@@ -9,7 +9,6 @@ from abc import abstractmethod
 from types import ModuleType
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,11 +29,6 @@ def installed_library() -> ModuleType:
             "(vector-quantize-pytorch): pip install 'tessera[quantisers]'"
         ) from None
     return vector_quantize_pytorch
-
-
-def processes() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 class Adapter(Quantiser):
