@@ -221,7 +221,10 @@ class PackedGatedNorm:
 
 
 class PackedAttention:
-    """An attention of packed parts. Its step norms queries and keys at once, and the scores' scale is in that norm."""
+    """An attention of packed parts. Its step norms queries and keys at once, and the scores' scale is in that norm.
+
+    Shapes: B rows, D width, H heads, E width of a head, W places in a window.
+    """
 
     def __init__(self, attention: Attention, q_norm: PackedNorm, k_norm: PackedNorm) -> None:
         self.heads, self.headdim, self.rotary = attention.heads, attention.headdim, attention.rotary
