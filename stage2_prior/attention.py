@@ -157,7 +157,7 @@ def attend_scaled(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor, empty_W: Tenso
 
     For a single query, SDPA's blocks take up to four times as long there as the two products.
     """
-    scores_N1W = torch.bmm(q_BH1E.flatten(0, 1), k_BHWE.flatten(0, 1).mT)  # `@` takes half as long again
+    scores_N1W = torch.bmm(q_BH1E.flatten(0, 1), k_BHWE.flatten(0, 1).mT)  # `@` takes a third longer
     if empty_W is not None:
         scores_N1W.masked_fill_(empty_W, -math.inf)
     # A softmax of bfloat16 is float32 inside.

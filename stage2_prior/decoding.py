@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.layers import LearnedPositions, RMSNorm
+from shared.mamba2 import GatedRMSNorm
 from stage2_prior.attention import Attention, KVCache, attend_scaled
 from stage2_prior.block import ClassModulation
 from stage2_prior.prior import Prior, PriorState
@@ -198,17 +199,32 @@ class PackedNorm:
     There that one is made of ten steps, and a step of decoding has some dozens of it. D is the width.
     """
 
-    def __init__(self, norm: RMSNorm) -> None:
-        self.weight = norm.weight.detach().float() * norm.dim**0.5
-        self.least = self.weight.new_tensor(norm.dim * norm.eps).sqrt()
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        dim = weight.shape[-1]
+        self.weight = weight.detach().float() * dim**0.5
+        self.least = self.weight.new_tensor(dim * eps).sqrt()
 
     def __call__(self, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         return (x * self.weight / length.hypot(self.least)).to(x.dtype)
 
 
+class PackedGatedNorm:
+    """A GatedRMSNorm by the steps of `PackedNorm`; float32 inside, returned in the gate's dtype."""
+
+    def __init__(self, norm: GatedRMSNorm) -> None:
+        self.norm = PackedNorm(norm.weight.unflatten(0, (norm.groups, -1)), norm.eps)
+
+    def __call__(self, y: Tensor, z: Tensor) -> Tensor:
+        gated = (F.silu(z.float()) * y).unflatten(-1, (len(self.norm.weight), -1))
+        return self.norm(gated).flatten(-2).to(z.dtype)
+
+
 class PackedAttention:
-    """An attention of packed parts. Its step norms queries and keys at once, and the scores' scale is in that norm."""
+    """An attention of packed parts. Its step norms queries and keys at once, and the scores' scale is in that norm.
+
+    Shapes: B rows, D width, H heads, E width of a head, W places in a window.
+    """
 
     def __init__(self, attention: Attention, q_norm: PackedNorm, k_norm: PackedNorm) -> None:
         self.heads, self.headdim, self.rotary = attention.heads, attention.headdim, attention.rotary
@@ -263,8 +279,10 @@ class PackedWeights:
         if isinstance(part, nn.Linear) and _can_pack() and part.weight is not self.table_KR:  # that is `score`
             return PackedLinear(part.weight, part.bias, self.dtype)
         if isinstance(part, RMSNorm):
-            return PackedNorm(part)
-        if isinstance(part, Attention) and isinstance(part.q_norm, PackedNorm):
+            return PackedNorm(part.weight, part.eps)
+        if isinstance(part, GatedRMSNorm):
+            return PackedGatedNorm(part)
+        if isinstance(part, Attention) and isinstance(part.q_norm, PackedNorm) and isinstance(part.k_norm, PackedNorm):
             return PackedAttention(part, part.q_norm, part.k_norm)
         if isinstance(part, nn.Dropout):
             return _unchanged
