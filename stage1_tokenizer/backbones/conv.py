@@ -22,8 +22,8 @@ class ConvConfig(Config):
     """Widths and depths per resolution, finest first; each further resolution halves height and width.
 
     encoder_kernel_size: of the encoder's convolutions; null: kernel_size. With 1, and no transformer layers, a token
-        tells of its own patch only, so equal patches have equal tokens, and a prior learns from few images what follows
-        what; the decoder still sees the neighbours.
+        tells of its own patch only, so equal patches have equal tokens, which are easier to predict and say less; the
+        decoder still sees the neighbours.
     """
 
     kind: Literal["conv"] = "conv"
