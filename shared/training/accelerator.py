@@ -1,6 +1,7 @@
 """The device and the processes of a training."""
 
 import atexit
+import gc
 
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -16,5 +17,10 @@ def make_accelerator() -> Accelerator:
 
 
 def _leave_the_others() -> None:
+    """End the threads of gloo while Python still runs: one that frees a tensor afterwards aborts the process.
+
+    They end with the last reference to their group, and a model wrapped for several processes holds one in a cycle.
+    """
     if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()  # or its threads may abort the process as it ends
+        dist.destroy_process_group()
+        gc.collect()

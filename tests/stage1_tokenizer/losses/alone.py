@@ -1,6 +1,6 @@
 """An adversary of the least that decodes, outside any run. As a program: what each of several processes has of it.
 
-torch.distributed.run ... alone.py BATCH.pt FOLDER     each rank learns from its part of BATCH, and writes to FOLDER
+alone.py BATCH.pt FOLDER     as one of two ranks: learn from its part of BATCH, and write to FOLDER
 """
 
 import sys

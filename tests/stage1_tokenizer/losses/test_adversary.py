@@ -1,9 +1,6 @@
 """The discriminator in training: its steps, its place in a run, and that turning it off changes nothing."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder
 from stage1_tokenizer.backbones.sequence import AttentionConfig, SequenceDecoder
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import TokenizerRun, train
+from tests.launch import launch
 from tests.stage1_tokenizer.losses.alone import ALWAYS, adversary, gradients
 from tests.tiny import tokenizer_run
 
@@ -217,10 +215,7 @@ def test_a_checkpoint_brings_back_everything(drawings: Path) -> None:
 def test_processes_share_gradients_means_and_weights(tmp_path: Path) -> None:
     x, x_hat = torch.rand(2, 8, 3, 16, 16, device=DEVICE).unbind()
     torch.save((x.cpu(), x_hat.cpu()), tmp_path / "batch.pt")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    program = Path(__file__).with_name("alone.py")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "ACCELERATE_USE_CPU": "true"}
-    subprocess.run([*launch, program, tmp_path / "batch.pt", tmp_path], env=environment, check=True)
+    launch(Path(__file__).with_name("alone.py"), tmp_path / "batch.pt", tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert first["lecam"] == second["lecam"]
     assert first["lecam"]["updates"] == 2
