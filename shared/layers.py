@@ -28,10 +28,10 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, hidden: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
-        hidden = hidden or max(32, round(dim * 8 / 3 / 32) * 32)
-        self.in_proj = nn.Linear(dim, 2 * hidden, bias=False)  # gate and value in one product
+        self.hidden = hidden or max(32, round(dim * 8 / 3 / 32) * 32)
+        self.in_proj = nn.Linear(dim, 2 * self.hidden, bias=False)  # gate and value in one product
         self.dropout = nn.Dropout(dropout)
-        self.out_proj = nn.Linear(hidden, dim, bias=False)
+        self.out_proj = nn.Linear(self.hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.in_proj(x).chunk(2, dim=-1)

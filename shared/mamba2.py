@@ -40,17 +40,17 @@ class Mamba2State:
     a decay near 1 applied a thousand times does not survive bfloat16.
     """
 
-    conv_KBC: Tensor  # the last K inputs of the convolution, the newest last; this order makes the shift K - 1 copies
+    conv_BKC: Tensor  # the last K inputs of the convolution, the newest last
     ssm_BGNJ: Tensor  # the state axis before the channels: twice as fast as mamba_ssm's order in the product with C
 
     def reset(self) -> None:
         """Forget everything, as before the first input."""
-        self.conv_KBC.zero_()
+        self.conv_BKC.zero_()
         self.ssm_BGNJ.zero_()
 
     def rows(self, count: int) -> "Mamba2State":
         """The state of the first `count` sequences, in the same memory."""
-        return Mamba2State(self.conv_KBC[:, :count], self.ssm_BGNJ[:count])
+        return Mamba2State(self.conv_BKC[:count], self.ssm_BGNJ[:count])
 
 
 class Mamba2(nn.Module):
@@ -113,7 +113,7 @@ class Mamba2(nn.Module):
         device = device or self.A_log.device
         J = self.d_inner // self.ngroups
         return Mamba2State(
-            conv_KBC=torch.zeros(self.d_conv, batch, self.d_xBC, device=device),
+            conv_BKC=torch.zeros(batch, self.d_conv, self.d_xBC, device=device),
             ssm_BGNJ=torch.zeros(batch, self.ngroups, self.d_state, J, device=device),
         )
 
@@ -122,11 +122,11 @@ class Mamba2(nn.Module):
         """`forward` from where `state` stands, any L >= 1; leaves `state` as L calls of `step` would. No gradient."""
         self._check_input(u_BLD, ndim=3, state=state)
         z_BLI, xBC_BLC, dt_BLH = self._project(u_BLD)
-        history_BKC, dtype = state.conv_KBC.transpose(0, 1), self.conv1d.weight.dtype  # in_proj's may be a narrower one
-        seen_BLC = torch.cat((history_BKC.to(dtype), xBC_BLC.to(dtype)), dim=1)
+        dtype = self.conv1d.weight.dtype  # in_proj's may be a narrower one
+        seen_BLC = torch.cat((state.conv_BKC.to(dtype), xBC_BLC.to(dtype)), dim=1)
         convolved_BLC = self._convolve(seen_BLC)[:, self.d_conv :]
         y_BLHP = self._scan(convolved_BLC, dt_BLH, state.ssm_BGNJ)
-        state.conv_KBC.copy_(seen_BLC[:, -self.d_conv :].transpose(0, 1))
+        state.conv_BKC.copy_(seen_BLC[:, -self.d_conv :])
         return self.out_proj(self.norm(y_BLHP.flatten(2), z_BLI))
 
     @torch.no_grad()
@@ -134,7 +134,7 @@ class Mamba2(nn.Module):
         """Take in one input per sequence, (B, d_model) -> (B, d_model), updating `state` in place. No gradient."""
         self._check_input(u_BD, ndim=2, state=state)
         z_BI, xBC_BC, dt_BH = self._project(u_BD)
-        x_BHP, B_BGN, C_BGN = self._split(self._convolve_step(xBC_BC, state.conv_KBC))
+        x_BHP, B_BGN, C_BGN = self._split(self._convolve_step(xBC_BC, state.conv_BKC))
         if self._kernels is not None and u_BD.is_cuda and self.ngroups == 1:
             y_BHP = self._fused_step(self._kernels, x_BHP, dt_BH, B_BGN, C_BGN, state.ssm_BGNJ)
         else:
@@ -154,11 +154,11 @@ class Mamba2(nn.Module):
     def _convolve(self, xBC_BLC: Tensor) -> Tensor:
         return _ConvolvedSilu.apply(xBC_BLC, self.conv1d.weight[:, 0], self.conv1d.bias)
 
-    def _convolve_step(self, xBC_BC: Tensor, conv_KBC: Tensor) -> Tensor:
-        for older_BC, newer_BC in itertools.pairwise(conv_KBC.unbind(0)):
+    def _convolve_step(self, xBC_BC: Tensor, conv_BKC: Tensor) -> Tensor:
+        for older_BC, newer_BC in itertools.pairwise(conv_BKC.unbind(1)):
             older_BC.copy_(newer_BC)
-        conv_KBC[-1].copy_(xBC_BC)
-        y_BC = (conv_KBC * self.conv1d.weight[:, 0].T[:, None]).sum(0)
+        conv_BKC[:, -1].copy_(xBC_BC)
+        y_BC = (conv_BKC * self.conv1d.weight[:, 0].T).sum(1)
         return F.silu(y_BC if self.conv1d.bias is None else y_BC + self.conv1d.bias)
 
     def _scan(self, xBC_BLC: Tensor, dt_BLH: Tensor, state_BGNJ: Tensor | None = None) -> Tensor:

@@ -48,30 +48,24 @@ class KVCache:
     """Keys and values of one attention layer, allocated once, (batch, heads, time, headdim), and written in place.
 
     On a CPU, attention reads time-before-heads at half the speed, and a cache grown by `cat` becomes the main cost.
-    Its bfloat16 products take matrices that lie end to end only: a bfloat16 cache there is laid out for the present
-    window, and anew when the window grows.
     """
 
     def __init__(self, batch: int, shape_HLE: tuple[int, int, int], memory_2N: Tensor, place: Place) -> None:
         self.batch, self.shape_HLE, self.memory_2N, self.place = batch, shape_HLE, memory_2N, place
-        self.compact = memory_2N.dtype == torch.bfloat16 and memory_2N.device.type == "cpu"
-        self.kv_2BHWE = self._laid_out(self.shape_HLE[1])
+        size = batch * math.prod(shape_HLE)
+        self.kv_2BHLE = memory_2N[:, :size].view(2, batch, *shape_HLE)
 
     def fill(self, k_BHLE: Tensor, v_BHLE: Tensor) -> None:
         """Write the first keys and values."""
-        self.kv_2BHWE = self._laid_out(self.shape_HLE[1])
-        self.kv_2BHWE[0, :, :, : k_BHLE.shape[2]] = k_BHLE
-        self.kv_2BHWE[1, :, :, : k_BHLE.shape[2]] = v_BHLE
+        self.kv_2BHLE[0, :, :, : k_BHLE.shape[2]] = k_BHLE
+        self.kv_2BHLE[1, :, :, : k_BHLE.shape[2]] = v_BHLE
 
     def append(self, k_BH1E: Tensor, v_BH1E: Tensor) -> tuple[Tensor, Tensor]:
         """Write the next key and value; returns all that the next query looks at, as views."""
-        window = self.place.looks_at()
-        if self.compact and window != self.kv_2BHWE.shape[3]:
-            self._lay_out_for(window)
-        k_BHWE, v_BHWE = self.kv_2BHWE
-        k_BHWE.index_copy_(2, self.place.index_1, k_BH1E.to(k_BHWE.dtype))
-        v_BHWE.index_copy_(2, self.place.index_1, v_BH1E.to(v_BHWE.dtype))
-        return k_BHWE.narrow(2, 0, window), v_BHWE.narrow(2, 0, window)
+        window, (k_BHLE, v_BHLE) = self.place.looks_at(), self.kv_2BHLE
+        k_BHLE.index_copy_(2, self.place.index_1, k_BH1E.to(k_BHLE.dtype))
+        v_BHLE.index_copy_(2, self.place.index_1, v_BH1E.to(v_BHLE.dtype))
+        return k_BHLE.narrow(2, 0, window), v_BHLE.narrow(2, 0, window)
 
     def reset(self) -> None:
         """Nothing to do: what `place` has not reached is not looked at."""
@@ -79,16 +73,6 @@ class KVCache:
     def rows(self, count: int) -> "KVCache":
         """A cache of `count` sequences in the same memory."""
         return KVCache(count, self.shape_HLE, self.memory_2N, self.place)
-
-    def _lay_out_for(self, window: int) -> None:
-        before_2BHWE = self.kv_2BHWE[:, :, :, :window].clone()
-        self.kv_2BHWE = self._laid_out(window).zero_()
-        self.kv_2BHWE[:, :, :, : before_2BHWE.shape[3]] = before_2BHWE
-
-    def _laid_out(self, window: int) -> Tensor:
-        heads, _, headdim = self.shape_HLE
-        size = self.batch * heads * window * headdim
-        return self.memory_2N[:, :size].view(2, self.batch, heads, window, headdim)
 
 
 class Attention(nn.Module):
@@ -149,16 +133,8 @@ def attend_once(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor, empty_W: Tensor 
     if q_BH1E.is_cuda:
         mask_W = None if empty_W is None else ~empty_W
         return F.scaled_dot_product_attention(q_BH1E, k_BHWE, v_BHWE, attn_mask=mask_W)
-    return attend_scaled(q_BH1E * q_BH1E.shape[-1] ** -0.5, k_BHWE, v_BHWE, empty_W)
-
-
-def attend_scaled(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor, empty_W: Tensor | None) -> Tensor:
-    """`attend_once` on a CPU, of queries that hold the scale of the scores already.
-
-    For a single query, SDPA's blocks take up to four times as long there as the two products.
-    """
-    scores_N1W = torch.bmm(q_BH1E.flatten(0, 1), k_BHWE.flatten(0, 1).mT)  # `@` takes a third longer
+    # For a single query, SDPA's blocks take up to four times as long there as the two products.
+    scores_N1W = torch.bmm(q_BH1E.flatten(0, 1) * q_BH1E.shape[-1] ** -0.5, k_BHWE.flatten(0, 1).mT)
     if empty_W is not None:
         scores_N1W.masked_fill_(empty_W, -math.inf)
-    # A softmax of bfloat16 is float32 inside.
     return torch.bmm(scores_N1W.softmax(-1), v_BHWE.flatten(0, 1)).view_as(q_BH1E)

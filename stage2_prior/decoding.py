@@ -1,15 +1,14 @@
 """The decoding engine: weights laid out once a call, memory allocated once a prior, a step that touches nothing else.
 
 A step takes in one id a row and draws the next token. On CUDA it is captured in a graph, filters and draw included, and
-replayed for every position: nothing is launched from Python, and nothing waits for the host. On a CPU it runs as it
-stands, on weights in the layout that the CPU multiplies fastest.
+replayed for every position: nothing is launched from Python, and nothing waits for the host. On a CPU it is that of
+stage2_prior.cpu.
 
 Shapes: B images, R rows (B; with guidance B conditional ones, then B unconditional ones), L grid length, K prefix
 length, V codes, U random numbers per token.
 """
 
 import copy
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,13 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.layers import LearnedPositions, RMSNorm
-from shared.mamba2 import GatedRMSNorm
-from stage2_prior.attention import Attention, KVCache, attend_scaled
-from stage2_prior.block import ClassModulation
+from shared.layers import LearnedPositions
+from stage2_prior.cpu import PackedWeights
 from stage2_prior.prior import Prior, PriorState
 
-PACKED_FOR = 32  # rows; always the same, so that the bits of a row do not depend on how many others are drawn with it
 WINDOWS = 8  # attention looks at the first eighth of the places in the first eighth of the steps, and so on
 MOST_GRAPHS = 8  # batch sizes and ways to choose for which graphs are kept
 
@@ -42,6 +38,7 @@ class Batch:
     tokens_LB: Tensor
     uniforms_LBU: Tensor
     scale_L: Tensor | None  # of guidance, at each position
+    advance: Callable[[Tensor], Tensor]  # from the ids taken in to the logits of the next
 
 
 class Decoder:
@@ -108,12 +105,14 @@ class Decoder:
 
     def _batch(self, count: int, guided: bool) -> Batch:
         rows = 2 * count if guided else count
+        state = self.state.rows(rows)
         return Batch(
-            self.state.rows(rows),
+            state,
             self.input_R[:rows],
             self.tokens_LR[:, :count],
             self.uniforms_LRU[:, :count],
             self.scale_L if guided else None,
+            self.weights.advance(state),
         )
 
     def _begin(self, batch: Batch, start_R: Tensor, prefix_BK: Tensor) -> None:
@@ -131,7 +130,7 @@ class Decoder:
     def _step(self, batch: Batch, choose: Choose) -> None:
         """Take in an id a row, draw the next, move on. All that changes from step to step is in tensors."""
         index_1 = batch.state.place.index_1
-        logits_RV = self.weights.model.advance(batch.input_R, batch.state)
+        logits_RV = batch.advance(batch.input_R)
         scale_1 = None if batch.scale_L is None else batch.scale_L.index_select(0, index_1)
         drawn_B = choose(logits_RV, batch.uniforms_LBU.index_select(0, index_1)[0], scale_1)
         batch.tokens_LB.index_copy_(0, index_1, drawn_B[None])
@@ -140,11 +139,9 @@ class Decoder:
 
     def _steps(self, batch: Batch, choose: Choose) -> dict[int, Callable[[], None]]:
         """For each window that attention looks at a step; on CUDA captured, and kept for batches of the same size."""
-        steps: dict[int, Callable[[], None]] = {}
-        for window in self.windows:
-            steps[window] = partial(self._step_within, window, batch, choose)
         if _on_cpu(self.device):
-            return steps
+            return dict.fromkeys(self.windows, partial(self._step, batch, choose))
+        steps = {window: partial(self._step_within, window, batch, choose) for window in self.windows}
         key = (len(batch.input_R), batch.scale_L is not None, choose)
         if key not in self.graphs:
             if len(self.graphs) == MOST_GRAPHS:
@@ -178,121 +175,6 @@ def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[],
     return graph.replay
 
 
-class PackedLinear:
-    """A linear map whose weights are rounded to `dtype` and laid out for oneDNN once, instead of in every call.
-
-    With few rows, laying them out costs more than the product. Returns `dtype`.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), PACKED_FOR)
-        self.bias = None if bias is None else bias.detach().to(dtype)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, "none", [], "")
-
-
-class PackedNorm:
-    """An RMSNorm, x * weight sqrt(D) / hypot(|x|, sqrt(D eps)): less than half the time of `F.rms_norm` on a CPU.
-
-    There that one is made of ten steps, and a step of decoding has some dozens of it. D is the width.
-    """
-
-    def __init__(self, weight: Tensor, eps: float) -> None:
-        dim = weight.shape[-1]
-        self.weight = weight.detach().float() * dim**0.5
-        self.least = self.weight.new_tensor(dim * eps).sqrt()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        return (x * self.weight / length.hypot(self.least)).to(x.dtype)
-
-
-class PackedGatedNorm:
-    """A GatedRMSNorm by the steps of `PackedNorm`; float32 inside, returned in the gate's dtype."""
-
-    def __init__(self, norm: GatedRMSNorm) -> None:
-        self.norm = PackedNorm(norm.weight.unflatten(0, (norm.groups, -1)), norm.eps)
-
-    def __call__(self, y: Tensor, z: Tensor) -> Tensor:
-        gated = (F.silu(z.float()) * y).unflatten(-1, (len(self.norm.weight), -1))
-        return self.norm(gated).flatten(-2).to(z.dtype)
-
-
-class PackedAttention:
-    """An attention of packed parts. Its step norms queries and keys at once, and the scores' scale is in that norm.
-
-    Shapes: B rows, D width, H heads, E width of a head, W places in a window.
-    """
-
-    def __init__(self, attention: Attention, q_norm: PackedNorm, k_norm: PackedNorm) -> None:
-        self.heads, self.headdim, self.rotary = attention.heads, attention.headdim, attention.rotary
-        self.qkv_proj, self.out_proj, self.prefill = attention.qkv_proj, attention.out_proj, attention.prefill
-        self.qk_norm = copy.copy(q_norm)
-        scale = attention.score_factor * attention.headdim**-0.5
-        self.qk_norm.weight = torch.stack((q_norm.weight * scale, k_norm.weight))[:, None]
-
-    def step(self, x_BD: Tensor, state: KVCache) -> Tensor:
-        place = state.place
-        qkv_B3HE = self.qkv_proj(x_BD).view(len(x_BD), 3, self.heads, self.headdim)
-        qk_B2HE = self.qk_norm(qkv_B3HE[:, :2])
-        if self.rotary is not None:
-            qk_B2HE = self.rotary(qk_B2HE, place.index_1)
-        q_BH1E, k_BH1E = qk_B2HE.unsqueeze(-2).unbind(1)
-        keys_BHWE, values_BHWE = state.append(k_BH1E, qkv_B3HE[:, 2].unsqueeze(-2))
-        y_BH1E = attend_scaled(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE, place.empty_W)
-        return self.out_proj(y_BH1E.flatten(1))
-
-
-class PackedWeights:
-    """A prior's weights for a CPU: packed linear maps and norms, and for all else the prior's own tensors.
-
-    Packed parts are no modules: what a module does around each call takes as long as the small operations of a step.
-    """
-
-    def __init__(self, prior: Prior, exact: bool) -> None:
-        self.dtype = torch.float32 if exact or not _cpu_multiplies_bfloat16() else torch.bfloat16
-        self.load(prior)
-
-    def load(self, prior: Prior) -> None:
-        tensors = itertools.chain(prior.parameters(), prior.buffers())
-        self.model = copy.deepcopy(prior, {id(tensor): tensor for tensor in tensors}).eval()
-        self.table_KR = prior.vocabulary.table()
-        self.score: Callable[[Tensor], Tensor] = partial(F.linear, weight=self.table_KR, bias=prior.vocabulary.bias_K)
-        if _can_pack():
-            self.score = PackedLinear(self.table_KR, prior.vocabulary.bias_K, self.dtype)
-        self._pack(self.model)
-
-    def _pack(self, module: nn.Module) -> None:
-        """Replace the parts of `module` by packed ones, the innermost first."""
-        for name, part in list(module.named_children()):
-            if isinstance(part, ClassModulation):  # once a call
-                continue
-            self._pack(part)
-            packed = self._packed(part)
-            if packed is not part:
-                delattr(module, name)
-                setattr(module, name, packed)
-
-    def _packed(self, part: nn.Module) -> object:
-        if isinstance(part, nn.Linear) and _can_pack() and part.weight is not self.table_KR:  # that is `score`
-            return PackedLinear(part.weight, part.bias, self.dtype)
-        if isinstance(part, RMSNorm):
-            return PackedNorm(part.weight, part.eps)
-        if isinstance(part, GatedRMSNorm):
-            return PackedGatedNorm(part)
-        if isinstance(part, Attention) and isinstance(part.q_norm, PackedNorm) and isinstance(part.k_norm, PackedNorm):
-            return PackedAttention(part, part.q_norm, part.k_norm)
-        if isinstance(part, nn.Dropout):
-            return _unchanged
-        return part
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
-
-
 class StaticWeights:
     """A prior's weights for a GPU: copies at fixed addresses, where captured graphs find them; matrices in bfloat16."""
 
@@ -307,6 +189,10 @@ class StaticWeights:
         self.bias_K = None if bias_K is None else bias_K.detach().to(dtype, copy=True)
         self.score: Callable[[Tensor], Tensor] = partial(F.linear, weight=self.table_KR, bias=self.bias_K)
 
+    def advance(self, state: PriorState) -> Callable[[Tensor], Tensor]:
+        """`Prior.advance` for this state: (R,) ids -> (R, V) logits."""
+        return partial(self.model.advance, state=state)
+
     def load(self, prior: Prior) -> None:
         for mine, given in zip(self.model.parameters(), prior.parameters(), strict=True):
             mine.copy_(given)
@@ -317,15 +203,6 @@ class StaticWeights:
 
 def _on_cpu(device: torch.device) -> bool:
     return device.type == "cpu"
-
-
-def _can_pack() -> bool:
-    """Whether PyTorch brings oneDNN's packed products for this CPU."""
-    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _windows(prior: Prior) -> list[int]:

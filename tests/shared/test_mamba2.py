@@ -168,7 +168,7 @@ def test_prefill_leaves_the_state_that_steps_leave() -> None:
     mixer.prefill(u_BLD, prefilled)
     for u_BD in u_BLD.unbind(1):
         mixer.step(u_BD, stepped)
-    torch.testing.assert_close(prefilled.conv_KBC, stepped.conv_KBC, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(prefilled.conv_BKC, stepped.conv_BKC, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(prefilled.ssm_BGNJ, stepped.ssm_BGNJ, atol=1e-5, rtol=1e-5)
 
 
@@ -185,7 +185,7 @@ def test_the_state_is_float32_for_bfloat16_weights() -> None:
     state = mixer.init_state(2)
     assert mixer.step(u_BD, state).dtype == torch.bfloat16
     assert mixer.prefill(u_BD[:, None], state).dtype == torch.bfloat16
-    assert state.ssm_BGNJ.dtype == state.conv_KBC.dtype == torch.float32
+    assert state.ssm_BGNJ.dtype == state.conv_BKC.dtype == torch.float32
 
 
 def test_no_output_depends_on_a_later_input() -> None:
@@ -271,7 +271,7 @@ def test_the_fused_step_is_given_what_it_documents() -> None:
     kernels = Kernels(ssd, step, None)
     for u_BD in u_BLD.unbind(1):
         z_BI, xBC_BC, dt_BH = mixer._project(u_BD)
-        x_BHP, B_BGN, C_BGN = mixer._split(mixer._convolve_step(xBC_BC, fused.conv_KBC))
+        x_BHP, B_BGN, C_BGN = mixer._split(mixer._convolve_step(xBC_BC, fused.conv_BKC))
         y_BHP = mixer._fused_step(kernels, x_BHP, dt_BH, B_BGN, C_BGN, fused.ssm_BGNJ)
         y_BD = mixer.out_proj(mixer.norm(y_BHP.flatten(1), z_BI))
         torch.testing.assert_close(y_BD, mixer.step(u_BD, ours), atol=1e-5, rtol=1e-5)

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.layers import RMSNorm
-from shared.mamba2 import GatedRMSNorm
 from stage2_prior import decoding
-from stage2_prior.decoding import PackedGatedNorm, PackedLinear, PackedNorm, decoder_for
+from stage2_prior.cpu import PackedLinear, can_pack
+from stage2_prior.decoding import decoder_for
 from stage2_prior.prior import Prior, PriorConfig
 from stage2_prior.sampling import SamplingConfig, draw, filter_logits, generate, guide, uniforms
 
@@ -140,7 +139,7 @@ def random_prior_like(prior: Prior) -> Prior:
     return other
 
 
-@pytest.mark.skipif(not decoding._can_pack(), reason="PyTorch has no packed products for this CPU")
+@pytest.mark.skipif(not can_pack(), reason="PyTorch has no packed products for this CPU")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
 def test_packed_products_are_products_and_rows_do_not_depend_on_each_other(
     dtype: torch.dtype, tolerance: float
@@ -153,39 +152,6 @@ def test_packed_products_are_products_and_rows_do_not_depend_on_each_other(
     for rows in (1, 2, 7, 32):
         assert torch.equal(packed(x_BI[:rows]), y_BO[:rows])
     assert torch.equal(packed(x_BI[None]), y_BO[None])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("scale", [1.0, 1e-4])
-def test_packed_norms_are_norms_and_rows_do_not_depend_on_each_other(dtype: torch.dtype, scale: float) -> None:
-    norm, x_BHE = RMSNorm(96), (torch.randn(33, 6, 96) * scale).to(dtype)
-    with torch.no_grad():
-        norm.weight.uniform_(0.5, 1.5)
-        packed = PackedNorm(norm.weight, norm.eps)
-        expected_BHE = norm.double()(x_BHE.double())
-        y_BHE = packed(x_BHE)
-        torch.testing.assert_close(y_BHE.double(), expected_BHE, atol=1e-6, rtol=1e-6 if dtype.itemsize > 2 else 5e-3)
-        assert y_BHE.dtype == dtype
-        for rows in (1, 2, 7, 32):
-            assert torch.equal(packed(x_BHE[:rows]), y_BHE[:rows])
-        assert not packed(torch.zeros(1, 96)).any()
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_packed_gated_norms_are_gated_norms(dtype: torch.dtype, groups: int) -> None:
-    norm, y_BI, z_BI = GatedRMSNorm(96, groups), torch.randn(33, 96), torch.randn(33, 96).to(dtype)
-    norm.weight.uniform_(0.5, 1.5)
-    packed = PackedGatedNorm(norm)
-    normed_BI = packed(y_BI, z_BI)
-    assert normed_BI.dtype == dtype
-    gated_BGI = (F.silu(z_BI.double()) * y_BI).unflatten(1, (groups, -1))
-    rms_BG1 = gated_BGI.square().mean(-1, keepdim=True).add(norm.eps).sqrt()
-    expected_BI = (gated_BGI / rms_BG1).flatten(1) * norm.weight
-    torch.testing.assert_close(normed_BI.double(), expected_BI, atol=1e-6, rtol=1e-6 if dtype.itemsize > 2 else 5e-3)
-    for rows in (1, 2, 7, 32):
-        assert torch.equal(packed(y_BI[:rows], z_BI[:rows]), normed_BI[:rows])
 
 
 @pytest.mark.parametrize("cfg_scale", [1.0, 2.5])

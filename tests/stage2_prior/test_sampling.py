@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared.errors import UserError
+from stage2_prior.cpu import Step
 from stage2_prior.guidance import GuidanceConfig
 from stage2_prior.prior import Prior, PriorConfig
 from stage2_prior.sampling import (
@@ -228,11 +229,17 @@ def test_greedy_is_the_argmax_of_uncached_forwards(kind: str, cfg_scale: float, 
     assert torch.equal(tokens_BHW, expected)
 
 
+def rows_of_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each step from now on takes in."""
+    rows: list[int] = []
+    step = Step.__call__
+    monkeypatch.setattr(Step, "__call__", lambda self, ids_R: rows.append(len(ids_R)) or step(self, ids_R))
+    return rows
+
+
 def test_guidance_of_scale_one_is_no_guidance_and_not_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
     prior = confident_prior()
-    rows: list[int] = []
-    advance = Prior.advance
-    monkeypatch.setattr(Prior, "advance", lambda self, ids, state: rows.append(len(ids)) or advance(self, ids, state))
+    rows = rows_of_steps(monkeypatch)
     labels_B = torch.tensor([2, 0])
     plain = generate(prior, range(2), labels_B=labels_B)
     assert torch.equal(generate(prior, range(2), labels_B=labels_B, cfg_scale=1.0), plain)
@@ -258,9 +265,7 @@ def test_guidance_may_differ_at_each_position() -> None:
 
 def test_guidance_of_kept_tokens_only_is_no_guidance_and_not_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
     prior = confident_prior()
-    rows: list[int] = []
-    advance = Prior.advance
-    monkeypatch.setattr(Prior, "advance", lambda self, ids, state: rows.append(len(ids)) or advance(self, ids, state))
+    rows = rows_of_steps(monkeypatch)
     asked: dict[str, Any] = {"labels_B": torch.tensor([2, 0]), "prefix_tokens_BK": torch.randint(40, (2, 6))}
     plain = generate(prior, range(2), **asked)
     scale_L = torch.tensor([4.0] * 6 + [1.0] * 14)

@@ -1,0 +1,203 @@
+"""A prior's step on a CPU: products by oneDNN on weights packed once a call, and Numba's kernels between them.
+
+Shapes: R rows, V codes, K = V of the table, and those of stage2_prior.kernels.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared.layers import RMSNorm, SwiGLU
+from shared.mamba2 import Mamba2, Mamba2State
+from stage2_prior import kernels
+from stage2_prior.attention import Attention, KVCache
+from stage2_prior.block import ClassModulation
+from stage2_prior.kernels import as_array
+from stage2_prior.prior import Prior, PriorState
+
+PACKED_FOR = 32  # rows; always the same, so that the bits of a row do not depend on how many others are drawn with it
+
+
+class PackedLinear:
+    """A linear map whose weights are rounded to `dtype` and laid out for oneDNN once, instead of in every call.
+
+    With few rows, laying them out costs more than the product. Returns `dtype`.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), PACKED_FOR)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, "none", [], "")
+
+
+class PackedWeights:
+    """A prior's weights for a CPU: packed linear maps, and for all else the prior's own tensors."""
+
+    def __init__(self, prior: Prior, exact: bool) -> None:
+        self.dtype = torch.float32 if exact or not _multiplies_bfloat16() else torch.bfloat16
+        self.load(prior)
+
+    def load(self, prior: Prior) -> None:
+        tensors = itertools.chain(prior.parameters(), prior.buffers())
+        self.model = copy.deepcopy(prior, {id(tensor): tensor for tensor in tensors}).eval()
+        self.table_KR = prior.vocabulary.table()
+        self.score: Callable[[Tensor], Tensor] = partial(F.linear, weight=self.table_KR, bias=prior.vocabulary.bias_K)
+        if can_pack():
+            self.score = PackedLinear(self.table_KR, prior.vocabulary.bias_K, self.dtype)
+            self._pack(self.model)
+
+    def advance(self, state: PriorState) -> Callable[[Tensor], Tensor]:
+        """`Prior.advance` for this state: (R,) ids -> (R, V) logits."""
+        return Step(self.model, state, self.dtype)
+
+    def _pack(self, module: nn.Module) -> None:
+        """Replace the linear maps of `module`. What takes their place is no module: calling one takes microseconds."""
+        for name, part in list(module.named_children()):
+            if isinstance(part, ClassModulation):  # once a call
+                continue
+            if isinstance(part, nn.Linear) and part.weight is not self.table_KR:  # that is `score`
+                delattr(module, name)
+                setattr(module, name, PackedLinear(part.weight, part.bias, self.dtype))
+            else:
+                self._pack(part)
+
+
+class Step:
+    """One step of a batch: each part of the model, bound to the memory of its rows."""
+
+    def __init__(self, model: Prior, state: PriorState, dtype: torch.dtype) -> None:
+        kernels.use_threads_of_torch()
+        self.model, self.state = model, state
+        rows, width = state.batch, model.config.width
+        self.normed_RD = torch.empty(rows, width, dtype=dtype)
+        self.zeros_RD, self.ones_RD = (as_array(torch.full((rows, width), value, dtype=dtype)) for value in (0, 1))
+        self.branches = list(self._branches())
+        last = state.modulations[-1]
+        shift_RD, scale_RD = (self.zeros_RD, self.ones_RD) if last is None else map(as_array, last)
+        self.last_norm = Norm(model.norm, scale_RD, shift_RD, as_array(self.normed_RD))
+
+    def __call__(self, ids_R: Tensor) -> Tensor:
+        """Take in an id a row where the state stands; (R, V) float32 logits of the next."""
+        place = self.state.place
+        embedded_RD = self.model._embed(ids_R[:, None], self.state.table_KR, offset=place.index_1)[:, 0]
+        x_RD, added_RD, gate_RD = as_array(embedded_RD.float().contiguous()), self.zeros_RD, self.ones_RD
+        for branch in self.branches:
+            branch.norm(x_RD, added_RD, gate_RD)
+            added_RD, gate_RD = branch.mix(place.position), branch.gate_RD
+        self.last_norm(x_RD, added_RD, gate_RD)
+        return self.model._score(self.normed_RD, self.state)
+
+    def _branches(self) -> Iterator["Branch"]:
+        state = self.state
+        for block, block_state, modulation in zip(self.model.blocks, state.blocks, state.modulations[:-1], strict=True):
+            mixer, mlp = (None, None) if modulation is None else (modulation[:3], modulation[3:])
+            yield self._branch(block.mixer_norm, mixer, _mixer_step(block.mixer, block_state, self.normed_RD))
+            if block.mlp is not None and isinstance(block.mlp_norm, RMSNorm):
+                yield self._branch(block.mlp_norm, mlp, MLPStep(block.mlp, self.normed_RD))
+
+    def _branch(self, norm: RMSNorm, modulation: Tensor | None, mix: Callable[[int], np.ndarray]) -> "Branch":
+        unmodulated = (self.zeros_RD, self.ones_RD, self.ones_RD)
+        shift_RD, scale_RD, gate_RD = unmodulated if modulation is None else map(as_array, modulation)
+        return Branch(Norm(norm, scale_RD, shift_RD, as_array(self.normed_RD)), mix, gate_RD)
+
+
+@dataclass
+class Branch:
+    """x + gate * mix(norm(x)). `mix` is given the place, and finds the normed rows where the norm leaves them."""
+
+    norm: "Norm"
+    mix: Callable[[int], np.ndarray]
+    gate_RD: np.ndarray
+
+
+class Norm:
+    """Adds to the rows what the branch before had to say, and writes them, normed and modulated, to `y_RD`."""
+
+    def __init__(self, norm: RMSNorm, scale_RD: np.ndarray, shift_RD: np.ndarray, y_RD: np.ndarray) -> None:
+        self.options = (_float(norm.weight), norm.eps, scale_RD, shift_RD, y_RD)
+
+    def __call__(self, x_RD: np.ndarray, added_RD: np.ndarray, gate_RD: np.ndarray) -> None:
+        kernels.add_and_norm(x_RD.size, x_RD, added_RD, gate_RD, *self.options)
+
+
+class AttentionStep:
+    """`Attention.step` of the normed rows."""
+
+    def __init__(self, attention: Attention, state: KVCache, normed_RD: Tensor) -> None:
+        self.qkv_proj, self.out_proj, self.normed_RD = attention.qkv_proj, attention.out_proj, normed_RD
+        self.y_RD = torch.empty_like(normed_RD)
+        no_norm = RMSNorm(0)
+        q_norm, k_norm = (n if isinstance(n, RMSNorm) else no_norm for n in (attention.q_norm, attention.k_norm))
+        scale, rotary = attention.score_factor * attention.headdim**-0.5, attention.rotary
+        angles = (torch.empty(0, 0), torch.empty(0, 0)) if rotary is None else (rotary.cos_LF, rotary.sin_LF)
+        norms = (_float(q_norm.weight), _float(k_norm.weight), q_norm.eps, scale)
+        self.options = (*norms, *map(as_array, angles), *map(as_array, state.kv_2BHLE), as_array(self.y_RD))
+
+    def __call__(self, place: int) -> np.ndarray:
+        kernels.attend(self.y_RD.numel() * (place + 1), as_array(self.qkv_proj(self.normed_RD)), place, *self.options)
+        return as_array(self.out_proj(self.y_RD))
+
+
+class Mamba2Step:
+    """`Mamba2.step` of the normed rows."""
+
+    def __init__(self, mamba: Mamba2, state: Mamba2State, normed_RD: Tensor) -> None:
+        self.in_proj, self.out_proj, self.normed_RD = mamba.in_proj, mamba.out_proj, normed_RD
+        self.y_RI, self.states = normed_RD.new_empty(len(normed_RD), mamba.d_inner), state.ssm_BGNJ.numel()
+        taps_KC, bias_C = mamba.conv1d.weight[:, 0].T.contiguous(), mamba.conv1d.bias
+        bias_C = taps_KC.new_zeros(mamba.d_xBC) if bias_C is None else bias_C
+        weights = (taps_KC, bias_C, mamba.dt_bias, -mamba.A_log.exp(), mamba.D)
+        self.options = (
+            as_array(state.conv_BKC),
+            *map(_float, weights),
+            as_array(state.ssm_BGNJ[:, 0]),
+            _float(mamba.norm.weight),
+            mamba.norm.eps,
+            as_array(self.y_RI),
+        )
+
+    def __call__(self, place: int) -> np.ndarray:
+        kernels.recur(self.states, as_array(self.in_proj(self.normed_RD)), *self.options)
+        return as_array(self.out_proj(self.y_RI))
+
+
+class MLPStep:
+    """`SwiGLU.forward` of the normed rows."""
+
+    def __init__(self, mlp: SwiGLU, normed_RD: Tensor) -> None:
+        self.in_proj, self.out_proj, self.normed_RD = mlp.in_proj, mlp.out_proj, normed_RD
+        self.y_RM = normed_RD.new_empty(len(normed_RD), mlp.hidden)
+
+    def __call__(self, place: int) -> np.ndarray:
+        kernels.gated_mlp(self.y_RM.numel(), as_array(self.in_proj(self.normed_RD)), as_array(self.y_RM))
+        return as_array(self.out_proj(self.y_RM))
+
+
+def _mixer_step(mixer: Attention | Mamba2, state: Any, normed_RD: Tensor) -> AttentionStep | Mamba2Step:
+    if isinstance(mixer, Attention):
+        return AttentionStep(mixer, state, normed_RD)
+    return Mamba2Step(mixer, state, normed_RD)
+
+
+def _float(weight: Tensor) -> np.ndarray:
+    return weight.detach().float().numpy()
+
+
+def can_pack() -> bool:
+    """Whether PyTorch brings oneDNN's packed products for this CPU."""
+    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+
+
+def _multiplies_bfloat16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,0 +1,287 @@
+"""What a decoding step does between its products, on a CPU: a few kernels that Numba compiles once and keeps on disk.
+
+In PyTorch a step is some 500 small operations, each of which takes a microsecond or two however little it does. Here
+what lies between two products is one pass over each row. Rows do not depend on one another.
+
+Weights, keys and values come in float32 or in bfloat16, which NumPy does not know: uint16 holds its bits. Everything is
+computed in float32.
+
+Shapes: R rows, D width, H heads, E width of a head, L places, F rotary frequencies, M hidden width of an MLP; of
+Mamba-2 as in shared.mamba2: I inner width, C convolved channels, K width of the convolution, N state size, P width of
+a head; X whatever a product returns.
+"""
+
+import importlib.util
+import math
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+SERIAL = 2**14  # numbers to go through in all, below which waking another thread costs more than it saves
+# Sums are taken in any order and fused with products, but infinities and NaN stay what they are.
+OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
+INT32, FLOAT = ir.IntType(32), ir.FloatType()
+
+
+def as_array(x: Tensor) -> np.ndarray:
+    """The same memory for a kernel; bfloat16 as uint16."""
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def use_threads_of_torch() -> None:
+    """Let kernels run on as many threads as PyTorch's operations, where Numba has OpenMP.
+
+    Its own pool, which it takes elsewhere, needs longer to wake than most kernels run.
+    """
+    threads = torch.get_num_threads() if importlib.util.find_spec("numba.np.ufunc.omppool") else 1
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+
+
+class Kernel:
+    """A function over arrays compiled twice: its outer loop, a `prange`, runs on one thread or on several.
+
+    Called with how many numbers there are to go through, and then with the function's arguments.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        # What is kept on disk is found by the function's name, whatever the options are.
+        alone = FunctionType(function.__code__, function.__globals__, function.__name__ + "_alone")
+        self.alone, self.shared = njit(**OPTIONS)(alone), njit(parallel=True, **OPTIONS)(function)
+
+    def __call__(self, numbers: int, *arguments: Any) -> None:
+        (self.alone if numbers < SERIAL else self.shared)(*arguments)
+
+
+@intrinsic
+def widen(context: Any, number: Any) -> Any:
+    """A float32 as it is, or that of a bfloat16's bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if number == types.float32:
+            return arguments[0]
+        bits = builder.shl(builder.zext(arguments[0], INT32), ir.Constant(INT32, 16))
+        return builder.bitcast(bits, FLOAT)
+
+    return types.float32(number), generate
+
+
+@intrinsic
+def narrow(context: Any, number: Any, like: Any) -> Any:
+    """A float32 as it is, or, where `like` is uint16, the bits of the nearest bfloat16 (of two, the even one)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if like == types.float32:
+            return arguments[0]
+        bits = builder.bitcast(arguments[0], INT32)
+        last = builder.and_(builder.lshr(bits, ir.Constant(INT32, 16)), ir.Constant(INT32, 1))
+        rounded = builder.add(bits, builder.add(last, ir.Constant(INT32, 0x7FFF)))
+        return builder.trunc(builder.lshr(rounded, ir.Constant(INT32, 16)), ir.IntType(16))
+
+    return like(types.float32, like), generate
+
+
+@intrinsic
+def power_of_two(context: Any, exponent: Any) -> Any:
+    """2**exponent, of an int32 from -126 to 127, as float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        biased = builder.add(arguments[0], ir.Constant(INT32, 127))
+        return builder.bitcast(builder.shl(biased, ir.Constant(INT32, 23)), FLOAT)
+
+    return types.float32(types.int32), generate
+
+
+@njit(cache=True, fastmath={"contract"})
+def exp(x):
+    """e**x to 2e-7 of it, from -87 to 88; beyond, that of the nearer end. Loops over it use the CPU's vectors.
+
+    x = n log 2 + r; e**r by the polynomial of Cephes (Moshier 1989, expf).
+    """
+    x = min(max(x, np.float32(-87)), np.float32(88))
+    n = np.floor(x * np.float32(1.44269504088896341) + np.float32(0.5))
+    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+    y = np.float32(1.9875691500e-4)
+    y = y * r + np.float32(1.3981999507e-3)
+    y = y * r + np.float32(8.3334519073e-3)
+    y = y * r + np.float32(4.1665795894e-2)
+    y = y * r + np.float32(1.6666665459e-1)
+    y = y * r + np.float32(5.0000001201e-1)
+    return (y * r * r + r + np.float32(1)) * power_of_two(np.int32(n))
+
+
+@njit(**OPTIONS)
+def silu(x):
+    return x / (np.float32(1) + exp(-x))
+
+
+@njit(**OPTIONS)
+def rms_factor(x, eps):
+    """1 / rms(x), of a vector."""
+    total = np.float32(0)
+    for i in range(len(x)):
+        total += x[i] * x[i]
+    return np.float32(1) / math.sqrt(total / np.float32(len(x)) + np.float32(eps))
+
+
+@Kernel
+def add_and_norm(x_RD, added_RD, gate_RD, weight_D, eps, scale_RD, shift_RD, y_RD):
+    """x += gate * added, in place; y = x / rms(x) * weight * scale + shift."""
+    for row in prange(len(x_RD)):
+        _add_and_norm(row, x_RD, added_RD, gate_RD, weight_D, eps, scale_RD, shift_RD, y_RD)
+
+
+@njit(**OPTIONS)
+def _add_and_norm(row, x_RD, added_RD, gate_RD, weight_D, eps, scale_RD, shift_RD, y_RD):
+    x_D = x_RD[row]
+    for i in range(len(x_D)):
+        x_D[i] += widen(gate_RD[row, i]) * widen(added_RD[row, i])
+    factor = rms_factor(x_D, eps)
+    for i in range(len(x_D)):
+        y = x_D[i] * factor * weight_D[i] * widen(scale_RD[row, i]) + widen(shift_RD[row, i])
+        y_RD[row, i] = narrow(y, y_RD[row, i])
+
+
+@Kernel
+def gated_mlp(hidden_RX, y_RM):
+    """y = silu(gate) * value, which lie one behind the other in `hidden_RX` (X = 2 M)."""
+    for row in prange(len(y_RM)):
+        _gated_mlp(row, hidden_RX, y_RM)
+
+
+@njit(**OPTIONS)
+def _gated_mlp(row, hidden_RX, y_RM):
+    hidden = y_RM.shape[1]
+    for i in range(hidden):
+        gated = silu(widen(hidden_RX[row, i])) * widen(hidden_RX[row, hidden + i])
+        y_RM[row, i] = narrow(gated, y_RM[row, i])
+
+
+@Kernel
+def attend(qkv_RX, place, q_norm_E, k_norm_E, eps, scale, cos_LF, sin_LF, k_RHLE, v_RHLE, y_RD):
+    """Write this place's key and value, and attend to all places so far.
+
+    Queries and keys are normed where the norms' weights are not empty, then turned where `cos_LF` is not empty.
+    """
+    heads = k_RHLE.shape[1]
+    for i in prange(len(k_RHLE) * heads):
+        row, head = i // heads, i % heads
+        _attend(row, head, qkv_RX, place, q_norm_E, k_norm_E, eps, scale, cos_LF, sin_LF, k_RHLE, v_RHLE, y_RD)
+
+
+@njit(**OPTIONS)
+def _attend(row, head, qkv_RX, place, q_norm_E, k_norm_E, eps, scale, cos_LF, sin_LF, k_RHLE, v_RHLE, y_RD):
+    headdim = k_RHLE.shape[3]
+    width, start = y_RD.shape[1], head * headdim
+    k_LE, v_LE = k_RHLE[row, head], v_RHLE[row, head]
+    q_E, k_E = np.empty(headdim, np.float32), np.empty(headdim, np.float32)
+    for e in range(headdim):
+        q_E[e] = widen(qkv_RX[row, start + e])
+        k_E[e] = widen(qkv_RX[row, width + start + e])
+        v_LE[place, e] = qkv_RX[row, 2 * width + start + e]
+    _place_head(q_E, place, q_norm_E, eps, cos_LF, sin_LF)
+    _place_head(k_E, place, k_norm_E, eps, cos_LF, sin_LF)
+    for e in range(headdim):
+        k_LE[place, e] = narrow(k_E[e], k_LE[place, e])
+        q_E[e] *= np.float32(scale)
+    weights_L = np.empty(place + 1, np.float32)
+    for seen in range(place + 1):
+        score = np.float32(0)
+        for e in range(headdim):
+            score += q_E[e] * widen(k_LE[seen, e])
+        weights_L[seen] = score
+    total = _exponentiate(weights_L)
+    y_E = np.zeros(headdim, np.float32)
+    for seen in range(place + 1):
+        weight = weights_L[seen]
+        for e in range(headdim):
+            y_E[e] += weight * widen(v_LE[seen, e])
+    for e in range(headdim):
+        y_RD[row, start + e] = narrow(y_E[e] / total, y_RD[row, start + e])
+
+
+@njit(**OPTIONS)
+def _place_head(x_E, place, weight_E, eps, cos_LF, sin_LF):
+    """Norm a query or key, and turn it by its place (shared.layers.Rotary), in place."""
+    if len(weight_E):
+        factor = rms_factor(x_E, eps)
+        for e in range(len(x_E)):
+            x_E[e] *= factor * weight_E[e]
+    if len(cos_LF):
+        half = len(x_E) // 2
+        for f in range(half):
+            a, b, cos, sin = x_E[f], x_E[half + f], cos_LF[place, f], sin_LF[place, f]
+            x_E[f] = a * cos - b * sin
+            x_E[half + f] = a * sin + b * cos
+
+
+@njit(**OPTIONS)
+def _exponentiate(x_L):
+    """x = exp(x - max(x)) in place; returns the sum."""
+    most = x_L[0]
+    for i in range(1, len(x_L)):
+        most = max(most, x_L[i])
+    total = np.float32(0)
+    for i in range(len(x_L)):
+        x_L[i] = exp(x_L[i] - most)
+        total += x_L[i]
+    return total
+
+
+@Kernel
+def recur(zxBCdt_RX, conv_RKC, taps_KC, bias_C, dt_bias_H, A_H, D_H, ssm_RNI, norm_I, eps, y_RI):
+    """All of a Mamba-2 step between its products, in one pass over the state; updates both states in place."""
+    for row in prange(len(y_RI)):
+        _recur(row, zxBCdt_RX, conv_RKC, taps_KC, bias_C, dt_bias_H, A_H, D_H, ssm_RNI, norm_I, eps, y_RI)
+
+
+@njit(**OPTIONS)
+def _recur(row, zxBCdt_RX, conv_RKC, taps_KC, bias_C, dt_bias_H, A_H, D_H, ssm_RNI, norm_I, eps, y_RI):
+    inner, states = norm_I.shape[0], ssm_RNI.shape[1]
+    convolved_C = _convolve(row, zxBCdt_RX[row, inner:], conv_RKC, taps_KC, bias_C)
+    x_I, B_N, C_N = convolved_C[:inner], convolved_C[inner : inner + states], convolved_C[inner + states :]
+    decay_I, input_I, y_I = np.empty(inner, np.float32), np.empty(inner, np.float32), np.empty(inner, np.float32)
+    headdim = inner // len(A_H)
+    for h in range(len(A_H)):
+        dt = _softplus(widen(zxBCdt_RX[row, inner + len(convolved_C) + h]) + dt_bias_H[h])
+        decay = exp(dt * A_H[h])
+        for i in range(h * headdim, (h + 1) * headdim):
+            decay_I[i], input_I[i], y_I[i] = decay, dt * x_I[i], D_H[h] * x_I[i]
+    for n in range(states):
+        b, c, state_I = B_N[n], C_N[n], ssm_RNI[row, n]
+        for i in range(inner):
+            state_I[i] = state_I[i] * decay_I[i] + b * input_I[i]
+            y_I[i] += c * state_I[i]
+    for i in range(inner):
+        y_I[i] *= silu(widen(zxBCdt_RX[row, i]))
+    factor = rms_factor(y_I, eps)
+    for i in range(inner):
+        y_RI[row, i] = narrow(y_I[i] * factor * norm_I[i], y_RI[row, i])
+
+
+@njit(**OPTIONS)
+def _convolve(row, x_X, conv_RKC, taps_KC, bias_C):
+    """silu(conv) of the last K inputs, the first C of `x_X` among them; moves the inputs up by one."""
+    y_C, newest = bias_C.copy(), len(taps_KC) - 1
+    for k in range(newest):
+        older_C, newer_C, tap_C = conv_RKC[row, k], conv_RKC[row, k + 1], taps_KC[k]
+        for c in range(len(y_C)):
+            older_C[c] = newer_C[c]
+            y_C[c] += tap_C[c] * older_C[c]
+    newest_C, tap_C = conv_RKC[row, newest], taps_KC[newest]
+    for c in range(len(y_C)):
+        newest_C[c] = widen(x_X[c])
+        y_C[c] = silu(y_C[c] + tap_C[c] * newest_C[c])
+    return y_C
+
+
+@njit(**OPTIONS)
+def _softplus(x):
+    return x if x > 20 else np.float32(math.log1p(math.exp(x)))

@@ -1,0 +1,203 @@
+"""Kernels of a decoding step, against PyTorch: its own operations, and the modules whose steps they are."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shared.layers import RMSNorm, Rotary, SwiGLU
+from shared.mamba2 import Mamba2
+from stage2_prior import kernels
+from stage2_prior.attention import Attention, Place
+from stage2_prior.cpu import AttentionStep, Mamba2Step, MLPStep, Norm
+from stage2_prior.kernels import as_array, exp, narrow, widen
+
+DTYPES = [torch.float32, torch.bfloat16]
+MANY = 33  # rows, so many that kernels share them out among threads
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients() -> Any:
+    with torch.no_grad():
+        yield
+
+
+@numba.njit
+def exponentials(x_N: np.ndarray, y_N: np.ndarray) -> None:
+    for i in range(len(x_N)):
+        y_N[i] = exp(x_N[i])
+
+
+@numba.njit
+def converted(x_N: np.ndarray, y_N: np.ndarray) -> None:
+    for i in range(len(x_N)):
+        y_N[i] = narrow(widen(x_N[i]), y_N[i])
+
+
+def converted_to(x_N: Tensor, dtype: torch.dtype) -> Tensor:
+    y_N = torch.empty_like(x_N, dtype=dtype)
+    converted(as_array(x_N), as_array(y_N))
+    return y_N
+
+
+def test_exp_is_exp_within_its_range_and_stays_finite_beyond() -> None:
+    x_N = np.linspace(-87, 88, 1_000_001, dtype=np.float32)
+    y_N = np.empty_like(x_N)
+    exponentials(x_N, y_N)
+    np.testing.assert_allclose(y_N, np.exp(x_N.astype(np.float64)), rtol=2e-7)
+    ends_N = np.array([-np.inf, -1e30, 1e30, np.inf], np.float32)
+    exponentials(ends_N, y_N)
+    assert np.array_equal(y_N[:4], [y_N[0], y_N[0], y_N[2], y_N[2]])
+    assert 0 < y_N[0] < 2e-38
+    assert 1e38 < y_N[2] < np.inf
+
+
+def test_numbers_are_rounded_as_pytorch_rounds_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bits_N = torch.randint(-(2**31), 2**31, (1_000_000,), generator=generator).to(torch.int32)
+    x_N = bits_N.view(torch.float32)
+    x_N = torch.cat((x_N[x_N.isfinite()], torch.tensor([0.0, -0.0, torch.inf, -torch.inf])))
+    rounded_N = converted_to(x_N, torch.bfloat16)
+    assert torch.equal(rounded_N.view(torch.uint16), x_N.bfloat16().view(torch.uint16))
+    assert torch.equal(converted_to(rounded_N, torch.float32), rounded_N.float())
+    assert torch.equal(converted_to(x_N, torch.float32), x_N)
+    assert converted_to(torch.tensor([torch.nan]), torch.bfloat16).isnan().all()
+
+
+def test_threads_are_those_of_torch() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        kernels.use_threads_of_torch()
+        assert numba.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    kernels.use_threads_of_torch()
+    assert numba.get_num_threads() == min(before, numba.config.NUMBA_NUM_THREADS)
+
+
+def tolerance(dtype: torch.dtype) -> dict[str, float]:
+    return {"atol": 2e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
+
+
+def same_rows(run: Callable[[int], list[Tensor]]) -> list[Tensor]:
+    """What `run` returns of many rows, whose first ones are bit by bit what it returns of these alone."""
+    whole = run(MANY)
+    for rows in (1, 2, 7):
+        for alone, among_others in zip(run(rows), whole, strict=True):
+            assert torch.equal(alone, among_others[:rows])
+    return whole
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_norm_adds_norms_and_modulates(dtype: torch.dtype, scale: float) -> None:
+    norm, x_RD, added_RD = RMSNorm(640), torch.randn(MANY, 640) * scale, (torch.randn(MANY, 640) * scale).to(dtype)
+    norm.weight.uniform_(0.5, 1.5)
+    gate_RD, scale_RD, shift_RD = torch.randn(3, MANY, 640).to(dtype)
+
+    def run(rows: int) -> list[Tensor]:
+        sum_RD, y_RD = x_RD[:rows].clone(), torch.empty(rows, 640, dtype=dtype)
+        bound = Norm(norm, *(as_array(part[:rows]) for part in (scale_RD, shift_RD, y_RD)))
+        bound(as_array(sum_RD), as_array(added_RD[:rows]), as_array(gate_RD[:rows]))
+        return [sum_RD, y_RD]
+
+    sum_RD, y_RD = same_rows(run)
+    torch.testing.assert_close(sum_RD, x_RD + gate_RD.float() * added_RD, atol=1e-6, rtol=1e-6)
+    expected_RD = norm(sum_RD) * scale_RD + shift_RD
+    torch.testing.assert_close(y_RD, expected_RD.to(dtype), **tolerance(dtype))
+    nothing_RD = torch.zeros(1, 640)
+    Norm(norm, *map(as_array, (nothing_RD + 1, nothing_RD, y_RD[:1].float())))(*map(as_array, [nothing_RD] * 3))
+    assert not nothing_RD.any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gated_mlp_is_swiglu(dtype: torch.dtype) -> None:
+    mlp, x_RD = SwiGLU(96, 640), torch.randn(MANY, 96).to(dtype)
+    bound = with_products_of_single_rows(mlp, dtype)
+    y_RD = same_rows(lambda rows: [after(MLPStep(bound, x_RD[:rows]), 0, dtype)])[0]
+    torch.testing.assert_close(y_RD.float(), mlp(x_RD.float()), **tolerance(dtype))
+
+
+def with_products_of_single_rows(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy that multiplies in `dtype` and row by row, so that no row depends on the others for that."""
+    module = copy.deepcopy(module)
+    for name, linear in list(module.named_children()):
+        if isinstance(linear, nn.Linear):
+            delattr(module, name)
+            setattr(module, name, partial(multiply_row_by_row, linear.to(dtype)))
+    return module
+
+
+def multiply_row_by_row(linear: nn.Linear, x_RD: Tensor) -> Tensor:
+    return torch.cat([linear(x_1D) for x_1D in x_RD.split(1)])
+
+
+def after(mix: Callable[[int], np.ndarray], place: int, dtype: torch.dtype) -> Tensor:
+    """What a step returns, as a tensor."""
+    return torch.from_numpy(mix(place)).view(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("qk_norm", [True, False])
+@pytest.mark.parametrize("rotary", [True, False])
+def test_attention_is_that_of_the_module_at_every_place(rotary: bool, qk_norm: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    length, positions_LA = 40, torch.cartesian_prod(torch.arange(5), torch.arange(8))
+    turn = Rotary(32, positions_LA) if rotary else None
+    attention = Attention(96, 3, length, qk_norm, turn, score_factor=1.7)
+    for norm in (attention.q_norm, attention.k_norm):
+        if qk_norm:
+            norm.weight.uniform_(0.5, 1.5)
+    x_LRD = torch.randn(length, MANY, 96).to(dtype)
+    expected_RLD = attention(x_LRD.float().transpose(0, 1))
+    bound = with_products_of_single_rows(attention, dtype)
+
+    def run(rows: int) -> list[Tensor]:
+        state = attention.init_state(rows, Place(length, "cpu"), dtype)
+        state.kv_2BHLE.fill_(torch.nan)  # what it has not written, it must not read
+        x_RD = torch.empty(rows, 96, dtype=dtype)
+        step = AttentionStep(bound, state, x_RD)
+        y_LRD = []
+        for place in range(length):
+            x_RD.copy_(x_LRD[place, :rows])
+            y_LRD.append(after(step, place, dtype).clone())
+        return [torch.stack(y_LRD, 1), state.kv_2BHLE.transpose(0, 1).float()]
+
+    y_RLD, kv_R2HLE = same_rows(run)
+    torch.testing.assert_close(y_RLD.float(), expected_RLD, **tolerance(dtype))
+    assert kv_R2HLE.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("conv_bias", [True, False])
+def test_mamba2_is_that_of_the_module_at_every_place(conv_bias: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    mamba = Mamba2(96, d_state=24, headdim=16, conv_bias=conv_bias)
+    mamba.D.uniform_(0.5, 1.5)
+    mamba.norm.weight.uniform_(0.5, 1.5)
+    x_LRD = torch.randn(12, MANY, 96).to(dtype)
+    plain = mamba.init_state(MANY)
+    expected_LRD = torch.stack([mamba.step(x_RD.float(), plain) for x_RD in x_LRD])
+    bound = with_products_of_single_rows(mamba, dtype)
+
+    def run(rows: int) -> list[Tensor]:
+        state = mamba.init_state(rows)
+        x_RD = torch.empty(rows, 96, dtype=dtype)
+        step = Mamba2Step(bound, state, x_RD)
+        y_LRD = []
+        for place in range(len(x_LRD)):
+            x_RD.copy_(x_LRD[place, :rows])
+            y_LRD.append(after(step, place, dtype).clone())
+        return [torch.stack(y_LRD, 1), state.conv_BKC, state.ssm_BGNJ]
+
+    y_RLD, conv_BKC, ssm_BGNJ = same_rows(run)
+    torch.testing.assert_close(y_RLD.float(), expected_LRD.transpose(0, 1), **tolerance(dtype))
+    torch.testing.assert_close(conv_BKC, plain.conv_BKC, **tolerance(dtype))
+    torch.testing.assert_close(ssm_BGNJ, plain.ssm_BGNJ, **tolerance(dtype))
