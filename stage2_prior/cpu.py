@@ -46,9 +46,15 @@ class PackedWeights:
 
     def __init__(self, prior: Prior, exact: bool) -> None:
         self.dtype = torch.float32 if exact or not _multiplies_bfloat16() else torch.bfloat16
+        self.fingerprint: int | None = None
         self.load(prior)
 
     def load(self, prior: Prior) -> None:
+        """Take over the weights, if they changed: for 23 million of them a look takes 3 ms, packing them 40."""
+        found = _fingerprint(prior)
+        if found == self.fingerprint:
+            return
+        self.fingerprint = found
         tensors = itertools.chain(prior.parameters(), prior.buffers())
         self.model = copy.deepcopy(prior, {id(tensor): tensor for tensor in tensors}).eval()
         self.table_KR = prior.vocabulary.table()
@@ -188,6 +194,15 @@ def _mixer_step(mixer: Attention | Mamba2, state: Any, normed_RD: Tensor) -> Att
     if isinstance(mixer, Attention):
         return AttentionStep(mixer, state, normed_RD)
     return Mamba2Step(mixer, state, normed_RD)
+
+
+def _fingerprint(prior: Prior) -> int:
+    """A hash of the contents of all parameters and buffers; `.data` changes without leaving another trace."""
+    found = np.uint64(0)
+    for tensor in itertools.chain(prior.parameters(), prior.buffers()):
+        bits_N = tensor.detach().float().contiguous().flatten().view(torch.uint32)
+        found = np.uint64(kernels.hash_bits(bits_N.numpy(), found))
+    return int(found)
 
 
 def _float(weight: Tensor) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage2_prior import decoding
-from stage2_prior.cpu import PackedLinear, can_pack
+from stage2_prior.cpu import PackedLinear, PackedWeights, can_pack
 from stage2_prior.decoding import decoder_for
 from stage2_prior.prior import Prior, PriorConfig
 from stage2_prior.sampling import SamplingConfig, draw, filter_logits, generate, guide, uniforms
@@ -120,6 +120,22 @@ def test_memory_is_allocated_once_and_kept_for_smaller_batches() -> None:
     assert decoder_for(prior, 7, 2, exact=False).rows == 7
     del prior
     assert not decoding._decoders
+
+
+@pytest.mark.skipif(not can_pack(), reason="PyTorch has no packed products for this CPU")
+def test_weights_are_packed_again_only_when_they_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[object] = []
+    pack = PackedWeights._pack
+    monkeypatch.setattr(PackedWeights, "_pack", lambda self, model: packed.append(model) or pack(self, model))
+    prior = random_prior(kind="hybrid")
+    generate(prior, range(2))
+    once = len(packed)
+    generate(prior, range(2))
+    assert len(packed) == once
+    with torch.no_grad():
+        prior.norm.weight.data[0] += 1e-6
+    generate(prior, range(2))
+    assert len(packed) == 2 * once
 
 
 def test_changed_weights_are_seen_by_the_next_call() -> None:

@@ -82,6 +82,21 @@ def test_threads_are_those_of_torch() -> None:
     assert numba.get_num_threads() == min(before, numba.config.NUMBA_NUM_THREADS)
 
 
+@pytest.mark.parametrize("count", [1, 63, 64, 1000, 4096])
+def test_every_change_is_seen_in_a_hash(count: int) -> None:
+    bits_N = np.random.default_rng(0).integers(2**32, size=count, dtype=np.uint32)
+    changed = [bits_N ^ np.uint32(1 << 31), bits_N + np.uint32(1), np.append(bits_N, np.uint32(0)), bits_N[:-1]]
+    for i in (0, count // 2, count - 1):
+        for bit in (0, 15, 31):
+            changed.append(bits_N.copy())
+            changed[-1][i] ^= np.uint32(1 << bit)
+    start = np.uint64(0)
+    hashes = {int(kernels.hash_bits(numbers, start)) for numbers in (bits_N, *changed)}
+    assert len(hashes) == 1 + len({numbers.tobytes() for numbers in changed})
+    assert kernels.hash_bits(bits_N, start) == kernels.hash_bits(bits_N.copy(), start)
+    assert kernels.hash_bits(bits_N, np.uint64(1)) not in hashes
+
+
 def tolerance(dtype: torch.dtype) -> dict[str, float]:
     return {"atol": 2e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
 
