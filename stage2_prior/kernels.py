@@ -41,8 +41,10 @@ def use_threads_of_torch() -> None:
 
     Its own pool, which it takes elsewhere, needs longer to wake than most kernels run.
     """
-    threads = torch.get_num_threads() if importlib.util.find_spec("numba.np.ufunc.omppool") else 1
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    threads = torch.get_num_threads()
+    wanted = threads if importlib.util.find_spec("numba.np.ufunc.omppool") else 1
+    numba.set_num_threads(min(wanted, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    torch.set_num_threads(threads)  # Numba's first use of OpenMP sets them to the number of cores
 
 
 class Kernel:

@@ -23,7 +23,8 @@ MANY = 33  # rows, so many that kernels share them out among threads
 
 
 @pytest.fixture(autouse=True)
-def _without_gradients() -> Any:
+def _as_in_a_step() -> Any:
+    kernels.use_threads_of_torch()
     with torch.no_grad():
         yield
 
@@ -75,7 +76,7 @@ def test_threads_are_those_of_torch() -> None:
     try:
         torch.set_num_threads(1)
         kernels.use_threads_of_torch()
-        assert numba.get_num_threads() == 1
+        assert numba.get_num_threads() == torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
     kernels.use_threads_of_torch()
