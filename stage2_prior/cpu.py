@@ -45,7 +45,7 @@ class PackedWeights:
     """A prior's weights for a CPU: packed linear maps, and for all else the prior's own tensors."""
 
     def __init__(self, prior: Prior, exact: bool) -> None:
-        self.dtype = torch.float32 if exact or not _multiplies_bfloat16() else torch.bfloat16
+        self.dtype = torch.float32 if exact or not (can_pack() and _multiplies_bfloat16()) else torch.bfloat16
         self.fingerprint: int | None = None
         self.load(prior)
 

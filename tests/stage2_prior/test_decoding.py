@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage2_prior import decoding
+from stage2_prior import cpu, decoding
 from stage2_prior.cpu import PackedLinear, PackedWeights, can_pack
 from stage2_prior.decoding import decoder_for
 from stage2_prior.prior import Prior, PriorConfig
@@ -65,6 +65,14 @@ def test_the_engine_draws_what_the_plain_loop_draws(kind: dict[str, Any], cfg_sc
     tokens_BHW = generate(prior, range(3), 0, SAMPLING, labels_B=labels_B, cfg_scale=cfg_scale,
                           prefix_tokens_BK=prefix_BK, exact=True)  # fmt: skip
     assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, cfg_scale, prefix_BK))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_cpu_without_packed_products_draws_the_same(exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "can_pack", lambda: False)
+    prior, labels_B = random_prior(kind="hybrid"), torch.tensor([2, 0, 1])
+    tokens_BHW = generate(prior, range(3), 0, SAMPLING, labels_B=labels_B, exact=exact)
+    assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, 1.0, torch.zeros(3, 0, dtype=torch.long)))
 
 
 def decoder_logits(prior: Prior, tokens_BL: Tensor, known: int, exact: bool) -> Tensor:
