@@ -24,9 +24,10 @@ from shared.token_cache import TokenInfo
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage1_tokenizer.views import decode_rows
 from stage2_prior.completion import Photo, ShownRows, open_photo, paste
+from stage2_prior.filters import SamplingConfig
 from stage2_prior.guidance import GuidanceConfig
 from stage2_prior.prior import Weights, load_prior
-from stage2_prior.sampling import SamplingConfig, generate
+from stage2_prior.sampling import generate
 
 IN_GRID = 64  # images shown in grid.png
 COLUMNS = 8

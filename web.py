@@ -44,9 +44,10 @@ from stage1_tokenizer.views import (
     token_picture,
 )
 from stage2_prior.completion import ShownRows, open_photo, paste
+from stage2_prior.filters import SamplingConfig
 from stage2_prior.guidance import GuidanceConfig
 from stage2_prior.prior import Prior, load_prior
-from stage2_prior.sampling import SamplingConfig, generate
+from stage2_prior.sampling import generate
 from stage2_prior.stream import stream
 
 BATCH = 16  # images that grow side by side

@@ -94,7 +94,7 @@ class Step:
         self.last_norm = Norm(model.norm, scale_RD, shift_RD, as_array(self.normed_RD))
 
     def __call__(self, ids_R: Tensor) -> Tensor:
-        """Take in an id a row where the state stands; (R, V) float32 logits of the next."""
+        """Take in an id a row where the state stands; (R, V) logits of the next, in the weights' dtype."""
         place = self.state.place
         embedded_RD = self.model._embed(ids_R[:, None], self.state.table_KR, offset=place.index_1)[:, 0]
         x_RD, added_RD, gate_RD = as_array(embedded_RD.float().contiguous()), self.zeros_RD, self.ones_RD
@@ -102,7 +102,7 @@ class Step:
             branch.norm(x_RD, added_RD, gate_RD)
             added_RD, gate_RD = branch.mix(place.position), branch.gate_RD
         self.last_norm(x_RD, added_RD, gate_RD)
-        return self.model._score(self.normed_RD, self.state)
+        return self.state.score(self.model.vocabulary.query(self.normed_RD))
 
     def _branches(self) -> Iterator["Branch"]:
         state = self.state
@@ -134,7 +134,7 @@ class Norm:
         self.options = (_float(norm.weight), norm.eps, scale_RD, shift_RD, y_RD)
 
     def __call__(self, x_RD: np.ndarray, added_RD: np.ndarray, gate_RD: np.ndarray) -> None:
-        kernels.add_and_norm(x_RD.size, x_RD, added_RD, gate_RD, *self.options)
+        kernels.add_and_norm(*x_RD.shape, x_RD, added_RD, gate_RD, *self.options)
 
 
 class AttentionStep:
@@ -143,6 +143,7 @@ class AttentionStep:
     def __init__(self, attention: Attention, state: KVCache, normed_RD: Tensor) -> None:
         self.qkv_proj, self.out_proj, self.normed_RD = attention.qkv_proj, attention.out_proj, normed_RD
         self.y_RD = torch.empty_like(normed_RD)
+        self.turns, self.headdim = len(normed_RD) * attention.heads, attention.headdim
         no_norm = RMSNorm(0)
         q_norm, k_norm = (n if isinstance(n, RMSNorm) else no_norm for n in (attention.q_norm, attention.k_norm))
         scale, rotary = attention.score_factor * attention.headdim**-0.5, attention.rotary
@@ -151,7 +152,8 @@ class AttentionStep:
         self.options = (*norms, *map(as_array, angles), *map(as_array, state.kv_2BHLE), as_array(self.y_RD))
 
     def __call__(self, place: int) -> np.ndarray:
-        kernels.attend(self.y_RD.numel() * (place + 1), as_array(self.qkv_proj(self.normed_RD)), place, *self.options)
+        qkv_RX = as_array(self.qkv_proj(self.normed_RD))
+        kernels.attend(self.turns, self.headdim * (place + 1), qkv_RX, place, *self.options)
         return as_array(self.out_proj(self.y_RD))
 
 
@@ -160,7 +162,7 @@ class Mamba2Step:
 
     def __init__(self, mamba: Mamba2, state: Mamba2State, normed_RD: Tensor) -> None:
         self.in_proj, self.out_proj, self.normed_RD = mamba.in_proj, mamba.out_proj, normed_RD
-        self.y_RI, self.states = normed_RD.new_empty(len(normed_RD), mamba.d_inner), state.ssm_BGNJ.numel()
+        self.y_RI, self.states = normed_RD.new_empty(len(normed_RD), mamba.d_inner), state.ssm_BGNJ[0].numel()
         taps_KC, bias_C = mamba.conv1d.weight[:, 0].T.contiguous(), mamba.conv1d.bias
         bias_C = taps_KC.new_zeros(mamba.d_xBC) if bias_C is None else bias_C
         weights = (taps_KC, bias_C, mamba.dt_bias, -mamba.A_log.exp(), mamba.D)
@@ -174,7 +176,7 @@ class Mamba2Step:
         )
 
     def __call__(self, place: int) -> np.ndarray:
-        kernels.recur(self.states, as_array(self.in_proj(self.normed_RD)), *self.options)
+        kernels.recur(len(self.y_RI), self.states, as_array(self.in_proj(self.normed_RD)), *self.options)
         return as_array(self.out_proj(self.y_RI))
 
 
@@ -186,7 +188,7 @@ class MLPStep:
         self.y_RM = normed_RD.new_empty(len(normed_RD), mlp.hidden)
 
     def __call__(self, place: int) -> np.ndarray:
-        kernels.gated_mlp(self.y_RM.numel(), as_array(self.in_proj(self.normed_RD)), as_array(self.y_RM))
+        kernels.gated_mlp(*self.y_RM.shape, as_array(self.in_proj(self.normed_RD)), as_array(self.y_RM))
         return as_array(self.out_proj(self.y_RM))
 
 

@@ -14,6 +14,16 @@ from shared.config import Config
 from shared.errors import UserError
 
 
+def guide(logits_2BV: Tensor, scale: float | Tensor) -> Tensor:
+    """Classifier-free guidance, uncond + scale * (cond - uncond), of B conditional rows and then B unconditional ones.
+
+    Ho & Salimans 2021, with their w = scale - 1: scale 1 is the conditional model, 0 the unconditional one. A tensor
+    (1,) is a scale that is not known on the host.
+    """
+    cond_BV, uncond_BV = logits_2BV.chunk(2)
+    return torch.lerp(uncond_BV, cond_BV, scale)
+
+
 class GuidanceConfig(Config):
     """Classifier-free guidance over the positions of a grid; the default is none.
 

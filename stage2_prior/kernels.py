@@ -1,19 +1,21 @@
-"""What a decoding step does between its products, on a CPU: a few kernels that Numba compiles once and keeps on disk.
+"""What a decoding step does between its products, and how it chooses tokens, on a CPU: a few compiled kernels.
 
 In PyTorch a step is some 500 small operations, each of which takes a microsecond or two however little it does. Here
 what lies between two products is one pass over each row. Rows do not depend on one another.
 
-Weights, keys and values come in float32 or in bfloat16, which NumPy does not know: uint16 holds its bits. Everything is
-computed in float32.
+Numba compiles a kernel once and keeps it on disk, where it looks at a function's own file only to see whether it has
+changed: whatever is compiled is in this one. Weights, keys and values come in float32 or in bfloat16, which NumPy does
+not know: uint16 holds its bits. Everything is computed in float32.
 
-Shapes: R rows, D width, H heads, E width of a head, L places, F rotary frequencies, M hidden width of an MLP; of
-Mamba-2 as in shared.mamba2: I inner width, C convolved channels, K width of the convolution, N state size, P width of
-a head; X whatever a product returns.
+Shapes: R rows, D width, H heads, E width of a head, L places, F rotary frequencies, M hidden width of an MLP, V codes,
+U levels of the tree of stage2_prior.draw; of Mamba-2 as in shared.mamba2: I inner width, C convolved channels, K width
+of the convolution, N state size, P width of a head; X whatever a product returns.
 """
 
-import importlib.util
+import importlib
 import math
 from collections.abc import Callable
+from functools import cache
 from types import FunctionType
 from typing import Any
 
@@ -25,9 +27,15 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from stage2_prior.draw import BRANCHES
+from stage2_prior.filters import SMALLEST_TEMPERATURE
+
 SERIAL = 2**14  # numbers to go through in all, below which waking another thread costs more than it saves
+LANES = 64  # that a loop over a maximum keeps apart, so that it uses the CPU's vectors
 # Sums are taken in any order and fused with products, but infinities and NaN stay what they are.
 OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
+MOST_BELOW = np.float32(-87)  # the best logit; what lies further below has no part in the sum of float32 numbers
+LAST_UNIFORM = 1 - 2**-53  # then uniform * total is less than the total, however it rounds
 INT32, FLOAT = ir.IntType(32), ir.FloatType()
 
 
@@ -39,27 +47,37 @@ def as_array(x: Tensor) -> np.ndarray:
 def use_threads_of_torch() -> None:
     """Let kernels run on as many threads as PyTorch's operations, where Numba has OpenMP.
 
-    Its own pool, which it takes elsewhere, needs longer to wake than most kernels run.
+    Its own pool, which it takes elsewhere, needs longer to wake than most kernels run, and ends the process where two
+    threads use it at once.
     """
     threads = torch.get_num_threads()
-    wanted = threads if importlib.util.find_spec("numba.np.ufunc.omppool") else 1
-    numba.set_num_threads(min(wanted, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    numba.set_num_threads(min(threads if _has_openmp() else 1, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     torch.set_num_threads(threads)  # Numba's first use of OpenMP sets them to the number of cores
+
+
+@cache
+def _has_openmp() -> bool:
+    try:
+        importlib.import_module("numba.np.ufunc.omppool")
+    except ImportError:  # built without it, or the system has no libgomp
+        return False
+    return True
 
 
 class Kernel:
     """A function over arrays compiled twice: its outer loop, a `prange`, runs on one thread or on several.
 
-    Called with how many numbers there are to go through, and then with the function's arguments.
+    Called with the length of that loop, how many numbers there are to go through in one turn of it, and then the
+    function's arguments.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
-        # What is kept on disk is found by the function's name, whatever the options are.
         alone = FunctionType(function.__code__, function.__globals__, function.__name__ + "_alone")
+        alone.__qualname__ = function.__qualname__ + "_alone"  # by which it is found on disk, whatever its options are
         self.alone, self.shared = njit(**OPTIONS)(alone), njit(parallel=True, **OPTIONS)(function)
 
-    def __call__(self, numbers: int, *arguments: Any) -> None:
-        (self.alone if numbers < SERIAL else self.shared)(*arguments)
+    def __call__(self, turns: int, numbers: int, *arguments: Any) -> None:
+        (self.alone if turns == 1 or turns * numbers < SERIAL else self.shared)(*arguments)
 
 
 @intrinsic
@@ -117,6 +135,21 @@ def exp(x):
     y = y * r + np.float32(1.6666665459e-1)
     y = y * r + np.float32(5.0000001201e-1)
     return (y * r * r + r + np.float32(1)) * power_of_two(np.int32(n))
+
+
+@njit(**OPTIONS)
+def largest(x):
+    """The largest of a vector's numbers."""
+    lanes, whole = np.full(LANES, x[0]), len(x) // LANES * LANES
+    for i in range(0, whole, LANES):
+        for lane in range(LANES):
+            lanes[lane] = max(lanes[lane], x[i + lane])
+    most = lanes[0]
+    for lane in range(1, LANES):
+        most = max(most, lanes[lane])
+    for i in range(whole, len(x)):
+        most = max(most, x[i])
+    return most
 
 
 @njit(**OPTIONS)
@@ -250,10 +283,7 @@ def _place_head(x_E, place, weight_E, eps, cos_LF, sin_LF):
 @njit(**OPTIONS)
 def _exponentiate(x_L):
     """x = exp(x - max(x)) in place; returns the sum."""
-    most = x_L[0]
-    for i in range(1, len(x_L)):
-        most = max(most, x_L[i])
-    total = np.float32(0)
+    most, total = largest(x_L), np.float32(0)
     for i in range(len(x_L)):
         x_L[i] = exp(x_L[i] - most)
         total += x_L[i]
@@ -310,3 +340,153 @@ def _convolve(row, x_X, conv_RKC, taps_KC, bias_C):
 @njit(**OPTIONS)
 def _softplus(x):
     return x if x > 20 else np.float32(math.log1p(math.exp(x)))
+
+
+@Kernel
+def choose(logits_RV, uniforms_RU, tokens_R, temperature, top_k, top_p, min_p):
+    """A code for each row."""
+    for row in prange(len(logits_RV)):
+        tokens_R[row] = _choose(logits_RV[row], uniforms_RU[row], temperature, top_k, top_p, min_p)
+
+
+@njit(**OPTIONS)
+def _choose(logits_V, uniforms_U, temperature, top_k, top_p, min_p):
+    leaves, levels = len(logits_V), len(uniforms_U)
+    inner = leaves // (BRANCHES - 1) + levels  # nodes at most, as each level is rounded up
+    tree = weigh(logits_V, temperature, top_k, top_p, min_p, inner)
+    return _descend(tree, _grow(tree, leaves, levels), uniforms_U)
+
+
+@njit(**OPTIONS)
+def weigh(logits_V, temperature, top_k, top_p, min_p, room):
+    """The odds of each code against the best one, 0 for those that the filters remove, and then `room` for more."""
+    weights = np.zeros(len(logits_V) + room, np.float32)
+    weights_V, x_V = weights[: len(logits_V)], np.empty(len(logits_V), np.float32)
+    for i in range(len(x_V)):
+        x_V[i] = widen(logits_V[i])
+    best = largest(x_V)
+    if temperature <= SMALLEST_TEMPERATURE:
+        weights_V[_first(x_V, best)] = 1
+        return weights
+    if temperature != 1:
+        for i in range(len(x_V)):
+            x_V[i] = (x_V[i] - best) / np.float32(temperature)
+        best = np.float32(0)
+    if top_k < len(x_V):
+        _keep_top_k(x_V, top_k)
+    for i in range(len(x_V)):
+        below = x_V[i] - best
+        weights_V[i] = exp(below) if below > MOST_BELOW else np.float32(0)
+    if top_p < 1:
+        _keep_top_p(x_V, weights_V, top_p)
+    if min_p > 0:
+        least = best + np.float32(math.log(min_p))
+        for i in range(len(x_V)):
+            weights_V[i] = weights_V[i] if x_V[i] >= least else np.float32(0)
+    return weights
+
+
+@njit(**OPTIONS)
+def _first(x_V, value):
+    for i in range(len(x_V)):
+        if x_V[i] == value:
+            return i
+    return 0
+
+
+@njit(**OPTIONS)
+def _keep_top_k(x_V, count):
+    """-inf for what is less likely than the `count`th."""
+    keys_V = _ordered(x_V)
+    least = _least_kept(keys_V, np.ones(len(x_V), np.float32), count)
+    for i in range(len(x_V)):
+        x_V[i] = x_V[i] if keys_V[i] >= least else np.float32(-np.inf)
+
+
+@njit(**OPTIONS)
+def _keep_top_p(x_V, weights_V, share):
+    """Zero weight for all but the fewest likeliest that have `share` of it; of equals, the first ones stay."""
+    keys_V = _ordered(x_V)
+    goal = share * _sum_from(keys_V, weights_V, keys_V.min())
+    least = _least_kept(keys_V, weights_V, goal)
+    kept = _sum_from(keys_V, weights_V, least + 1)
+    for i in range(len(x_V)):
+        if keys_V[i] == least and (kept < goal or kept == 0):
+            kept += weights_V[i]
+        elif keys_V[i] <= least:
+            weights_V[i] = 0
+
+
+@njit(**OPTIONS)
+def _least_kept(keys_V, weights_V, goal):
+    """The greatest key of which the equals and greater ones weigh at least `goal`, by halving its range."""
+    low, high = np.int64(keys_V.min()), np.int64(keys_V.max())
+    while low < high:
+        middle = high - (high - low) // 2
+        if _sum_from(keys_V, weights_V, middle) >= goal:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@njit(**OPTIONS)
+def _sum_from(keys_V, weights_V, least):
+    """Weight of the keys from `least` on."""
+    least, total = np.int32(least), 0.0
+    for i in range(len(keys_V)):
+        total += weights_V[i] if keys_V[i] >= least else np.float32(0)
+    return total
+
+
+@njit(cache=True)
+def _ordered(x_V):
+    """Float32 numbers as int32 in the same order; both zeros are 0."""
+    keys_V = x_V.view(np.int32).copy()
+    for i in range(len(keys_V)):
+        bits = keys_V[i]
+        keys_V[i] = bits if bits >= 0 else (bits ^ np.int32(0x7FFFFFFF)) + np.int32(1)
+    return keys_V
+
+
+@njit(**OPTIONS)
+def _grow(tree, leaves, levels):
+    """Add the weights of all nodes but the root to those of the leaves, level behind level; returns where each ends.
+
+    Node i of the next level has the children i, i + stride, i + 2 stride, ... of a level, as in `draw`.
+    """
+    ends_U, start, end = np.empty(levels, np.int64), 0, leaves
+    for level in range(levels):
+        ends_U[level] = end
+        stride = -(-(end - start) // BRANCHES)
+        parents = tree[end : end + stride]
+        parents[:] = 0
+        for first in range(start, end, stride):
+            _add(parents, tree[first : min(first + stride, end)])
+        start, end = end, end + stride
+    return ends_U
+
+
+@njit(**OPTIONS)
+def _add(sums, numbers):
+    for i in range(len(numbers)):
+        sums[i] += numbers[i]
+
+
+@njit(**OPTIONS)
+def _descend(tree, ends_U, uniforms_U):
+    """The leaf that these uniforms lead to from the root."""
+    code, sums_E = 0, np.empty(BRANCHES)
+    for level in range(len(ends_U) - 1, -1, -1):
+        start, end = (ends_U[level - 1] if level else 0), ends_U[level]
+        stride, total = -(-(end - start) // BRANCHES), 0.0
+        for branch in range(BRANCHES):
+            node = start + code + branch * stride
+            total += tree[node] if node < end else np.float32(0)
+            sums_E[branch] = total
+        wanted = min(uniforms_U[len(ends_U) - 1 - level], LAST_UNIFORM) * total
+        branch = 0
+        while branch < BRANCHES - 1 and sums_E[branch] <= wanted:
+            branch += 1
+        code += branch * stride
+    return code

@@ -30,10 +30,11 @@ from stage1_tokenizer.cache import open_views, tokens_of_views
 from stage1_tokenizer.instruments import open_networks
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.evaluate import tokens_of
+from stage2_prior.filters import SamplingConfig
 from stage2_prior.guidance import GuidanceConfig
 from stage2_prior.memorisation import copying, nearest, nearest_grids
 from stage2_prior.prior import Prior, Weights, load_prior
-from stage2_prior.sampling import SamplingConfig, generate
+from stage2_prior.sampling import generate
 
 SHOWN = 64  # images in the picture
 COPIES_SHOWN = 16  # of them, above the nearest training image of each

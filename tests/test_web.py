@@ -28,8 +28,9 @@ from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.evaluate import psnr_of
 from stage2_prior import train as stage2
+from stage2_prior.filters import SamplingConfig, filter_logits
 from stage2_prior.guidance import GuidanceConfig
-from stage2_prior.sampling import SamplingConfig, filter_logits, generate
+from stage2_prior.sampling import generate
 from tests.tiny import prior_run, save_drawings, tokenizer_run
 
 gr = pytest.importorskip("gradio", reason="the web page needs gradio: pip install '.[web]'")

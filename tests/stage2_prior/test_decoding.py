@@ -11,8 +11,11 @@ from torch import Tensor
 from stage2_prior import cpu, decoding
 from stage2_prior.cpu import PackedLinear, PackedWeights, can_pack
 from stage2_prior.decoding import decoder_for
+from stage2_prior.draw import draw, uniforms
+from stage2_prior.filters import SamplingConfig, filter_logits
+from stage2_prior.guidance import guide
 from stage2_prior.prior import Prior, PriorConfig
-from stage2_prior.sampling import SamplingConfig, draw, filter_logits, generate, guide, uniforms
+from stage2_prior.sampling import generate
 
 SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "pattern": "ma", "head_rank": 12}
 KINDS: list[dict[str, Any]] = [

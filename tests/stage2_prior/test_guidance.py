@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shared.errors import UserError
-from stage2_prior.guidance import GuidanceConfig
+from stage2_prior.guidance import GuidanceConfig, guide
 
 
 def scales(length: int = 8, **options: Any) -> list[float]:
@@ -68,3 +68,10 @@ def test_what_cannot_be_meant_is_one_message(options: dict[str, Any], message: s
 
 def test_scales_are_float32() -> None:
     assert GuidanceConfig(scale=2.0).scales(3).dtype == torch.float32
+
+
+def test_guidance_extrapolates_from_the_unconditional() -> None:
+    cond, uncond = torch.randn(2, 2, 31)
+    for scale in (0.0, 1.0, 1.5, 7.0):
+        expected = uncond + scale * (cond - uncond)
+        torch.testing.assert_close(guide(torch.cat((cond, uncond)), scale), expected, atol=1e-5, rtol=1e-5)

@@ -83,6 +83,33 @@ def test_threads_are_those_of_torch() -> None:
     assert numba.get_num_threads() == min(before, numba.config.NUMBA_NUM_THREADS)
 
 
+@kernels.Kernel
+def note_threads(numbers_N: np.ndarray) -> None:
+    for i in numba.prange(len(numbers_N)):
+        numbers_N[i] = numba.get_thread_id()
+
+
+@pytest.mark.skipif(not kernels._has_openmp() or numba.config.NUMBA_NUM_THREADS == 1, reason="needs two threads")
+def test_many_numbers_are_shared_out_though_few_were_first() -> None:
+    numba.set_num_threads(2)
+    numbers_N = np.zeros(1000, np.int64)
+    note_threads(1000, 1, numbers_N)  # compiled, and kept on disk
+    assert set(numbers_N) == {0}
+    note_threads(1, kernels.SERIAL, numbers_N)
+    assert set(numbers_N) == {0}
+    note_threads(1000, kernels.SERIAL // 1000 + 1, numbers_N)
+    assert set(numbers_N) == {0, 1}
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 1000])
+def test_the_largest_is_found_wherever_it_is(length: int) -> None:
+    x_N = np.random.default_rng(0).normal(size=length).astype(np.float32)
+    for i in range(length):
+        moved_N = np.roll(x_N, i)
+        assert kernels.largest(moved_N) == moved_N.max()
+    assert kernels.largest(np.full(length, -np.inf, np.float32)) == -np.inf
+
+
 @pytest.mark.parametrize("count", [1, 63, 64, 1000, 4096])
 def test_every_change_is_seen_in_a_hash(count: int) -> None:
     bits_N = np.random.default_rng(0).integers(2**32, size=count, dtype=np.uint32)

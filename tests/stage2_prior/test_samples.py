@@ -26,6 +26,7 @@ from stage1_tokenizer.instruments import open_networks
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage2_prior import evaluate, samples
 from stage2_prior import train as stage2
+from stage2_prior.filters import SamplingConfig
 from stage2_prior.prior import load_prior
 from stage2_prior.samples import (
     MEASURES,
@@ -36,7 +37,7 @@ from stage2_prior.samples import (
     measure_samples,
     reference_images,
 )
-from stage2_prior.sampling import SamplingConfig, generate
+from stage2_prior.sampling import generate
 from tests.tiny import prior_run, tokenizer_run
 
 ROOT = Path(__file__).parents[2]
