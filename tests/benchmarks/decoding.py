@@ -2,9 +2,10 @@
 
 All models have random weights, a vocabulary of 16,384, width 384 and 6 layers. One JSON line a bar: name, median_s,
 tokens_per_s and peak_mb (the most that torch holds in a first call beside the prior itself) of ours, fraction_of_floor,
-peer, peer_tokens_per_s, ratio (peer's median / ours), bar (the ratio demanded). The floor is the larger of (weights +
-state) / bandwidth and operations / peak, both measured first: matrices in bfloat16, states in float32, keys and values
-of half the length on average. Bars of one peer at one size are measured together.
+peer, peer_tokens_per_s, ratio (of the medians), bar (the ratio demanded), gb_per_s and gflop_per_s of the machine.
+The floor is the larger of (weights + state) / bandwidth and operations / peak: matrices, keys and values (of half the
+length, on average) in bfloat16, recurrent states in float32. Bars of one peer at one size are measured together, and
+so is the machine.
 
     python -m tests.benchmarks.decoding --only gpt-b1 mamba-b32x1024     some sizes: the names that --help lists
 """
@@ -31,6 +32,7 @@ CODES, WIDTH, DEPTH, HEADS, D_STATE, HEADDIM = 16_384, 384, 6, 6, 64, 64
 TOKENS = 256  # unless a name says how many
 ROUNDS = 5
 CONSTANCY = "mamba-constancy"
+MEMORY, MATRIX = torch.ones(2**26), torch.ones(2048, 2048, dtype=torch.bfloat16)  # what the machine is measured with
 # On one thread, its CPU time is the time it would take on a machine where nothing else runs.
 clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
@@ -64,10 +66,9 @@ BARS = [
 
 def main(arguments: list[str] | None = None) -> None:
     only = parse(arguments).only
-    machine = measure_machine()
-    print(json.dumps({"name": "machine", **machine, "threads": torch.get_num_threads()}), flush=True)
+    print(json.dumps({"name": "machine", "threads": torch.get_num_threads()}), flush=True)
     for bars in by_peer(bar for bar in BARS if bar.name in only):
-        for line in measure(bars, machine):
+        for line in measure(bars):
             print(json.dumps(line), flush=True)
     if CONSTANCY in only:
         report_constancy()
@@ -88,10 +89,16 @@ def by_peer(bars: Iterable[Bar]) -> list[list[Bar]]:
     return list(groups.values())
 
 
-def measure(bars: list[Bar], machine: dict[str, float]) -> list[dict[str, object]]:
+def measure(bars: list[Bar]) -> list[dict[str, object]]:
     """A line for each bar of one peer and size."""
     peer = PEERS[bars[0].peer](bars[0].batch, bars[0].tokens)
-    *ours_s, peer_s = medians(*(ours(bar.kind, bar.batch, bar.tokens) for bar in bars), peer)
+    *ours_s, peer_s, read_s, product_s = medians(
+        *(ours(bar.kind, bar.batch, bar.tokens) for bar in bars), peer, MEMORY.sum, lambda: MATRIX @ MATRIX
+    )
+    machine = {
+        "gb_per_s": round(MEMORY.nbytes / read_s / 1e9, 1),
+        "gflop_per_s": round(2 * len(MATRIX) ** 3 / product_s / 1e9),
+    }
     return [result(bar, seconds, peer_s, machine) for bar, seconds in zip(bars, ours_s, strict=True)]
 
 
@@ -106,6 +113,7 @@ def result(bar: Bar, ours_s: float, peer_s: float, machine: dict[str, float]) ->
         "peer_tokens_per_s": round(bar.batch * bar.tokens / peer_s),
         "ratio": round(peer_s / ours_s, 2),
         "bar": bar.ratio,
+        **machine,
     }
 
 
@@ -190,20 +198,13 @@ PEERS: dict[str, Callable[[int, int], Callable[[], object]]] = {
 }
 
 
-def measure_machine() -> dict[str, float]:
-    """Bandwidth of reading 256 MB in GB/s, and the peak of bfloat16 products in GFLOP/s."""
-    memory, matrix = torch.ones(2**26), torch.ones(2048, 2048, dtype=torch.bfloat16)
-    read_s, product_s = medians(memory.sum, lambda: matrix @ matrix)
-    return {"gb_per_s": round(memory.nbytes / read_s / 1e9, 1), "gflop_per_s": round(2 * 2048**3 / product_s / 1e9)}
-
-
 def floor_s(bar: Bar, machine: dict[str, float]) -> float:
     """The least seconds a step can take."""
     model = prior(bar.kind, bar.tokens)
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
     keys_and_values, read_and_written = DEPTH * 2 * WIDTH * bar.tokens / 2, 2 * DEPTH * 2 * WIDTH * D_STATE
-    state = keys_and_values if bar.kind == "gpt" else read_and_written
-    traffic, operations = 2 * weights + 4 * bar.batch * state, 2 * bar.batch * weights
+    state_bytes = 2 * keys_and_values if bar.kind == "gpt" else 4 * read_and_written
+    traffic, operations = 2 * weights + bar.batch * state_bytes, 2 * bar.batch * weights
     return max(traffic / machine["gb_per_s"], operations / machine["gflop_per_s"]) / 1e9
 
 
