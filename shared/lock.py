@@ -1,6 +1,8 @@
 """One process at a time: locks on files, which end with the process that holds them, however it ends."""
 
 import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -20,3 +22,11 @@ def hold(path: Path, refusal: str) -> None:
         file.close()
         raise UserError(refusal) from None
     _HELD[path.resolve()] = file
+
+
+@contextmanager
+def wait_for(path: Path) -> Iterator[None]:
+    """Hold the lock of the file `path`, once no other process does; OSError where the file cannot be written."""
+    with path.open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield

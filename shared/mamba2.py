@@ -3,9 +3,6 @@
 Training reads the whole sequence at once, by the chunked algorithm of `shared.ssd`; decoding takes one input at a time
 and keeps a state of fixed size. Weights carry the names and packing of `mamba_ssm.Mamba2`, so they move both ways.
 
-The convolution and the gated norm have gradients written out, which compute anew what lies inside them: on a CPU, most
-of the time and nearly all of the memory of such a layer's training goes into what is kept between elementwise steps.
-
 Shapes: B batch, L length, D model width, I inner width = H heads x P headdim, N state size, G groups of R = H / G heads
 and J = R P channels that share one B_t and one C_t, C (as a suffix) = I + 2 G N convolved channels, K width of the
 convolution.
@@ -18,13 +15,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from shared.causal_conv import convolved_silu
+from shared.rms_norm import GatedRMSNorm
 from shared.ssd import ssd, ssd_step
 
 log = logging.getLogger(__name__)
@@ -152,7 +150,7 @@ class Mamba2(nn.Module):
         return x.unflatten(-1, (self.nheads, self.headdim)), B.unflatten(-1, groups), C.unflatten(-1, groups)
 
     def _convolve(self, xBC_BLC: Tensor) -> Tensor:
-        return _ConvolvedSilu.apply(xBC_BLC, self.conv1d.weight[:, 0], self.conv1d.bias)
+        return convolved_silu(xBC_BLC, self.conv1d.weight[:, 0], self.conv1d.bias)
 
     def _convolve_step(self, xBC_BC: Tensor, conv_BKC: Tensor) -> Tensor:
         for older_BC, newer_BC in itertools.pairwise(conv_BKC.unbind(1)):
@@ -222,84 +220,6 @@ class Mamba2(nn.Module):
             raise ValueError(f"Mamba2 needs {wanted} with d_model {self.d_model}, and was given {tuple(u.shape)}")
         if state is not None and len(state.ssm_BGNJ) != len(u):
             raise ValueError(f"the state holds {len(state.ssm_BGNJ)} sequences, and {len(u)} inputs were given")
-
-
-class GatedRMSNorm(nn.Module):
-    """rms_norm(y * silu(z)) * weight in float32: the gate comes first; each of `groups` is normed by itself.
-
-    Returns z's dtype, the one its successor computes in.
-    """
-
-    def __init__(self, dim: int, groups: int = 1, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.groups, self.eps = groups, eps
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        return _GatedNorm.apply(y, z, self.weight, self.groups, self.eps)
-
-
-class _GatedNorm(torch.autograd.Function):
-    """Keeps its inputs only; autograd would keep five tensors of their size, in float32."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
-        ctx.save_for_backward(y, z, weight)
-        ctx.groups, ctx.eps = groups, eps
-        gated = (F.silu(_wide(z)) * y).unflatten(-1, (groups, -1))
-        normed = F.rms_norm(gated, gated.shape[-1:], eps=eps).flatten(-2)
-        return (normed * weight).to(z.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        y, z, weight = ctx.saved_tensors
-        wide_z, grouped = _wide(z), (ctx.groups, -1)
-        gate = F.silu(wide_z)
-        gated = (gate * y).unflatten(-1, grouped)
-        rstd = gated.square().mean(-1, keepdim=True).add_(ctx.eps).rsqrt_()
-        normed = gated.mul_(rstd)
-        dweight = (dout * normed.flatten(-2)).flatten(0, -2).sum(0)
-        dnormed = (dout * _wide(weight)).unflatten(-1, grouped)
-        along = (dnormed * normed).mean(-1, keepdim=True)  # the norm takes away what points along its output
-        dgated = dnormed.sub_(normed.mul_(along)).mul_(rstd).flatten(-2)
-        dz = torch.ops.aten.silu_backward(dgated * y, wide_z)
-        return dgated.mul_(gate).to(y.dtype), dz.to(z.dtype), dweight.to(weight.dtype), None, None
-
-
-class _ConvolvedSilu(torch.autograd.Function):
-    """silu(conv1d(x)), causal and depthwise, (B, L, C) -> (B, L, C); keeps its inputs only.
-
-    The gradients are sums of shifted products: oneDNN's own backward pass takes 2 to 10 times as long.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x_BLC: Tensor, weight_CK: Tensor, bias_C: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x_BLC, weight_CK, bias_C)
-        return F.silu(_depthwise(x_BLC, weight_CK, bias_C)[:, : x_BLC.shape[1]])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout_BLC: Tensor) -> tuple[Tensor | None, ...]:
-        x_BLC, weight_CK, bias_C = ctx.saved_tensors
-        length, width = x_BLC.shape[1], weight_CK.shape[1]
-        narrow_CK = weight_CK.to(dout_BLC.dtype)  # under autocast, the type that the product was computed in
-        convolved_BLC = _depthwise(x_BLC.to(dout_BLC.dtype), narrow_CK, bias_C)[:, :length]
-        dconvolved_BLC = torch.ops.aten.silu_backward(dout_BLC, convolved_BLC)
-        dx_BLC = _depthwise(dconvolved_BLC, narrow_CK.flip(1))[:, width - 1 :]
-        shifted = [(dconvolved_BLC[:, k:] * x_BLC[:, : max(0, length - k)]).sum((0, 1)) for k in reversed(range(width))]
-        dweight_CK = torch.stack(shifted, dim=1).to(weight_CK.dtype)
-        return dx_BLC, dweight_CK, None if bias_C is None else dconvolved_BLC.sum((0, 1)).to(bias_C.dtype)
-
-
-def _depthwise(x_BLC: Tensor, weight_CK: Tensor, bias_C: Tensor | None = None) -> Tensor:
-    """(B, L, C) -> (B, L + K - 1, C): each channel convolved with its own weights, zeros around it."""
-    # As a picture of height 1 in channels-last order the sequence is used where it lies; conv1d transposes it there
-    # and back, and takes up to twice as long on a CPU.
-    channels, width = weight_CK.shape
-    picture_BC1L, weight_C11K = x_BLC.mT.unsqueeze(2), weight_CK[:, None, None]
-    bias_C = None if bias_C is None else bias_C.to(weight_CK.dtype)
-    return F.conv2d(picture_BC1L, weight_C11K, bias_C, padding=(0, width - 1), groups=channels)[:, :, 0].mT
 
 
 class Kernels(NamedTuple):

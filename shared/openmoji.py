@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from shared.cache_folder import cache_folder
 from shared.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ def draw(codes: Sequence[str], label: str, size: int) -> np.ndarray:
     import resvg_py
 
     name = f"openmoji-{version()}-resvg-{resvg_py.__version__}-{label}-{size}px.npy"
-    folder = Path(os.environ.get("TESSERA_CACHE") or "~/.cache/tessera").expanduser()
+    folder = cache_folder()
     pixels_NHWC = _read_cache(folder / name, (len(codes), size, size, 3))
     if pixels_NHWC is None:
         log.info("drawing %d OpenMoji at %d px, once: kept in %s", len(codes), size, folder / name)

@@ -9,7 +9,6 @@ Shapes: N images, G row groups.
 """
 
 import bisect
-import os
 from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ import pyarrow.parquet
 import torch
 from PIL import Image
 
+from shared.cache_folder import cache_folder
 from shared.disk_buffer import DiskBuffer
 from shared.errors import UserError
 from shared.order import SPARE, Blocks
@@ -212,4 +212,4 @@ def _size(url: str) -> int:
 
 
 def _buffer_folder(name: str) -> Path:
-    return Path(os.environ.get("TESSERA_CACHE") or "~/.cache/tessera").expanduser() / "row-groups" / name
+    return cache_folder() / "row-groups" / name

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.layers import RMSNorm, Rotary
+from shared.layers import Rotary
+from shared.rms_norm import RMSNorm
 
 
 class Place:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.layers import RMSNorm, SwiGLU
+from shared.layers import Dropout, SwiGLU
 from shared.mamba2 import Mamba2, Mamba2State
+from shared.rms_norm import RMSNorm
 from stage2_prior.attention import Attention, KVCache, Place
 
 INIT_STD = 0.02  # GPT-2's, of every embedding and matrix of a prior
@@ -28,7 +29,7 @@ class Block(nn.Module):
         super().__init__()
         self.mixer_norm, self.mixer = RMSNorm(width), mixer
         self.mlp_norm, self.mlp = nn.Identity() if mlp is None else RMSNorm(width), mlp
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_BLD: Tensor, modulation: Tensor | None = None) -> Tensor:
         return self._run(x_BLD, self.mixer, modulation)

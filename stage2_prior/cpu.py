@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.layers import RMSNorm, SwiGLU
+from shared.compiled import as_array
+from shared.layers import SwiGLU
 from shared.mamba2 import Mamba2, Mamba2State
+from shared.rms_norm import RMSNorm
 from stage2_prior import kernels
 from stage2_prior.attention import Attention, KVCache
 from stage2_prior.block import ClassModulation
-from stage2_prior.kernels import as_array
 from stage2_prior.prior import Prior, PriorState
 
 PACKED_FOR = 32  # rows; always the same, so that the bits of a row do not depend on how many others are drawn with it
@@ -83,7 +84,6 @@ class Step:
     """One step of a batch: each part of the model, bound to the memory of its rows."""
 
     def __init__(self, model: Prior, state: PriorState, dtype: torch.dtype) -> None:
-        kernels.use_threads_of_torch()
         self.model, self.state = model, state
         rows, width = state.batch, model.config.width
         self.normed_RD = torch.empty(rows, width, dtype=dtype)

@@ -8,13 +8,19 @@ recomputes instead; gradients in forward as in Liger Kernel, Hsu et al. 2024.)
 Shapes: N positions, T positions of one tile, K codes, R width of the last layer.
 """
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
+from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shared.compiled import Kernel, as_array, exp, inlined, largest, narrow, numbers_of, takes, widen
+
 TILE_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}  # logits a tile: 16 MiB stays in a CPU's last cache, 256 MiB fills a GPU
+BLOCK = 32  # rows whose share of the bias' gradient is one sum, so that it does not depend on threads
 
 
 @torch.compiler.disable
@@ -65,8 +71,10 @@ class _Tiles:
         budget = TILE_ELEMENTS.get(h_NR.device.type, TILE_ELEMENTS["cuda"])
         self.size = min(len(h_NR), max(1, budget // len(table_KR)))
         self.products_TK = h_NR.new_empty(self.size, len(table_KR), dtype=dtype)
-        self.logits_TK = self.products_TK if dtype == self.wide else self.products_TK.to(self.wide)
-        self.probs_TK = torch.empty_like(self.logits_TK)
+        self.compiled = takes(self.products_TK)
+        if not self.compiled:
+            self.logits_TK = self.products_TK if dtype == self.wide else self.products_TK.to(self.wide)
+            self.probs_TK = torch.empty_like(self.logits_TK)
 
     def rows(self) -> list[slice]:
         return [slice(start, start + self.size) for start in range(0, len(self.h_NR), self.size)]
@@ -79,34 +87,79 @@ class _Tiles:
 
     def loss_of(self, rows: slice, grads: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
         """Summed loss of one tile; its gradients are added into `grads`."""
-        target_T1 = self.targets_N[rows, None]
-        logits_TK = self._logits(rows)
+        h_TR = self.h_NR[rows]
+        products_TK = torch.mm(h_TR, self.table_KR.T, out=self.products_TK[: len(h_TR)])
+        loss_and_errors = self._loss_and_errors_by_kernel if self.compiled else self._loss_and_errors
+        loss, errors_TK = loss_and_errors(products_TK, self.targets_N[rows], None if grads is None else grads[2])
+        if grads is not None:
+            self._add_gradients(rows, errors_TK, *grads[:2])
+        return loss
+
+    def _loss_and_errors(
+        self, products_TK: Tensor, target_T: Tensor, grad_bias_K: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The errors are the gradient of the logits, softmax - one-hot, in the memory of the products."""
+        target_T1, logits_TK = target_T[:, None], self.logits_TK[: len(products_TK)]
+        if logits_TK.dtype != products_TK.dtype:
+            logits_TK.copy_(products_TK)
+        if self.bias_K is not None:
+            logits_TK += self.bias_K
         probs_TK = torch.softmax(logits_TK, dim=1, out=self.probs_TK[: len(target_T1)])
         top_T1, argmax_T1 = logits_TK.max(dim=1, keepdim=True)
         # The best code's probability is at least 1/K, so this log never underflows as log(probs[target]) could.
         loss = (top_T1 - probs_TK.gather(1, argmax_T1).log_() - logits_TK.gather(1, target_T1)).sum()
-        if grads is not None:
+        if grad_bias_K is not None:
             probs_TK.scatter_add_(1, target_T1, probs_TK.new_tensor(-1.0).expand_as(target_T1))
-            self._add_gradients(rows, probs_TK, *grads)
-        return loss
+            grad_bias_K += probs_TK.sum(0)
+        return loss, products_TK.copy_(probs_TK)
 
-    def _logits(self, rows: slice) -> Tensor:
-        h_TR = self.h_NR[rows]
-        products_TK = torch.mm(h_TR, self.table_KR.T, out=self.products_TK[: len(h_TR)])
-        logits_TK = self.logits_TK[: len(h_TR)]
-        if logits_TK.dtype != products_TK.dtype:
-            logits_TK.copy_(products_TK)
-        return logits_TK if self.bias_K is None else logits_TK.add_(self.bias_K)
+    def _loss_and_errors_by_kernel(
+        self, products_TK: Tensor, target_T: Tensor, grad_bias_K: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        rows, codes = products_TK.shape
+        losses_T = torch.empty(rows, dtype=torch.float32)
+        bias_K = np.empty(0, np.float32) if self.bias_K is None else numbers_of(self.bias_K)
+        parts_PK = torch.empty(-(-rows // BLOCK), len(bias_K))
+        arrays = (as_array(products_TK), bias_K, target_T.numpy(), losses_T.numpy(), parts_PK.numpy())
+        _turn_into_errors(len(parts_PK), BLOCK * codes, *arrays)
+        if grad_bias_K is not None and len(bias_K):
+            grad_bias_K += parts_PK.sum(0)
+        return losses_T.sum(), products_TK
 
-    def _add_gradients(
-        self, rows: slice, errors_TK: Tensor, grad_h_NR: Tensor, grad_table_KR: Tensor, grad_bias_K: Tensor
-    ) -> None:
-        """`errors_TK` is the gradient of the tile's logits, softmax - one-hot."""
-        grad_bias_K += errors_TK.sum(0)
-        if errors_TK.dtype == self.h_NR.dtype:
+    def _add_gradients(self, rows: slice, errors_TK: Tensor, grad_h_NR: Tensor, grad_table_KR: Tensor) -> None:
+        if errors_TK.dtype == self.wide:
             torch.mm(errors_TK, self.table_KR, out=grad_h_NR[rows])
             grad_table_KR.addmm_(errors_TK.T, self.h_NR[rows])
-        else:  # the tile's product memory is free again: it takes the errors in the products' dtype
-            errors_TK = self.products_TK[: len(errors_TK)].copy_(errors_TK)
+        else:
             grad_h_NR[rows] = errors_TK @ self.table_KR
             grad_table_KR += errors_TK.T @ self.h_NR[rows]
+
+
+@Kernel
+def _turn_into_errors(logits_TK, bias_K, target_T, losses_T, parts_PK):
+    """Write softmax - one-hot where the logits without their bias stand, and sums of it over blocks of rows."""
+    for part in prange(len(parts_PK)):
+        parts_PK[part] = 0
+        x_K = np.empty(logits_TK.shape[1], np.float32)
+        for row in range(part * BLOCK, min((part + 1) * BLOCK, len(logits_TK))):
+            losses_T[row] = _turn_row_into_errors(logits_TK[row], bias_K, target_T[row], x_K, parts_PK[part])
+
+
+@inlined
+def _turn_row_into_errors(logits_K, bias_K, target, x_K, sum_K):
+    for k in range(len(x_K)):
+        x_K[k] = widen(logits_K[k])
+    for k in range(len(bias_K)):
+        x_K[k] += bias_K[k]
+    best, total, at_target = largest(x_K), np.float32(0), x_K[target]
+    for k in range(len(x_K)):
+        x_K[k] = exp(x_K[k] - best)
+        total += x_K[k]
+    for k in range(len(x_K)):
+        x_K[k] /= total
+    x_K[target] -= np.float32(1)
+    for k in range(len(x_K)):
+        logits_K[k] = narrow(x_K[k], logits_K[k])
+    for k in range(len(sum_K)):
+        sum_K[k] += x_K[k]
+    return np.float32(math.log(total)) + best - at_target

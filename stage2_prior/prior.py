@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from shared.checkpoint import BEST, WEIGHTS, load_for_inference
 from shared.errors import UserError
 from shared.hub import Shareable
-from shared.layers import LearnedPositions, RMSNorm, Rotary, SwiGLU
+from shared.layers import Dropout, LearnedPositions, Rotary, SwiGLU
 from shared.mamba2 import Mamba2
 from shared.mup import MupConfig, parametrise
+from shared.rms_norm import RMSNorm
 from shared.token_cache import TokenInfo, read_info
 from stage2_prior.attention import Attention, Place
 from stage2_prior.block import INIT_STD, Block, ClassModulation
@@ -129,7 +130,7 @@ class Prior(nn.Module, Shareable):
         self.length = grid[0] * grid[1]
         self.vocabulary = _vocabulary(config, codes, classes + 1, code_vectors_KD)
         self.positions = LearnedPositions(self.length, config.width) if config.positions == "learned" else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         blocks = nn.ModuleList(_block(config, grid, layer) for layer in range(config.depth))
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
         self.norm = RMSNorm(config.width)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from x_transformers import Encoder as TransformerEncoder
 
 from shared.config import Config
-from shared.layers import RMSNorm, SwiGLU, layer_scale
+from shared.layers import SwiGLU, layer_scale
+from shared.rms_norm import RMSNorm
 
 
 class ConvConfig(Config):

@@ -2,32 +2,37 @@
 
 import pytest
 import torch
-from torch import nn
 
-from shared.layers import LearnedPositions, RMSNorm, Rotary, SwiGLU
+from shared.layers import Dropout, LearnedPositions, Rotary, SwiGLU
 
 
-def test_rms_norm_is_its_formula_in_float64() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.999])
+def test_dropout_zeroes_its_share_of_numbers_and_keeps_the_mean(p: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    norm = RMSNorm(48)
-    nn.init.normal_(norm.weight)
-    x = torch.randn(5, 7, 48) * 3
-    expected = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight.double()
-    torch.testing.assert_close(norm(x).double(), expected, atol=1e-5, rtol=1e-5)
+    x_ND = torch.ones(1001, 999, dtype=dtype, requires_grad=True)
+    y_ND = Dropout(p)(x_ND)
+    kept = round(x_ND.numel() * (1 - p))
+    deviation = (x_ND.numel() * p * (1 - p)) ** 0.5
+    assert abs(y_ND.count_nonzero().item() - kept) < 5 * deviation
+    torch.testing.assert_close(y_ND[y_ND != 0].float().unique(), torch.tensor([1 / (1 - p)]), atol=0, rtol=0.02)
+    neighbours = ((y_ND[:, 1:] != 0) & (y_ND[:, :-1] != 0)).float().mean().item()
+    assert abs(neighbours - (1 - p) ** 2) < 0.005
+    y_ND.sum().backward()
+    assert torch.equal(x_ND.grad, y_ND)
+    assert y_ND.dtype == dtype
 
 
-def test_rms_norm_keeps_the_dtype_and_computes_in_float32() -> None:
-    x = (torch.randn(3, 256) * 100).bfloat16()
-    norm = RMSNorm(256)
-    assert norm(x).dtype == torch.bfloat16
-    torch.testing.assert_close(norm(x), norm(x.float()).bfloat16(), atol=0, rtol=0)
-
-
-def test_rms_norm_of_zeros_is_zero_with_finite_gradients() -> None:
-    x = torch.zeros(2, 8, requires_grad=True)
-    RMSNorm(8)(x).sum().backward()
-    assert x.grad is not None
-    assert x.grad.isfinite().all()
+def test_dropout_goes_by_the_global_generator_and_does_nothing_outside_training() -> None:
+    dropout, x = Dropout(0.3), torch.ones(1000)
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(dropout(x))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert dropout.eval()(x) is x
+    assert torch.equal(Dropout(0.0)(x), x)
 
 
 @pytest.mark.parametrize(("dim", "hidden"), [(384, 1024), (96, 256), (8, 32), (100, 256)])

@@ -5,10 +5,10 @@ from itertools import product
 import pytest
 import torch
 
-from stage2_prior.choice import choose_on_cpu
+from shared.compiled import as_array
+from stage2_prior.choice import choose_on_cpu, weigh
 from stage2_prior.draw import draw, uniforms
 from stage2_prior.filters import SamplingConfig, filter_logits
-from stage2_prior.kernels import as_array, weigh
 from tests.stage2_prior.test_filters import brute_filters, random_logits
 
 CONFIGS = [

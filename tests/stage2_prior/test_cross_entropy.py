@@ -41,15 +41,30 @@ def test_gradcheck_with_and_without_bias() -> None:
     assert torch.autograd.gradcheck(lambda h, table: linear_cross_entropy(h, table, None, targets), (h, table))
 
 
-def test_float32_at_full_size_of_the_codebook() -> None:
+by_kernel_or_not = pytest.mark.parametrize("by_kernel", [True, False])
+
+
+def without_kernels(monkeypatch: pytest.MonkeyPatch, by_kernel: bool) -> None:
+    if not by_kernel:
+        monkeypatch.setattr(cross_entropy, "takes", lambda *tensors: False)
+
+
+@by_kernel_or_not
+@pytest.mark.parametrize("bias", [True, False])
+def test_float32_at_full_size_of_the_codebook(bias: bool, by_kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_kernels(monkeypatch, by_kernel)
     inputs, targets = problem(300, 16_384, 32, torch.float32)
-    ours, expected = linear_cross_entropy(*inputs, targets), whole(*inputs, targets)
+    given = inputs if bias else [*inputs[:2], None]
+    ours, expected = linear_cross_entropy(*given, targets), whole(*given, targets)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
-    grads = torch.autograd.grad(ours, inputs), torch.autograd.grad(expected, inputs)
+    wanted = inputs if bias else inputs[:2]
+    grads = torch.autograd.grad(ours, wanted), torch.autograd.grad(expected, wanted)
     torch.testing.assert_close(*grads, atol=1e-7, rtol=1e-4)
 
 
-def test_large_logits_neither_overflow_nor_underflow() -> None:
+@by_kernel_or_not
+def test_large_logits_neither_overflow_nor_underflow(by_kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_kernels(monkeypatch, by_kernel)
     h = torch.tensor([[300.0, -300.0]], requires_grad=True)
     loss = linear_cross_entropy(h, torch.eye(2), None, torch.tensor([1]))
     loss.backward()
@@ -58,7 +73,9 @@ def test_large_logits_neither_overflow_nor_underflow() -> None:
     assert h.grad.tolist() == [[1.0, -1.0]]
 
 
-def test_autocast_multiplies_in_bfloat16_and_sums_in_float32() -> None:
+@by_kernel_or_not
+def test_autocast_multiplies_in_bfloat16_and_sums_in_float32(by_kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_kernels(monkeypatch, by_kernel)
     inputs, targets = problem(64, 500, 32, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = linear_cross_entropy(*inputs, targets)

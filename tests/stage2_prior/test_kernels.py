@@ -5,109 +5,27 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from shared.layers import RMSNorm, Rotary, SwiGLU
+from shared.compiled import as_array
+from shared.layers import Rotary, SwiGLU
 from shared.mamba2 import Mamba2
+from shared.rms_norm import RMSNorm
 from stage2_prior import kernels
 from stage2_prior.attention import Attention, Place
 from stage2_prior.cpu import AttentionStep, Mamba2Step, MLPStep, Norm
-from stage2_prior.kernels import as_array, exp, narrow, widen
 
 DTYPES = [torch.float32, torch.bfloat16]
 MANY = 33  # rows, so many that kernels share them out among threads
 
 
 @pytest.fixture(autouse=True)
-def _as_in_a_step() -> Any:
-    kernels.use_threads_of_torch()
+def _without_gradients() -> Any:
     with torch.no_grad():
         yield
-
-
-@numba.njit
-def exponentials(x_N: np.ndarray, y_N: np.ndarray) -> None:
-    for i in range(len(x_N)):
-        y_N[i] = exp(x_N[i])
-
-
-@numba.njit
-def converted(x_N: np.ndarray, y_N: np.ndarray) -> None:
-    for i in range(len(x_N)):
-        y_N[i] = narrow(widen(x_N[i]), y_N[i])
-
-
-def converted_to(x_N: Tensor, dtype: torch.dtype) -> Tensor:
-    y_N = torch.empty_like(x_N, dtype=dtype)
-    converted(as_array(x_N), as_array(y_N))
-    return y_N
-
-
-def test_exp_is_exp_within_its_range_and_stays_finite_beyond() -> None:
-    x_N = np.linspace(-87, 88, 1_000_001, dtype=np.float32)
-    y_N = np.empty_like(x_N)
-    exponentials(x_N, y_N)
-    np.testing.assert_allclose(y_N, np.exp(x_N.astype(np.float64)), rtol=2e-7)
-    ends_N = np.array([-np.inf, -1e30, 1e30, np.inf], np.float32)
-    exponentials(ends_N, y_N)
-    assert np.array_equal(y_N[:4], [y_N[0], y_N[0], y_N[2], y_N[2]])
-    assert 0 < y_N[0] < 2e-38
-    assert 1e38 < y_N[2] < np.inf
-
-
-def test_numbers_are_rounded_as_pytorch_rounds_them() -> None:
-    generator = torch.Generator().manual_seed(0)
-    bits_N = torch.randint(-(2**31), 2**31, (1_000_000,), generator=generator).to(torch.int32)
-    x_N = bits_N.view(torch.float32)
-    x_N = torch.cat((x_N[x_N.isfinite()], torch.tensor([0.0, -0.0, torch.inf, -torch.inf])))
-    rounded_N = converted_to(x_N, torch.bfloat16)
-    assert torch.equal(rounded_N.view(torch.uint16), x_N.bfloat16().view(torch.uint16))
-    assert torch.equal(converted_to(rounded_N, torch.float32), rounded_N.float())
-    assert torch.equal(converted_to(x_N, torch.float32), x_N)
-    assert converted_to(torch.tensor([torch.nan]), torch.bfloat16).isnan().all()
-
-
-def test_threads_are_those_of_torch() -> None:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        kernels.use_threads_of_torch()
-        assert numba.get_num_threads() == torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
-    kernels.use_threads_of_torch()
-    assert numba.get_num_threads() == min(before, numba.config.NUMBA_NUM_THREADS)
-
-
-@kernels.Kernel
-def note_threads(numbers_N: np.ndarray) -> None:
-    for i in numba.prange(len(numbers_N)):
-        numbers_N[i] = numba.get_thread_id()
-
-
-@pytest.mark.skipif(not kernels._has_openmp() or numba.config.NUMBA_NUM_THREADS == 1, reason="needs two threads")
-def test_many_numbers_are_shared_out_though_few_were_first() -> None:
-    numba.set_num_threads(2)
-    numbers_N = np.zeros(1000, np.int64)
-    note_threads(1000, 1, numbers_N)  # compiled, and kept on disk
-    assert set(numbers_N) == {0}
-    note_threads(1, kernels.SERIAL, numbers_N)
-    assert set(numbers_N) == {0}
-    note_threads(1000, kernels.SERIAL // 1000 + 1, numbers_N)
-    assert set(numbers_N) == {0, 1}
-
-
-@pytest.mark.parametrize("length", [1, 63, 64, 65, 1000])
-def test_the_largest_is_found_wherever_it_is(length: int) -> None:
-    x_N = np.random.default_rng(0).normal(size=length).astype(np.float32)
-    for i in range(length):
-        moved_N = np.roll(x_N, i)
-        assert kernels.largest(moved_N) == moved_N.max()
-    assert kernels.largest(np.full(length, -np.inf, np.float32)) == -np.inf
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 1000, 4096])
