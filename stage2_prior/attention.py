@@ -1,6 +1,6 @@
 """Causal self-attention in two forms of one set of weights: the whole sequence at once, and one input at a time.
 
-Shapes: B batch, L length, D width, H heads, E width of a head, W places in a window of the cache, N numbers or B * H.
+Shapes: B batch, L length, D width, H heads, E width of a head, W places so far, N numbers or B * H.
 """
 
 import math
@@ -16,16 +16,12 @@ from shared.rms_norm import RMSNorm
 class Place:
     """Where decoding stands, the same for every layer: after `position` inputs.
 
-    A step captured in a CUDA graph is replayed at every position, so it writes where a tensor says and looks at a fixed
-    `window` of places, masking those still empty. Without a window it looks at exactly those written.
+    A step captured in a CUDA graph is replayed at every position, so it finds there where it is.
     """
 
-    def __init__(self, length: int, device: torch.device | str) -> None:
+    def __init__(self, device: torch.device | str) -> None:
         self.position = 0
         self.index_1 = torch.zeros(1, dtype=torch.long, device=device)  # `position`, on the device
-        self.window: int | None = None
-        self.empty_W: Tensor | None = None  # (window,) bool, true where the next input must not look
-        self._places_L = torch.arange(length, device=device)
 
     def advance(self, count: int = 1) -> None:
         self.position += count
@@ -34,15 +30,6 @@ class Place:
     def reset(self) -> None:
         self.position = 0
         self.index_1.zero_()
-
-    def looks_at(self) -> int:
-        """How many places the next input sees, itself included."""
-        return self.position + 1 if self.window is None else self.window
-
-    def look_at(self, window: int) -> None:
-        """Before each step within a window: find, once for all layers, which of its places are still empty."""
-        self.window = window
-        self.empty_W = self._places_L[:window] > self.index_1
 
 
 class KVCache:
@@ -63,10 +50,10 @@ class KVCache:
 
     def append(self, k_BH1E: Tensor, v_BH1E: Tensor) -> tuple[Tensor, Tensor]:
         """Write the next key and value; returns all that the next query looks at, as views."""
-        window, (k_BHLE, v_BHLE) = self.place.looks_at(), self.kv_2BHLE
+        seen, (k_BHLE, v_BHLE) = self.place.position + 1, self.kv_2BHLE
         k_BHLE.index_copy_(2, self.place.index_1, k_BH1E.to(k_BHLE.dtype))
         v_BHLE.index_copy_(2, self.place.index_1, v_BH1E.to(v_BHLE.dtype))
-        return k_BHLE.narrow(2, 0, window), v_BHLE.narrow(2, 0, window)
+        return k_BHLE[:, :, :seen], v_BHLE[:, :, :seen]
 
     def reset(self) -> None:
         """Nothing to do: what `place` has not reached is not looked at."""
@@ -111,7 +98,7 @@ class Attention(nn.Module):
     def step(self, x_BD: Tensor, state: KVCache) -> Tensor:
         q_BH1E, k_BH1E, v_BH1E = self._qkv(x_BD[:, None], offset=state.place.index_1)
         keys_BHWE, values_BHWE = state.append(k_BH1E, v_BH1E)
-        y_BH1E = attend_once(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE, state.place.empty_W)
+        y_BH1E = attend_once(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE)
         return self.out_proj(y_BH1E.flatten(1))
 
     def _qkv(self, x_BLD: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,13 +116,10 @@ class Attention(nn.Module):
         return self.out_proj(y_BHLE.transpose(1, 2).flatten(2))
 
 
-def attend_once(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor, empty_W: Tensor | None) -> Tensor:
-    """Attention of one query a sequence to all places but the empty ones."""
-    if q_BH1E.is_cuda:
-        mask_W = None if empty_W is None else ~empty_W
-        return F.scaled_dot_product_attention(q_BH1E, k_BHWE, v_BHWE, attn_mask=mask_W)
+def attend_once(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor) -> Tensor:
+    """Attention of one query a sequence to all places."""
+    if q_BH1E.device.type != "cpu":
+        return F.scaled_dot_product_attention(q_BH1E, k_BHWE, v_BHWE)
     # For a single query, SDPA's blocks take up to four times as long there as the two products.
     scores_N1W = torch.bmm(q_BH1E.flatten(0, 1) * q_BH1E.shape[-1] ** -0.5, k_BHWE.flatten(0, 1).mT)
-    if empty_W is not None:
-        scores_N1W.masked_fill_(empty_W, -math.inf)
     return torch.bmm(scores_N1W.softmax(-1), v_BHWE.flatten(0, 1)).view_as(q_BH1E)

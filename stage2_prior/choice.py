@@ -1,7 +1,8 @@
-"""Choosing tokens from logits: guidance, filters and draw, by PyTorch on a GPU, by one compiled pass a row on a CPU.
+"""Choosing tokens from logits: guidance, filters and draw, by one compiled pass a row on a CPU.
 
 In PyTorch, top-p over 16,384 codes takes a CPU several times as long as the whole model. What the two choose differs
-only where a random number falls within rounding of the boundary between two codes.
+only where a random number falls within rounding of the boundary between two codes. On a GPU it is done by
+stage2_prior.choice_triton.
 
 Shapes: R rows, V codes, U levels of the tree of stage2_prior.draw.
 """
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from shared.compiled import Kernel, as_array, exp, inlined, largest, widen
 from stage2_prior.decoding import Choose
-from stage2_prior.draw import BRANCHES, draw
-from stage2_prior.filters import SMALLEST_TEMPERATURE, SamplingConfig, filter_logits
+from stage2_prior.draw import BRANCHES
+from stage2_prior.filters import SMALLEST_TEMPERATURE, SamplingConfig
 from stage2_prior.guidance import guide
 
 MOST_BELOW = np.float32(-87)  # the best logit; what lies further below has no part in the sum of float32 numbers
@@ -29,9 +30,11 @@ def chooser(config: SamplingConfig) -> Choose:
     """How tokens are chosen: guided where a scale is given, filtered as `config` says, drawn."""
 
     def choose(logits_RV: Tensor, uniforms_BU: Tensor, scale_1: Tensor | None) -> Tensor:
+        if logits_RV.device.type != "cpu":
+            from stage2_prior.choice_triton import choose_on_gpu  # Triton comes with PyTorch's builds for GPUs only
+
+            return choose_on_gpu(logits_RV, uniforms_BU, scale_1, config)
         logits_BV = logits_RV if scale_1 is None else guide(logits_RV.float(), scale_1)
-        if logits_BV.is_cuda:
-            return draw(filter_logits(logits_BV.float(), config), uniforms_BU)
         return choose_on_cpu(logits_BV, uniforms_BU, config)
 
     return choose

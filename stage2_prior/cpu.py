@@ -1,6 +1,6 @@
 """A prior's step on a CPU: products by oneDNN on weights packed once a call, and Numba's kernels between them.
 
-Shapes: R rows, V codes, K = V of the table, and those of stage2_prior.kernels.
+Shapes: R rows, V codes, K = V of the table, S length of a prefix, and those of stage2_prior.kernels.
 """
 
 import copy
@@ -63,6 +63,10 @@ class PackedWeights:
         if can_pack():
             self.score = PackedLinear(self.table_KR, prior.vocabulary.bias_K, self.dtype)
             self._pack(self.model)
+
+    def prefill(self, inputs_RS: Tensor, state: PriorState) -> None:
+        """`Prior.prefill`."""
+        self.model.prefill(inputs_RS, state)
 
     def advance(self, state: PriorState) -> Callable[[Tensor], Tensor]:
         """`Prior.advance` for this state: (R,) ids -> (R, V) logits."""

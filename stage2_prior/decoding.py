@@ -1,28 +1,28 @@
 """The decoding engine: weights laid out once a call, memory allocated once a prior, a step that touches nothing else.
 
-A step takes in one id a row and draws the next token. On CUDA it is captured in a graph, filters and draw included, and
-replayed for every position: nothing is launched from Python, and nothing waits for the host. On a CPU it is that of
-stage2_prior.cpu.
+A step takes in one id a row and draws the next token. On CUDA it is that of stage2_prior.cuda, captured in a graph,
+filters and draw included, and replayed for every position: nothing is launched from Python, and nothing waits for the
+host. On a CPU it is that of stage2_prior.cpu.
 
 Shapes: B images, R rows (B; with guidance B conditional ones, then B unconditional ones), L grid length, K prefix
 length, V codes, U random numbers per token.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from shared.layers import LearnedPositions
 from stage2_prior.cpu import PackedWeights
 from stage2_prior.prior import Prior, PriorState
 
-WINDOWS = 8  # attention looks at the first eighth of the places in the first eighth of the steps, and so on
+if TYPE_CHECKING:
+    from stage2_prior.cuda import StaticWeights
+
 MOST_GRAPHS = 8  # batch sizes and ways to choose for which graphs are kept
 
 # (logits (R, V), uniforms (B, U), guidance scale (1,) or None) -> tokens (B,)
@@ -51,14 +51,13 @@ class Decoder:
     def __init__(self, prior: Prior, rows: int, levels: int, exact: bool) -> None:
         self.device = device = prior.norm.weight.device
         self.rows, self.exact = rows, exact
-        self.weights = (PackedWeights if _on_cpu(device) else StaticWeights)(prior, exact)
+        self.weights = _weights(prior, exact)
         self.state = prior.init_state(rows, dtype=self.weights.dtype)
         self.input_R = torch.zeros(rows, dtype=torch.long, device=device)
         self.tokens_LR = torch.zeros(prior.length, rows, dtype=torch.long, device=device)
         self.uniforms_LRU = torch.zeros(prior.length, rows, levels, dtype=torch.float64, device=device)
         self.scale_L = torch.ones(prior.length, device=device)
-        self.windows = _windows(prior)
-        self.graphs: dict[tuple[int, bool, Choose], dict[int, Callable[[], None]]] = {}
+        self.graphs: dict[tuple[int, bool, Choose], Callable[[], None]] = {}
 
     def fits(self, prior: Prior, rows: int, exact: bool) -> bool:
         """Whether this decoder can serve a call for `rows` rows."""
@@ -88,14 +87,14 @@ class Decoder:
         width = self.weights.model.grid[1]
         count, known = prefix_BK.shape
         batch = self._batch(count, guided=scale_L is not None)
-        steps = self._steps(batch, choose)
+        step = self._captured(batch, choose)
         if batch.scale_L is not None and scale_L is not None:
             batch.scale_L.copy_(scale_L)
         batch.uniforms_LBU.copy_(uniforms_BLU.transpose(0, 1))
         self._begin(batch, start_R.to(self.device), prefix_BK.to(self.device))
         place = batch.state.place
         for position in range(known, len(self.tokens_LR)):
-            steps[next(window for window in self.windows if position < window)]()
+            step()
             place.position += 1
             if progress is not None:
                 progress(count)
@@ -117,14 +116,14 @@ class Decoder:
 
     def _begin(self, batch: Batch, start_R: Tensor, prefix_BK: Tensor) -> None:
         """Take in all that is known but its last id, which is left for the first step."""
-        known, model = prefix_BK.shape[1], self.weights.model
+        known = prefix_BK.shape[1]
         batch.state.reset()
         batch.tokens_LB[:known] = prefix_BK.T
         inputs_RK = torch.cat((start_R[:, None], prefix_BK.repeat(len(start_R) // len(prefix_BK), 1)), dim=1)
         if known:
-            model.prefill(inputs_RK[:, :-1], batch.state)
+            self.weights.prefill(inputs_RK[:, :-1], batch.state)
         else:
-            model.condition(start_R, batch.state)
+            self.weights.model.condition(start_R, batch.state)
         batch.input_R.copy_(inputs_RK[:, -1])
 
     def _step(self, batch: Batch, choose: Choose) -> None:
@@ -137,22 +136,17 @@ class Decoder:
         batch.input_R.view(-1, len(drawn_B)).copy_(drawn_B)
         index_1.add_(1)
 
-    def _steps(self, batch: Batch, choose: Choose) -> dict[int, Callable[[], None]]:
-        """For each window that attention looks at a step; on CUDA captured, and kept for batches of the same size."""
+    def _captured(self, batch: Batch, choose: Choose) -> Callable[[], None]:
+        """The step of this batch; on CUDA captured, and kept for batches of the same size."""
+        step = partial(self._step, batch, choose)
         if _on_cpu(self.device):
-            return dict.fromkeys(self.windows, partial(self._step, batch, choose))
-        steps = {window: partial(self._step_within, window, batch, choose) for window in self.windows}
+            return step
         key = (len(batch.input_R), batch.scale_L is not None, choose)
         if key not in self.graphs:
             if len(self.graphs) == MOST_GRAPHS:
                 self.graphs.clear()
-            reset = batch.state.place.reset
-            self.graphs[key] = {window: capture(step, reset) for window, step in steps.items()}
+            self.graphs[key] = capture(step, batch.state.place.reset)
         return self.graphs[key]
-
-    def _step_within(self, window: int, batch: Batch, choose: Choose) -> None:
-        batch.state.place.look_at(window)
-        self._step(batch, choose)
 
 
 def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[], None]:
@@ -172,44 +166,24 @@ def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[],
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+    return partial(_replay, graph, step)
 
 
-class StaticWeights:
-    """A prior's weights for a GPU: copies at fixed addresses, where captured graphs find them; matrices in bfloat16."""
+def _replay(graph: torch.cuda.CUDAGraph, step: Callable[[], None]) -> None:
+    """`step` is what owns the memory that the graph works in."""
+    graph.replay()
 
-    def __init__(self, prior: Prior, exact: bool) -> None:
-        self.dtype = dtype = torch.float32 if exact else torch.bfloat16
-        self.model = copy.deepcopy(prior).eval()
-        for module in self.model.modules():
-            if isinstance(module, nn.Linear | nn.Embedding | LearnedPositions):
-                module.to(dtype)
-        self.table_KR = prior.vocabulary.table().to(dtype, copy=True)
-        bias_K = prior.vocabulary.bias_K
-        self.bias_K = None if bias_K is None else bias_K.detach().to(dtype, copy=True)
-        self.score: Callable[[Tensor], Tensor] = partial(F.linear, weight=self.table_KR, bias=self.bias_K)
 
-    def advance(self, state: PriorState) -> Callable[[Tensor], Tensor]:
-        """`Prior.advance` for this state: (R,) ids -> (R, V) logits."""
-        return partial(self.model.advance, state=state)
+def _weights(prior: Prior, exact: bool) -> "PackedWeights | StaticWeights":
+    if _on_cpu(prior.norm.weight.device):
+        return PackedWeights(prior, exact)
+    from stage2_prior.cuda import StaticWeights  # Triton comes with PyTorch's builds for GPUs only
 
-    def load(self, prior: Prior) -> None:
-        for mine, given in zip(self.model.parameters(), prior.parameters(), strict=True):
-            mine.copy_(given)
-        self.table_KR.copy_(prior.vocabulary.table())
-        if self.bias_K is not None and prior.vocabulary.bias_K is not None:
-            self.bias_K.copy_(prior.vocabulary.bias_K)
+    return StaticWeights(prior, exact)
 
 
 def _on_cpu(device: torch.device) -> bool:
     return device.type == "cpu"
-
-
-def _windows(prior: Prior) -> list[int]:
-    """How many places attention looks at in each captured step; without attention one is enough."""
-    attends = any(prior.config.is_attention(layer) for layer in range(prior.config.depth))
-    parts = WINDOWS if attends else 1
-    return sorted({-(-prior.length * part // parts) for part in range(1, parts + 1)})
 
 
 _decoders: WeakKeyDictionary[Prior, Decoder] = WeakKeyDictionary()

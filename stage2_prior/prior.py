@@ -204,7 +204,7 @@ class Prior(nn.Module, Shareable):
         """
         weight = self.norm.weight
         dtype = dtype or weight.dtype
-        place = Place(self.length, weight.device if device is None else device)
+        place = Place(weight.device if device is None else device)
         modulations = [m if m is None else m.to(dtype) for m in self._modulations(self.start_tokens(None, batch))]
         table_KR = self.vocabulary.table()
         score = partial(F.linear, weight=table_KR, bias=self.vocabulary.bias_K)

@@ -1,5 +1,6 @@
 """A place of its own for each test, and a folder of real drawings small enough to train on in seconds."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,11 @@ import torch
 from hypothesis import settings
 
 from tests.tiny import save_drawings
+
+if (
+    not torch.cuda.is_available()
+):  # kernels are then run by Triton's interpreter, which must be chosen before they are made
+    os.environ["TRITON_INTERPRET"] = "1"
 
 settings.register_profile("torture", max_examples=10_000)
 

@@ -23,12 +23,13 @@ from functools import cache
 import torch
 from torch import nn
 
-import shared.vision  # noqa: F401  (makes torchvision importable, which transformers imports)
 from stage2_prior.prior import Prior, PriorConfig
 from stage2_prior.sampling import generate
+from tests.benchmarks import peers
+from tests.benchmarks.peers import CODES, Peer, Size
 from tests.benchmarks.timing import peak_mb
 
-CODES, WIDTH, DEPTH, HEADS, D_STATE, HEADDIM = 16_384, 384, 6, 6, 64, 64
+SIZE = Size(width=384, depth=6, heads=6, d_state=64, headdim=64)
 TOKENS = 256  # unless a name says how many
 ROUNDS = 5
 CONSTANCY = "mamba-constancy"
@@ -91,7 +92,7 @@ def by_peer(bars: Iterable[Bar]) -> list[list[Bar]]:
 
 def measure(bars: list[Bar]) -> list[dict[str, object]]:
     """A line for each bar of one peer and size."""
-    peer = PEERS[bars[0].peer](bars[0].batch, bars[0].tokens)
+    peer = PEERS[bars[0].peer](SIZE, bars[0].batch, bars[0].tokens)
     *ours_s, peer_s, read_s, product_s = medians(
         *(ours(bar.kind, bar.batch, bar.tokens) for bar in bars), peer, MEMORY.sum, lambda: MATRIX @ MATRIX
     )
@@ -131,7 +132,8 @@ def medians(*runs: Callable[[], object]) -> list[float]:
 @cache
 def prior(kind: str, tokens: int) -> Prior:
     torch.manual_seed(0)
-    config = PriorConfig(kind=kind, depth=DEPTH, width=WIDTH, heads=HEADS, d_state=D_STATE, headdim=HEADDIM)
+    shape = {name: getattr(SIZE, name) for name in ("depth", "width", "heads", "d_state", "headdim")}
+    config = PriorConfig(kind=kind, **shape)
     return Prior(config, CODES, (tokens // 16, 16)).eval()
 
 
@@ -145,56 +147,10 @@ def peak_of_ours(bar: Bar) -> float:
     return peak_mb(lambda: generate(fresh, range(bar.batch), batch_size=bar.batch))
 
 
-def x_transformers(batch: int, tokens: int) -> Callable[[], object]:
-    from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
-
-    layers = Decoder(dim=WIDTH, depth=DEPTH, heads=HEADS, attn_flash=True, ff_glu=True, ff_swish=True, ff_mult=8 / 3)
-    net = TransformerWrapper(num_tokens=CODES, max_seq_len=tokens + 1, attn_layers=layers)
-    model, start = AutoregressiveWrapper(net).eval(), torch.zeros(batch, 1, dtype=torch.long)
-    whole = {"filter_logits_fn": lambda logits, **_: logits, "temperature": 1.0}
-    return lambda: model.generate(start, tokens, cache_kv=True, **whole)
-
-
-def llama(batch: int, tokens: int) -> Callable[[], object]:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=CODES,
-        hidden_size=WIDTH,
-        intermediate_size=1024,
-        num_hidden_layers=DEPTH,
-        num_attention_heads=HEADS,
-        max_position_embeddings=tokens + 1,
-    )
-    return transformers_generate(LlamaForCausalLM(config), batch, tokens, cache_implementation="static")
-
-
-def mamba2(batch: int, tokens: int) -> Callable[[], object]:
-    from transformers import Mamba2Config, Mamba2ForCausalLM
-
-    config = Mamba2Config(
-        vocab_size=CODES,
-        hidden_size=WIDTH,
-        state_size=D_STATE,
-        head_dim=HEADDIM,
-        num_heads=2 * WIDTH // HEADDIM,
-        n_groups=1,
-        num_hidden_layers=DEPTH,
-    )
-    return transformers_generate(Mamba2ForCausalLM(config), batch, tokens)
-
-
-def transformers_generate(model: nn.Module, batch: int, tokens: int, **options: object) -> Callable[[], object]:
-    """Draws from the whole distribution, to the full length."""
-    start = torch.ones(batch, 1, dtype=torch.long)  # not the padding, which would be masked
-    whole = {"do_sample": True, "top_k": 0, "eos_token_id": None, "pad_token_id": 0, "disable_compile": True}
-    return lambda: model.generate(start, max_new_tokens=tokens, **whole, **options)  # type: ignore[operator]
-
-
-PEERS: dict[str, Callable[[int, int], Callable[[], object]]] = {
-    "x-transformers": x_transformers,
-    "transformers Llama, static cache": llama,
-    "transformers Mamba-2": mamba2,
+PEERS: dict[str, Peer] = {
+    "x-transformers": peers.x_transformers,
+    "transformers Llama, static cache": peers.llama,
+    "transformers Mamba-2": peers.mamba2,
 }
 
 
@@ -202,7 +158,8 @@ def floor_s(bar: Bar, machine: dict[str, float]) -> float:
     """The least seconds a step can take."""
     model = prior(bar.kind, bar.tokens)
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
-    keys_and_values, read_and_written = DEPTH * 2 * WIDTH * bar.tokens / 2, 2 * DEPTH * 2 * WIDTH * D_STATE
+    keys_and_values = SIZE.depth * 2 * SIZE.width * bar.tokens / 2
+    read_and_written = 2 * SIZE.depth * 2 * SIZE.width * SIZE.d_state
     state_bytes = 2 * keys_and_values if bar.kind == "gpt" else 4 * read_and_written
     traffic, operations = 2 * weights + bar.batch * state_bytes, 2 * bar.batch * weights
     return max(traffic / machine["gb_per_s"], operations / machine["gflop_per_s"]) / 1e9

@@ -121,7 +121,7 @@ def test_attention_is_that_of_the_module_at_every_place(rotary: bool, qk_norm: b
     bound = with_products_of_single_rows(attention, dtype)
 
     def run(rows: int) -> list[Tensor]:
-        state = attention.init_state(rows, Place(length, "cpu"), dtype)
+        state = attention.init_state(rows, Place("cpu"), dtype)
         state.kv_2BHLE.fill_(torch.nan)  # what it has not written, it must not read
         x_RD = torch.empty(rows, 96, dtype=dtype)
         step = AttentionStep(bound, state, x_RD)

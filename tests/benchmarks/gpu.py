@@ -1,0 +1,183 @@
+"""Priors of 343M weights on a GPU: drawing 1,024 tokens an image, and training (make bench BENCH=gpu).
+
+One JSON line each. machine: what it is, gb_per_s (the larger of a copy and a sum), tflop_per_s (bfloat16 products of
+8192 x 8192). Drawing, of batches of 1, 16 and 64: name, median_s, tokens_per_s, fraction_of_floor of ours, then
+tokens_per_s and ratio (peer's median / ours) of each peer that is installed. The floor is the larger of (weights +
+state) / bandwidth and operations / peak: matrices, keys and values (of half the length, on average) in bfloat16,
+recurrent states in float32, read and written. Training, compiled, in bfloat16: tokens_per_s, fraction_of_peak (6
+operations a weight and token, and those of attention or recurrence), peak_mb. Random weights; shapes, and batches in
+training, are those of configs/prior/*-343m.yaml. Runs of one batch take turns; the first of each does not count.
+
+    python -m tests.benchmarks.gpu --only gpt-b64 --rounds 3 --alone     some cases, without peers
+"""
+
+import argparse
+import gc
+import importlib.util
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from shared.config import load_config
+from shared.environment import machine, now
+from shared.training.optimizer import make_optimizer
+from stage2_prior.prior import Prior
+from stage2_prior.sampling import generate
+from stage2_prior.train import PriorRun
+from tests.benchmarks import peers
+from tests.benchmarks.peers import CODES, Generate, Peer, Size
+from tests.benchmarks.timing import interleaved_medians, peak_mb
+
+DEVICE = torch.device("cuda")
+KINDS, BATCHES, GRID = ("gpt", "mamba"), (1, 16, 64), (32, 32)
+TOKENS = GRID[0] * GRID[1]
+CONFIGS = {kind: load_config(PriorRun, Path(f"configs/prior/{kind}-343m.yaml"), []) for kind in KINDS}
+PEERS: dict[str, tuple[str, str, Peer]] = {  # name: package, the kind of ours whose size it has
+    "x-transformers": ("x_transformers", "gpt", peers.x_transformers),
+    "transformers Llama, static cache, compiled": ("transformers", "gpt", peers.llama),
+    "mamba-ssm": ("mamba_ssm", "mamba", peers.mamba_ssm),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    bandwidth, peak = measure_machine(options.rounds)
+    report({"name": "machine", "what": machine(), "when": now(), "gb_per_s": bandwidth, "tflop_per_s": peak})
+    for batch in BATCHES:
+        kinds = [kind for kind in KINDS if f"{kind}-b{batch}" in options.only]
+        draw(kinds, batch, options, bandwidth, peak)
+    for kind in KINDS:
+        if f"train-{kind}" in options.only:
+            report(train(kind, options.rounds, peak))
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    names = [*(f"{kind}-b{batch}" for batch in BATCHES for kind in KINDS), *(f"train-{kind}" for kind in KINDS)]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--rounds", type=int, default=5, help="runs of which the median is taken")
+    parser.add_argument("--alone", action="store_true", help="without peers")
+    return parser.parse_args(arguments)
+
+
+def report(line: dict[str, object]) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def measure_machine(rounds: int) -> tuple[float, float]:
+    """GB/s and TFLOP/s."""
+    source, matrix = torch.randn(2**30, device=DEVICE), torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
+    target = torch.empty_like(source)
+    steps: dict[str, Callable[[], object]] = {
+        "copy": lambda: target.copy_(source),
+        "sum": source.sum,
+        "product": lambda: [matrix @ matrix for _ in range(10)],
+    }
+    seconds = interleaved_medians(steps, DEVICE, 2 * rounds)
+    bandwidth = max(2 * source.nbytes / seconds["copy"], source.nbytes / seconds["sum"])
+    return round(bandwidth / 1e9, 1), round(10 * 2 * 8192**3 / seconds["product"] / 1e12, 1)
+
+
+def draw(kinds: list[str], batch: int, options: argparse.Namespace, bandwidth: float, peak: float) -> None:
+    """Report each kind's drawing of one batch, and its peers'."""
+    priors = {kind: build(kind) for kind in kinds}
+    runs: dict[str, Generate] = {kind: drawing(prior, batch) for kind, prior in priors.items()}
+    if not options.alone:
+        runs |= {name: drawing_of_peer(name, batch) for name in PEERS if kinds and is_installed(name)}
+    seconds = interleaved_medians(runs, DEVICE, options.rounds)
+    for kind, prior in priors.items():
+        floor = floor_s(prior, batch, bandwidth, peak) * TOKENS
+        report({
+            "name": f"{kind}-b{batch}", "median_s": round(seconds[kind], 3),
+            "tokens_per_s": round(batch * TOKENS / seconds[kind]), "fraction_of_floor": round(floor / seconds[kind], 3),
+            **{
+                f"{name}: {what}": value
+                for name in PEERS if name in seconds
+                for what, value in (
+                    ("tokens_per_s", round(batch * TOKENS / seconds[name])),
+                    ("ratio", round(seconds[name] / seconds[kind], 2)),
+                )
+            },
+        })  # fmt: skip
+    del priors, runs
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def build(kind: str) -> Prior:
+    torch.manual_seed(0)
+    with DEVICE:
+        return Prior(CONFIGS[kind].model, CODES, GRID).eval()
+
+
+def drawing(prior: Prior, batch: int) -> Generate:
+    return lambda: generate(prior, range(batch), batch_size=batch)
+
+
+def is_installed(peer: str) -> bool:
+    return importlib.util.find_spec(PEERS[peer][0]) is not None
+
+
+def drawing_of_peer(name: str, batch: int) -> Generate:
+    _, kind, peer = PEERS[name]
+    model = CONFIGS[kind].model
+    size = Size(model.width, model.depth, model.heads, model.d_state, model.headdim, "cuda", torch.bfloat16)
+    return peer(size, batch, TOKENS)
+
+
+def floor_s(prior: Prior, batch: int, bandwidth: float, peak: float) -> float:
+    """The least seconds a step can take."""
+    model = prior.config
+    inner = model.expand * model.width
+    read_and_written = 2 * inner * model.d_state + 4 * (inner + 2 * model.d_state)  # and 4 taps of the convolution
+    of_a_row = 2 * 2 * model.width * TOKENS / 2 if model.kind == "gpt" else 4 * read_and_written
+    traffic = 2 * linear_weights(prior) + batch * model.depth * of_a_row
+    return max(traffic / bandwidth / 1e9, 2 * batch * linear_weights(prior) / peak / 1e12)
+
+
+def linear_weights(prior: Prior) -> int:
+    return sum(module.weight.numel() for module in prior.modules() if isinstance(module, nn.Linear))
+
+
+def train(kind: str, rounds: int, peak: float) -> dict[str, object]:
+    """One optimiser step of one batch."""
+    config, prior = CONFIGS[kind].training, build(kind).train()
+    prior.compile()
+    optimizer = make_optimizer(prior, config)
+    tokens_BL = torch.randint(CODES, (config.batch_size, TOKENS), device=DEVICE)
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = prior(prior.inputs(tokens_BL), targets_BL=tokens_BL)
+        loss.backward()
+        nn.utils.clip_grad_norm_(prior.parameters(), config.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    start = time.perf_counter()
+    step()
+    torch.cuda.synchronize()
+    compiling = time.perf_counter() - start
+    seconds = interleaved_medians({"step": step}, DEVICE, 2 * rounds)["step"]
+    operations = operations_of(prior) * tokens_BL.numel()
+    return {
+        "name": f"train-{kind}", "batch": config.batch_size, "median_s": round(seconds, 4),
+        "tokens_per_s": round(tokens_BL.numel() / seconds),
+        "fraction_of_peak": round(operations / seconds / peak / 1e12, 3),
+        "peak_mb": peak_mb(step, DEVICE), "first_step_s": round(compiling, 1),
+    }  # fmt: skip
+
+
+def operations_of(prior: Prior) -> float:
+    """Floating-point operations of training on one token."""
+    model = prior.config
+    mixing = 2 * model.width * TOKENS / 2 if model.kind == "gpt" else 2 * model.expand * model.width * model.d_state
+    return 6 * (linear_weights(prior) + model.depth * mixing)
+
+
+if __name__ == "__main__":
+    main()
