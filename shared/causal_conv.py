@@ -55,12 +55,26 @@ class _ConvolvedSilu(torch.autograd.Function):
 
 def _depthwise(x_BLC: Tensor, weight_CK: Tensor, bias_C: Tensor | None = None) -> Tensor:
     """(B, L, C) -> (B, L + K - 1, C): each channel convolved with its own weights, zeros around it."""
+    if x_BLC.device.type != "cpu":
+        return _sum_of_shifted(x_BLC, weight_CK, bias_C)
     # As a picture of height 1 in channels-last order the sequence is used where it lies; conv1d transposes it there
     # and back, and takes up to twice as long on a CPU.
     channels, width = weight_CK.shape
     picture_BC1L, weight_C11K = x_BLC.mT.unsqueeze(2), weight_CK[:, None, None]
     bias_C = None if bias_C is None else bias_C.to(weight_CK.dtype)
     return F.conv2d(picture_BC1L, weight_C11K, bias_C, padding=(0, width - 1), groups=channels)[:, :, 0].mT
+
+
+def _sum_of_shifted(x_BLC: Tensor, weight_CK: Tensor, bias_C: Tensor | None) -> Tensor:
+    """`_depthwise` in float32, which the compiler makes one kernel of; cuDNN has none for this shape."""
+    kind, width = x_BLC.device.type, weight_CK.shape[1]
+    autocast = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if autocast else torch.promote_types(x_BLC.dtype, weight_CK.dtype)
+    length, padded_BLC = x_BLC.shape[1] + width - 1, F.pad(x_BLC, (0, 0, width - 1, width - 1)).float()
+    y_BLC = padded_BLC[:, :length] * weight_CK[:, 0].float()
+    for k in range(1, width):
+        y_BLC = y_BLC + padded_BLC[:, k : k + length] * weight_CK[:, k].float()
+    return (y_BLC if bias_C is None else y_BLC + bias_C.float()).to(dtype)
 
 
 def _given(*tensors: Tensor | None) -> list[Tensor]:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -173,10 +173,10 @@ class Mamba2(nn.Module):
             xBC_BLC = self._convolve(xBC_BLC)
         else:
             weight_CK, bias_C = self.conv1d.weight[:, 0], self.conv1d.bias
-            xBC_BLC = kernels.conv(xBC_BLC.contiguous().mT, weight_CK, bias_C, activation="silu").mT
+            xBC_BLC = _run(kernels.conv, xBC_BLC.contiguous().mT, weight_CK, bias_C, activation="silu").mT
         x_BLHP, B_BLGN, C_BLGN = self._split(xBC_BLC)
         options = {"D": self.D, "dt_bias": self.dt_bias, "dt_softplus": True}
-        return kernels.scan(x_BLHP, dt_BLH, self._A(), B_BLGN, C_BLGN, self.chunk_size, **options)
+        return _run(kernels.scan, x_BLHP, dt_BLH, self._A(), B_BLGN, C_BLGN, self.chunk_size, **options)
 
     def _fused_step(
         self, kernels: "Kernels", x_BHP: Tensor, dt_BH: Tensor, B_BGN: Tensor, C_BGN: Tensor, ssm_BGNJ: Tensor
@@ -228,6 +228,12 @@ class Kernels(NamedTuple):
     scan: Callable[..., Tensor]
     step: Callable[..., Tensor]
     conv: Callable[..., Tensor] | None
+
+
+@torch.compiler.disable
+def _run(kernel: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
+    """A kernel of another package, as it is."""
+    return kernel(*arguments, **options)
 
 
 @cache  # so that it is looked up, and said, once a process

@@ -5,7 +5,7 @@ group, N state size. A chunked length is c chunks of Q positions (S where the po
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -75,6 +75,8 @@ class _Scan(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*inputs)
         x_BcQGRP = inputs[0]
+        if x_BcQGRP.device.type != "cpu":  # that takes the whole batch at once
+            return _scan(*inputs)
         y_BcQGRP = x_BcQGRP.new_empty(x_BcQGRP.shape)
         for rows in _blocks(x_BcQGRP):
             y_BcQGRP[rows] = _scan(*(t[rows] for t in inputs))
@@ -84,6 +86,8 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy_BcQGRP: Tensor) -> tuple[Tensor, ...]:
         inputs = ctx.saved_tensors
+        if dy_BcQGRP.device.type != "cpu":
+            return _scan_gradients(dy_BcQGRP, *inputs)
         gradients = tuple(t.new_empty(t.shape) for t in inputs)
         for rows in _blocks(dy_BcQGRP):
             parts = _scan_gradients(dy_BcQGRP[rows], *(t[rows] for t in inputs))
@@ -93,9 +97,8 @@ class _Scan(torch.autograd.Function):
 
 
 def _blocks(x_BcQGRP: Tensor) -> Iterator[slice]:
-    """A GPU takes the whole batch at once."""
     batch, chunks, size = x_BcQGRP.shape[:3]
-    rows = max(1, CPU_BLOCK // (chunks * size)) if x_BcQGRP.device.type == "cpu" else batch
+    rows = max(1, CPU_BLOCK // (chunks * size))
     return (slice(start, start + rows) for start in range(0, batch, rows))
 
 
@@ -194,9 +197,8 @@ def _between_chunks_gradients(
 
     # The state before a chunk is read in it, and decays to the state before the next one.
     dbefore_BcGNJ = (C_BcGQN.mT @ dread_BcGQJ).to(before_BcGNJ.dtype)
-    for c in reversed(range(len(dbefore_BcGNJ[0]) - 1)):
-        dbefore_BcGNJ[:, c].addcmul_(dbefore_BcGNJ[:, c + 1], decay_BcG1J[:, c])
-    dadded_BcGNJ = torch.cat((dbefore_BcGNJ[:, 1:], torch.zeros_like(dbefore_BcGNJ[:, :1])), dim=1)
+    *dadded, _ = _decayed_sums(dbefore_BcGNJ.unbind(1)[::-1], decay_BcG1J.unbind(1)[-2::-1])
+    dadded_BcGNJ = torch.stack((*dadded[::-1], torch.zeros_like(dadded[0])), dim=1)
     dB_BcGQN = weighted_BcGQJ @ dadded_BcGNJ.mT
     dweighted_BcQGRP = _ungrouped(wide_B_BcGQN @ dadded_BcGNJ, x_BcQGRP)
     ddecay_BcGJ = (dadded_BcGNJ * before_BcGNJ).sum(3) * decay_BcG1J[:, :, :, 0]
@@ -236,10 +238,19 @@ def _states(weighted_BcGQJ: Tensor, B_BcGQN: Tensor, decay_BcG1J: Tensor, initia
     added_BcGNJ = B_BcGQN.mT.to(weighted_BcGQJ.dtype) @ weighted_BcGQJ
     if initial_BGNJ is None:
         initial_BGNJ = torch.zeros_like(added_BcGNJ[:, 0])
-    states_BcGNJ = torch.cat((initial_BGNJ[:, None].to(added_BcGNJ.dtype), added_BcGNJ), dim=1)
-    for c in range(added_BcGNJ.shape[1]):
-        states_BcGNJ[:, c + 1].addcmul_(states_BcGNJ[:, c], decay_BcG1J[:, c])
-    return states_BcGNJ
+    first = initial_BGNJ.to(added_BcGNJ.dtype)
+    return torch.stack(_decayed_sums((first, *added_BcGNJ.unbind(1)), decay_BcG1J.unbind(1)), dim=1)
+
+
+def _decayed_sums(added: Sequence[Tensor], decays: Sequence[Tensor]) -> list[Tensor]:
+    """y_0 = added_0, then y_i = added_i + decays_(i-1) y_(i-1).
+
+    Not in place: compiled, each write into a part would be a copy of the whole.
+    """
+    sums = [added[0]]
+    for added_now, decay in zip(added[1:], decays, strict=True):
+        sums.append(torch.addcmul(added_now, sums[-1], decay))
+    return sums
 
 
 def _chunk_decay(until_BcGRQ: Tensor, headdim: int) -> Tensor:

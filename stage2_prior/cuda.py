@@ -6,10 +6,11 @@ Shapes: R rows, K = V of the table, S length of a prefix, and those of stage2_pr
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from shared.layers import LearnedPositions, SwiGLU
 from shared.mamba2 import Mamba2, Mamba2State
 from shared.rms_norm import RMSNorm
 from stage2_prior.attention import Attention, KVCache
-from stage2_prior.kernels_triton import Added, Attend, Recur, add_and_norm, gated_mlp
+from stage2_prior.kernels_triton import Added, Attend, GatedProduct, Product, Recur, add_and_norm
 from stage2_prior.prior import Prior, PriorState
 
 
@@ -47,27 +48,28 @@ class StaticWeights:
             self.bias_K.copy_(prior.vocabulary.bias_K)
 
     def prefill(self, inputs_RS: Tensor, state: PriorState) -> None:
-        """`Prior.prefill`; then the inputs of convolutions are where the kernels look for them."""
+        """`Prior.prefill`."""
         self.model.prefill(inputs_RS, state)
-        for block in state.blocks:
-            if isinstance(block, Mamba2State):
-                block.conv_BKC.copy_(block.conv_BKC.roll(inputs_RS.shape[1], 1))
 
     def advance(self, state: PriorState) -> "Step":
         """`Prior.advance` for this state: (R,) ids -> (R, V) logits."""
-        return Step(self.model, state, self.dtype)
+        return Step(self.model, state, self.bias_K)
 
 
 class Step:
     """One step of a batch: each part of the model, bound to the memory of its rows."""
 
-    def __init__(self, model: Prior, state: PriorState, dtype: torch.dtype) -> None:
-        self.model, self.state = model, state
+    def __init__(self, model: Prior, state: PriorState, bias_K: Tensor | None) -> None:
+        self.model, self.state, self.bias_K, dtype = model, state, bias_K, state.table_KR.dtype
         self.normed_RD = torch.empty(state.batch, model.config.width, dtype=dtype, device=model.norm.weight.device)
         self.branches = list(self._branches())
+        self.head = Product(state.table_KR)
+        products = [product for branch in self.branches for product in branch.mix.products]
+        for product, following in itertools.pairwise((*products, self.head, products[0])):
+            product.ahead_XY = following.weight_XY
 
     def __call__(self, ids_R: Tensor) -> Tensor:
-        """Take in an id a row where the state stands; (R, V) logits of the next, in the weights' dtype."""
+        """Take in an id a row where the state stands; (R, V) float32 logits of the next."""
         place_1, last = self.state.place.index_1, self.state.modulations[-1]
         x_RD = self.model._embed(ids_R[:, None], self.state.table_KR, offset=place_1)[:, 0].float().contiguous()
         added, gate_RD = None, None
@@ -75,7 +77,9 @@ class Step:
             add_and_norm(x_RD, self.normed_RD, branch.norm, branch.modulation_2RD, added, gate_RD)
             added, gate_RD = branch.mix(self.normed_RD, place_1), branch.gate_RD
         add_and_norm(x_RD, self.normed_RD, self.model.norm, last, added, gate_RD)
-        return self.state.score(self.model.vocabulary.query(self.normed_RD))
+        parts_SRV = self.head(self.model.vocabulary.query(self.normed_RD).contiguous())
+        logits_RV = parts_SRV[0] if len(parts_SRV) == 1 else parts_SRV.sum(0)
+        return logits_RV if self.bias_K is None else logits_RV + self.bias_K
 
     def _branches(self) -> Iterator["Branch"]:
         state = self.state
@@ -86,17 +90,25 @@ class Step:
                 yield _branch(block.mlp_norm, mlp, MLPStep(block.mlp))
 
 
+class Mix(Protocol):
+    """What a branch does to the normed rows, given the place, (1,) int64 on the device."""
+
+    products: tuple[Product, Product]
+
+    def __call__(self, normed_RD: Tensor, place_1: Tensor, /) -> Added: ...
+
+
 @dataclass
 class Branch:
-    """x + gate * mix(norm(x)). `mix` is given the normed rows and the place, (1,) int64 on the device."""
+    """x + gate * mix(norm(x))."""
 
     norm: RMSNorm
     modulation_2RD: Tensor | None  # shift and scale
     gate_RD: Tensor | None
-    mix: Callable[[Tensor, Tensor], Added]
+    mix: Mix
 
 
-def _branch(norm: RMSNorm, modulation_3RD: Tensor | None, mix: Callable[[Tensor, Tensor], Added]) -> Branch:
+def _branch(norm: RMSNorm, modulation_3RD: Tensor | None, mix: Mix) -> Branch:
     if modulation_3RD is None:
         return Branch(norm, None, None, mix)
     return Branch(norm, modulation_3RD[:2], modulation_3RD[2], mix)
@@ -106,39 +118,42 @@ class AttentionStep:
     """`Attention.step` of the normed rows."""
 
     def __init__(self, attention: Attention, state: KVCache) -> None:
-        self.qkv_proj, self.out_proj = attention.qkv_proj, attention.out_proj
         q_norm, k_norm, rotary = attention.q_norm, attention.k_norm, attention.rotary
         norms = (q_norm, k_norm) if isinstance(q_norm, RMSNorm) and isinstance(k_norm, RMSNorm) else None
         angles = None if rotary is None else (rotary.cos_LF, rotary.sin_LF)
         scale = attention.score_factor * attention.headdim**-0.5
         self.attend = Attend(state.kv_2BHLE, norms, angles, scale)
+        self.products = Product(attention.qkv_proj.weight), Product(attention.out_proj.weight)
 
     def __call__(self, normed_RD: Tensor, place_1: Tensor) -> Added:
+        qkv_proj, out_proj = self.products
         y_RD = torch.empty_like(normed_RD)
-        self.attend(self.qkv_proj(normed_RD), place_1, y_RD)
-        return Added(self.out_proj(y_RD))
+        self.attend(qkv_proj(normed_RD), place_1, y_RD)
+        return Added(out_proj(y_RD))
 
 
 class Mamba2Step:
     """`Mamba2.step` of the normed rows."""
 
     def __init__(self, mamba: Mamba2, state: Mamba2State) -> None:
-        self.in_proj, self.out_proj = mamba.in_proj, mamba.out_proj
         self.recur = Recur(mamba, state.conv_BKC, state.ssm_BGNJ[:, 0])
+        self.products = Product(mamba.in_proj.weight), Product(mamba.out_proj.weight)
 
     def __call__(self, normed_RD: Tensor, place_1: Tensor) -> Added:
-        y_RI, squares_RT = self.recur(self.in_proj(normed_RD), place_1)
-        return Added(self.out_proj(y_RI), squares_RT)
+        in_proj, out_proj = self.products
+        y_RI, squares_RT = self.recur(in_proj(normed_RD), normed_RD.dtype)
+        return Added(out_proj(y_RI), squares_RT)
 
 
 class MLPStep:
     """`SwiGLU.forward` of the normed rows."""
 
     def __init__(self, mlp: SwiGLU) -> None:
-        self.mlp = mlp
+        self.products: tuple[Product, Product] = GatedProduct(mlp.in_proj.weight), Product(mlp.out_proj.weight)
 
     def __call__(self, normed_RD: Tensor, place_1: Tensor) -> Added:
-        return Added(self.mlp.out_proj(gated_mlp(self.mlp.in_proj(normed_RD))))
+        gated, out_proj = self.products
+        return Added(out_proj(gated(normed_RD)))
 
 
 def _mixer_step(mixer: Attention | Mamba2, state: Any) -> AttentionStep | Mamba2Step:

@@ -1,14 +1,14 @@
 """Priors of 343M weights on a GPU: drawing 1,024 tokens an image, and training (make bench BENCH=gpu).
 
 One JSON line each. machine: what it is, gb_per_s (the larger of a copy and a sum), tflop_per_s (bfloat16 products of
-8192 x 8192). Drawing, of batches of 1, 16 and 64: name, median_s, tokens_per_s, fraction_of_floor of ours, then
-tokens_per_s and ratio (peer's median / ours) of each peer that is installed. The floor is the larger of (weights +
-state) / bandwidth and operations / peak: matrices, keys and values (of half the length, on average) in bfloat16,
-recurrent states in float32, read and written. Training, compiled, in bfloat16: tokens_per_s, fraction_of_peak (6
-operations a weight and token, and those of attention or recurrence), peak_mb. Random weights; shapes, and batches in
-training, are those of configs/prior/*-343m.yaml. Runs of one batch take turns; the first of each does not count.
+8192 x 8192). Drawing, of batches of 1, 16 and 64: name, median_s, tokens_per_s and fraction_of_floor of ours; then of
+each peer that is installed tokens_per_s, and ratios (its median / ours). The floor is the larger of (weights + state) /
+bandwidth and operations / peak: matrices, keys and values (of half the length, on average) in bfloat16, recurrent
+states in float32, read and written. Training, compiled, in bfloat16: tokens_per_s, fraction_of_peak (6 operations a
+weight and token, and those of attention or recurrence), peak_mb, first_step_s. Random weights; shapes, and batches in
+training, are those of configs/prior/*-343m.yaml. A first run of each does not count.
 
-    python -m tests.benchmarks.gpu --only gpt-b64 --rounds 3 --alone     some cases, without peers
+    python -m tests.benchmarks.gpu --only gpt-b64 --rounds 3 --peers x-transformers     some cases, against some peers
 """
 
 import argparse
@@ -38,7 +38,7 @@ TOKENS = GRID[0] * GRID[1]
 CONFIGS = {kind: load_config(PriorRun, Path(f"configs/prior/{kind}-343m.yaml"), []) for kind in KINDS}
 PEERS: dict[str, tuple[str, str, Peer]] = {  # name: package, the kind of ours whose size it has
     "x-transformers": ("x_transformers", "gpt", peers.x_transformers),
-    "transformers Llama, static cache, compiled": ("transformers", "gpt", peers.llama),
+    "transformers-llama": ("transformers", "gpt", peers.llama),
     "mamba-ssm": ("mamba_ssm", "mamba", peers.mamba_ssm),
 }
 
@@ -60,7 +60,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--rounds", type=int, default=5, help="runs of which the median is taken")
-    parser.add_argument("--alone", action="store_true", help="without peers")
+    parser.add_argument("--peer-rounds", type=int, default=3, help="likewise, of peers")
+    installed = [name for name, (package, _, _) in PEERS.items() if importlib.util.find_spec(package) is not None]
+    parser.add_argument("--peers", nargs="*", choices=installed, default=installed, help=", ".join(PEERS))
     return parser.parse_args(arguments)
 
 
@@ -85,27 +87,21 @@ def measure_machine(rounds: int) -> tuple[float, float]:
 def draw(kinds: list[str], batch: int, options: argparse.Namespace, bandwidth: float, peak: float) -> None:
     """Report each kind's drawing of one batch, and its peers'."""
     priors = {kind: build(kind) for kind in kinds}
-    runs: dict[str, Generate] = {kind: drawing(prior, batch) for kind, prior in priors.items()}
-    if not options.alone:
-        runs |= {name: drawing_of_peer(name, batch) for name in PEERS if kinds and is_installed(name)}
-    seconds = interleaved_medians(runs, DEVICE, options.rounds)
+    ours = interleaved_medians({kind: drawing(prior, batch) for kind, prior in priors.items()}, DEVICE, options.rounds)
     for kind, prior in priors.items():
-        floor = floor_s(prior, batch, bandwidth, peak) * TOKENS
-        report({
-            "name": f"{kind}-b{batch}", "median_s": round(seconds[kind], 3),
-            "tokens_per_s": round(batch * TOKENS / seconds[kind]), "fraction_of_floor": round(floor / seconds[kind], 3),
-            **{
-                f"{name}: {what}": value
-                for name in PEERS if name in seconds
-                for what, value in (
-                    ("tokens_per_s", round(batch * TOKENS / seconds[name])),
-                    ("ratio", round(seconds[name] / seconds[kind], 2)),
-                )
-            },
-        })  # fmt: skip
-    del priors, runs
-    gc.collect()
-    torch.cuda.empty_cache()
+        fraction = floor_s(prior, batch, bandwidth, peak) * TOKENS / ours[kind]
+        report(result(f"{kind}-b{batch}", batch, ours[kind]) | {"fraction_of_floor": round(fraction, 3)})
+    priors.clear()
+    for name in options.peers if kinds else []:
+        gc.collect()
+        torch.cuda.empty_cache()
+        seconds = interleaved_medians({name: drawing_of_peer(name, batch)}, DEVICE, options.peer_rounds)[name]
+        ratios = {f"ratio_{kind}": round(seconds / ours[kind], 2) for kind in kinds}
+        report(result(f"b{batch}, {name}", batch, seconds) | ratios)
+
+
+def result(name: str, batch: int, seconds: float) -> dict[str, object]:
+    return {"name": name, "median_s": round(seconds, 3), "tokens_per_s": round(batch * TOKENS / seconds)}
 
 
 def build(kind: str) -> Prior:
@@ -116,10 +112,6 @@ def build(kind: str) -> Prior:
 
 def drawing(prior: Prior, batch: int) -> Generate:
     return lambda: generate(prior, range(batch), batch_size=batch)
-
-
-def is_installed(peer: str) -> bool:
-    return importlib.util.find_spec(PEERS[peer][0]) is not None
 
 
 def drawing_of_peer(name: str, batch: int) -> Generate:
