@@ -2,7 +2,7 @@
 
 In PyTorch, top-p over 16,384 codes takes a CPU several times as long as the whole model. What the two choose differs
 only where a random number falls within rounding of the boundary between two codes. On a GPU it is done by
-stage2_prior.choice_triton.
+stage2_prior.gpu.choose.
 
 Shapes: R rows, V codes, U levels of the tree of stage2_prior.draw.
 """
@@ -31,7 +31,7 @@ def chooser(config: SamplingConfig) -> Choose:
 
     def choose(logits_RV: Tensor, uniforms_BU: Tensor, scale_1: Tensor | None) -> Tensor:
         if logits_RV.device.type != "cpu":
-            from stage2_prior.choice_triton import choose_on_gpu  # Triton comes with PyTorch's builds for GPUs only
+            from stage2_prior.gpu.choose import choose_on_gpu  # Triton comes with PyTorch's builds for GPUs only
 
             return choose_on_gpu(logits_RV, uniforms_BU, scale_1, config)
         logits_BV = logits_RV if scale_1 is None else guide(logits_RV.float(), scale_1)

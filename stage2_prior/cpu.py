@@ -1,6 +1,6 @@
 """A prior's step on a CPU: products by oneDNN on weights packed once a call, and Numba's kernels between them.
 
-Shapes: R rows, V codes, K = V of the table, S length of a prefix, and those of stage2_prior.kernels.
+Shapes: R rows, V codes, K = V of the table, L length of a prefix, and those of stage2_prior.kernels.
 """
 
 import copy
@@ -64,9 +64,9 @@ class PackedWeights:
             self.score = PackedLinear(self.table_KR, prior.vocabulary.bias_K, self.dtype)
             self._pack(self.model)
 
-    def prefill(self, inputs_RS: Tensor, state: PriorState) -> None:
+    def prefill(self, inputs_RL: Tensor, state: PriorState) -> None:
         """`Prior.prefill`."""
-        self.model.prefill(inputs_RS, state)
+        self.model.prefill(inputs_RL, state)
 
     def advance(self, state: PriorState) -> Callable[[Tensor], Tensor]:
         """`Prior.advance` for this state: (R,) ids -> (R, V) logits."""

@@ -1,6 +1,6 @@
 """The decoding engine: weights laid out once a call, memory allocated once a prior, a step that touches nothing else.
 
-A step takes in one id a row and draws the next token. On CUDA it is that of stage2_prior.cuda, captured in a graph,
+A step takes in one id a row and draws the next token. On CUDA it is that of stage2_prior.gpu.step, captured in a graph,
 filters and draw included, and replayed for every position: nothing is launched from Python, and nothing waits for the
 host. On a CPU it is that of stage2_prior.cpu.
 
@@ -21,7 +21,7 @@ from stage2_prior.cpu import PackedWeights
 from stage2_prior.prior import Prior, PriorState
 
 if TYPE_CHECKING:
-    from stage2_prior.cuda import StaticWeights
+    from stage2_prior.gpu.step import StaticWeights
 
 MOST_GRAPHS = 8  # batch sizes and ways to choose for which graphs are kept
 
@@ -177,7 +177,7 @@ def _replay(graph: torch.cuda.CUDAGraph, step: Callable[[], None]) -> None:
 def _weights(prior: Prior, exact: bool) -> "PackedWeights | StaticWeights":
     if _on_cpu(prior.norm.weight.device):
         return PackedWeights(prior, exact)
-    from stage2_prior.cuda import StaticWeights  # Triton comes with PyTorch's builds for GPUs only
+    from stage2_prior.gpu.step import StaticWeights  # Triton comes with PyTorch's builds for GPUs only
 
     return StaticWeights(prior, exact)
 

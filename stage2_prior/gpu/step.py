@@ -1,8 +1,9 @@
-"""A prior's step on a GPU: cuBLAS's products, on weights that stay where they are, and Triton's kernels between them.
+"""A prior's step on a GPU: Triton's kernels, on weights that stay where they are.
 
-All that changes from step to step is in tensors, so that a step can be captured in a CUDA graph.
+All that changes from step to step is in tensors, so that a step can be captured in a CUDA graph. Without a GPU the
+kernels run in Triton's interpreter (TRITON_INTERPRET=1), which is how they are tested.
 
-Shapes: R rows, K = V of the table, S length of a prefix, and those of stage2_prior.kernels_triton.
+Shapes: R rows, D width, K = V of the table, L length of a prefix, S parts of a product.
 """
 
 import copy
@@ -20,7 +21,10 @@ from shared.layers import LearnedPositions, SwiGLU
 from shared.mamba2 import Mamba2, Mamba2State
 from shared.rms_norm import RMSNorm
 from stage2_prior.attention import Attention, KVCache
-from stage2_prior.kernels_triton import Added, Attend, GatedProduct, Product, Recur, add_and_norm
+from stage2_prior.gpu.attend import Attend
+from stage2_prior.gpu.norm import Added, add_and_norm
+from stage2_prior.gpu.product import GatedProduct, Product
+from stage2_prior.gpu.recur import Recur
 from stage2_prior.prior import Prior, PriorState
 
 
@@ -47,9 +51,9 @@ class StaticWeights:
         if self.bias_K is not None and prior.vocabulary.bias_K is not None:
             self.bias_K.copy_(prior.vocabulary.bias_K)
 
-    def prefill(self, inputs_RS: Tensor, state: PriorState) -> None:
+    def prefill(self, inputs_RL: Tensor, state: PriorState) -> None:
         """`Prior.prefill`."""
-        self.model.prefill(inputs_RS, state)
+        self.model.prefill(inputs_RL, state)
 
     def advance(self, state: PriorState) -> "Step":
         """`Prior.advance` for this state: (R,) ids -> (R, V) logits."""

@@ -10,7 +10,7 @@ from tests.stage2_prior.test_choice import CONFIGS
 from tests.stage2_prior.test_filters import random_logits
 
 pytest.importorskip("triton", reason="Triton is not installed, so the choice on a GPU cannot be tested")
-from stage2_prior.choice_triton import choose_on_gpu
+from stage2_prior.gpu.choose import choose_on_gpu
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -34,7 +34,7 @@ def test_guidance_comes_first(scale: float) -> None:
 
 
 def test_top_p_of_equals_takes_the_lowest_ids() -> None:
-    logits_RV = torch.tensor([[-1.0], [0.0], [2.0]]).repeat(32, 8).to(DEVICE)
+    logits_RV = torch.tensor([[-1.0], [0.0], [2.0]]).repeat(8, 8).to(DEVICE)
     uniforms_RU = torch.rand(len(logits_RV), 1, dtype=torch.float64, device=DEVICE)
     chosen_R = choose_on_gpu(logits_RV, uniforms_RU, None, SamplingConfig(top_p=0.5))
     assert sorted(set(chosen_R.tolist())) == [0, 1, 2, 3]

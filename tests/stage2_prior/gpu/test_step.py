@@ -12,15 +12,16 @@ from shared.rms_norm import RMSNorm
 from stage2_prior.attention import Attention, Place
 
 pytest.importorskip("triton", reason="Triton is not installed, so the steps on a GPU cannot be tested")
-from stage2_prior import kernels_triton
-from stage2_prior.cuda import AttentionStep, Mamba2Step, MLPStep
-from stage2_prior.kernels_triton import Added, Product, add_and_norm
+from stage2_prior.gpu import attend
+from stage2_prior.gpu.norm import Added, add_and_norm
+from stage2_prior.gpu.product import Product
+from stage2_prior.gpu.step import AttentionStep, Mamba2Step, MLPStep
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = [torch.float32, torch.bfloat16]
 NO_GPU = pytest.mark.skipif(DEVICE.type == "cpu", reason="Triton's interpreter does not multiply matrices of bfloat16")
 MULTIPLIED = [torch.float32, pytest.param(torch.bfloat16, marks=NO_GPU)]
-ROWS = 3
+ROWS = 2
 
 
 @pytest.fixture(autouse=True)
@@ -73,13 +74,13 @@ def test_a_norm_adds_norms_and_modulates(width: int, dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize("dtype", MULTIPLIED)
-@pytest.mark.parametrize(("rows", "columns", "inner"), [(1, 64, 128), (3, 70, 300), (17, 100, 8), (70, 5, 1100)])
+@pytest.mark.parametrize(("rows", "columns", "inner"), [(1, 64, 64), (3, 70, 300), (17, 100, 8), (70, 5, 1100)])
 def test_parts_add_up_to_a_product(rows: int, columns: int, inner: int, dtype: torch.dtype) -> None:
     x_RY, weight_XY = random(rows, inner).to(dtype), random(columns, inner).to(dtype)
     y_SRX = Product(weight_XY)(x_RY)
     expected_RX = x_RY.double() @ weight_XY.double().T
     assert (y_SRX.double().sum(0) - expected_RX).abs().max() < 1e-6 * inner
-    assert len(y_SRX) == {8: 1, 128: 1, 300: 3, 1100: 5}[inner]  # parts of at least 128
+    assert (len(y_SRX) > 1) == (inner > 128)
 
 
 @pytest.mark.parametrize("dtype", MULTIPLIED)
@@ -95,9 +96,9 @@ def test_a_gated_mlp_is_swiglu(dtype: torch.dtype) -> None:
 def test_attention_is_that_of_the_module_at_every_place(
     rotary: bool, qk_norm: bool, programs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels_triton, "PLACES", 4)
-    monkeypatch.setattr(kernels_triton, "PROGRAMS", programs)  # in how many parts the places of a row are looked at
-    length, positions_LA = 14, torch.cartesian_prod(torch.arange(2), torch.arange(7))
+    monkeypatch.setattr(attend, "TILE_BYTES", 0)  # four places at a time
+    monkeypatch.setattr(attend, "PROGRAMS", programs)  # in how many parts the places of a row are looked at
+    length, positions_LA = 10, torch.cartesian_prod(torch.arange(2), torch.arange(5))
     turn = Rotary(24, positions_LA) if rotary else None
     attention = Attention(48, 2, length, qk_norm, turn, score_factor=1.7)
     if qk_norm:
@@ -108,7 +109,7 @@ def test_attention_is_that_of_the_module_at_every_place(
     state = attention.init_state(ROWS, Place(DEVICE), dtype)
     state.kv_2BHLE.fill_(torch.nan)  # what it has not written, it must not read
     step = AttentionStep(in_dtype(attention, dtype), state)
-    assert step.attend.parts == (1 if programs == 1 else 4)
+    assert step.attend.parts == (1 if programs == 1 else 3)
     for place, x_RD in enumerate(x_LRD):
         y_RD = step(x_RD, torch.tensor([place], device=DEVICE)).parts_SRD.sum(0)
         torch.testing.assert_close(y_RD, expected_RLD[:, place], **tolerance(dtype))
