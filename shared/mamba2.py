@@ -133,10 +133,7 @@ class Mamba2(nn.Module):
         self._check_input(u_BD, ndim=2, state=state)
         z_BI, xBC_BC, dt_BH = self._project(u_BD)
         x_BHP, B_BGN, C_BGN = self._split(self._convolve_step(xBC_BC, state.conv_BKC))
-        if self._kernels is not None and u_BD.is_cuda and self.ngroups == 1:
-            y_BHP = self._fused_step(self._kernels, x_BHP, dt_BH, B_BGN, C_BGN, state.ssm_BGNJ)
-        else:
-            y_BHP = ssd_step(x_BHP, self._positive(dt_BH), self._A(), B_BGN, C_BGN, _wide(self.D), state.ssm_BGNJ)
+        y_BHP = ssd_step(x_BHP, self._positive(dt_BH), self._A(), B_BGN, C_BGN, _wide(self.D), state.ssm_BGNJ)
         return self.out_proj(self.norm(y_BHP.flatten(1), z_BI))
 
     def _project(self, u: Tensor) -> tuple[Tensor, ...]:
@@ -178,26 +175,6 @@ class Mamba2(nn.Module):
         options = {"D": self.D, "dt_bias": self.dt_bias, "dt_softplus": True}
         return _run(kernels.scan, x_BLHP, dt_BLH, self._A(), B_BLGN, C_BLGN, self.chunk_size, **options)
 
-    def _fused_step(
-        self, kernels: "Kernels", x_BHP: Tensor, dt_BH: Tensor, B_BGN: Tensor, C_BGN: Tensor, ssm_BGNJ: Tensor
-    ) -> Tensor:
-        """The recurrence in one pass over the state instead of three. The kernel takes any strides, so it reads our
-        order of the axes; expanded arguments tell it that a head's channels share them.
-        """
-        state_BHPN = ssm_BGNJ[:, 0].unflatten(2, (self.nheads, self.headdim)).permute(0, 2, 3, 1)
-        of_channels = (self.nheads, self.headdim)
-        return kernels.step(
-            state_BHPN,
-            x_BHP,
-            dt_BH[..., None].expand(-1, *of_channels),
-            self._A()[:, None, None].expand(*of_channels, self.d_state),
-            B_BGN,
-            C_BGN,
-            D=_wide(self.D)[:, None].expand(of_channels),
-            dt_bias=_wide(self.dt_bias)[:, None].expand(of_channels),
-            dt_softplus=True,
-        )
-
     def _A(self) -> Tensor:
         return -_wide(self.A_log).exp()
 
@@ -223,10 +200,9 @@ class Mamba2(nn.Module):
 
 
 class Kernels(NamedTuple):
-    """mamba_ssm's Triton scan and step, and causal_conv1d's convolution where that package is present too."""
+    """mamba_ssm's Triton scan, and causal_conv1d's convolution where that package is present too."""
 
     scan: Callable[..., Tensor]
-    step: Callable[..., Tensor]
     conv: Callable[..., Tensor] | None
 
 
@@ -247,7 +223,6 @@ def _find_kernels() -> tuple[Kernels | None, str]:
     if not torch.cuda.is_available():
         return None, "there is no CUDA device"
     try:
-        from mamba_ssm.ops.triton.selective_state_update import selective_state_update
         from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
     except Exception as error:  # a Triton or CUDA that does not fit raises far more than ImportError
         return None, f"mamba_ssm cannot be imported ({error})"
@@ -255,9 +230,9 @@ def _find_kernels() -> tuple[Kernels | None, str]:
         from causal_conv1d import causal_conv1d_fn
     except Exception as error:
         reason = f"mamba_ssm is installed; PyTorch's convolution ({error})"
-        return Kernels(mamba_chunk_scan_combined, selective_state_update, None), reason
+        return Kernels(mamba_chunk_scan_combined, None), reason
     reason = "mamba_ssm and causal_conv1d are installed"
-    return Kernels(mamba_chunk_scan_combined, selective_state_update, causal_conv1d_fn), reason
+    return Kernels(mamba_chunk_scan_combined, causal_conv1d_fn), reason
 
 
 def _sample_dt(count: int, low: float, high: float, floor: float) -> Tensor:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 import shared.vision  # noqa: F401  (makes torchvision importable, which transformers imports)
 from shared import mamba2
 from shared.mamba2 import Kernels, Mamba2
-from shared.ssd import ssd, ssd_step
 from tests.shared.test_ssd import recurrence
 
 needs_compiler = pytest.mark.skipif(
@@ -221,34 +220,9 @@ def test_fused_kernels_are_given_what_they_document(with_conv: bool) -> None:
 
     mixer, u_BLD = small(ngroups=2), torch.randn(2, 11, 48)
     z_BLI, xBC_BLC, dt_BLH = mixer._project(u_BLD)
-    y_BLHP = mixer._fused_scan(Kernels(scan, ssd_step, conv if with_conv else None), xBC_BLC, dt_BLH)
+    y_BLHP = mixer._fused_scan(Kernels(scan, conv if with_conv else None), xBC_BLC, dt_BLH)
     y_BLD = mixer.out_proj(mixer.norm(y_BLHP.flatten(2), z_BLI))
     torch.testing.assert_close(y_BLD, mixer(u_BLD), atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_the_fused_step_is_given_what_it_documents() -> None:
-    """A stand-in with the signature of mamba_ssm's selective_state_update, computed by its definition."""
-
-    def step(state, x, dt, A, B, C, D, dt_bias, dt_softplus):  # type: ignore[no-untyped-def]
-        assert dt_softplus
-        assert A.stride()[1:] == (0, 0)
-        assert dt.stride(2) == dt_bias.stride(1) == D.stride(1) == 0
-        dt_BHP = F.softplus(dt + dt_bias)
-        state *= (dt_BHP[..., None] * A).exp()
-        state += dt_BHP[..., None] * x[..., None] * B[:, :, None]
-        return (state * C[:, :, None]).sum(-1) + D * x
-
-    mixer, u_BLD = small(), torch.randn(2, 11, 48)
-    fused, ours = mixer.init_state(2), mixer.init_state(2)
-    kernels = Kernels(ssd, step, None)
-    for u_BD in u_BLD.unbind(1):
-        z_BI, xBC_BC, dt_BH = mixer._project(u_BD)
-        x_BHP, B_BGN, C_BGN = mixer._split(mixer._convolve_step(xBC_BC, fused.conv_BKC))
-        y_BHP = mixer._fused_step(kernels, x_BHP, dt_BH, B_BGN, C_BGN, fused.ssm_BGNJ)
-        y_BD = mixer.out_proj(mixer.norm(y_BHP.flatten(1), z_BI))
-        torch.testing.assert_close(y_BD, mixer.step(u_BD, ours), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(fused.ssm_BGNJ, ours.ssm_BGNJ, atol=1e-5, rtol=1e-5)
 
 
 def test_rows_of_a_state_are_views() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -278,3 +279,15 @@ def test_block_pattern(kind: str, pattern: str) -> None:
 def test_any_hybrid_pattern_repeats_over_the_depth() -> None:
     prior = small_prior(kind="hybrid", pattern="amm", depth=5)
     assert ["m" if isinstance(block.mixer, Mamba2) else "a" for block in prior.blocks] == list("ammam")
+
+
+@pytest.mark.parametrize(("kind", "graphs"), [("gpt", 1), ("mamba", 1), ("hybrid", 2)])
+def test_blocks_alike_are_compiled_once(kind: str, graphs: int) -> None:
+    prior = random_weights(small_prior(kind=kind, depth=4))
+    tokens_BL, labels_B = random_tokens(prior)
+    expected = prior.loss(tokens_BL, labels_B)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    prior.compile(backend="eager")
+    torch.testing.assert_close(prior.loss(tokens_BL, labels_B), expected)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
