@@ -66,15 +66,16 @@ def _depthwise(x_BLC: Tensor, weight_CK: Tensor, bias_C: Tensor | None = None) -
 
 
 def _sum_of_shifted(x_BLC: Tensor, weight_CK: Tensor, bias_C: Tensor | None) -> Tensor:
-    """`_depthwise` in float32, which the compiler makes one kernel of; cuDNN has none for this shape."""
+    """`_depthwise` in at least float32, which the compiler makes one kernel of; cuDNN has none for this shape."""
     kind, width = x_BLC.device.type, weight_CK.shape[1]
     autocast = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if autocast else torch.promote_types(x_BLC.dtype, weight_CK.dtype)
-    length, padded_BLC = x_BLC.shape[1] + width - 1, F.pad(x_BLC, (0, 0, width - 1, width - 1)).float()
-    y_BLC = padded_BLC[:, :length] * weight_CK[:, 0].float()
+    wide_CK = weight_CK.to(torch.promote_types(dtype, torch.float32))
+    length, padded_BLC = x_BLC.shape[1] + width - 1, F.pad(x_BLC, (0, 0, width - 1, width - 1)).to(wide_CK.dtype)
+    y_BLC = padded_BLC[:, :length] * wide_CK[:, 0]
     for k in range(1, width):
-        y_BLC = y_BLC + padded_BLC[:, k : k + length] * weight_CK[:, k].float()
-    return (y_BLC if bias_C is None else y_BLC + bias_C.float()).to(dtype)
+        y_BLC = y_BLC + padded_BLC[:, k : k + length] * wide_CK[:, k]
+    return (y_BLC if bias_C is None else y_BLC + bias_C).to(dtype)
 
 
 def _given(*tensors: Tensor | None) -> list[Tensor]:

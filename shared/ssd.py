@@ -245,7 +245,7 @@ def _states(weighted_BcGQJ: Tensor, B_BcGQN: Tensor, decay_BcG1J: Tensor, initia
 def _decayed_sums(added: Sequence[Tensor], decays: Sequence[Tensor]) -> list[Tensor]:
     """y_0 = added_0, then y_i = added_i + decays_(i-1) y_(i-1).
 
-    Not in place: compiled, each write into a part would be a copy of the whole.
+    Not in place: compiled, each write into a part would be a copy of the whole. It costs the sums' memory once more.
     """
     sums = [added[0]]
     for added_now, decay in zip(added[1:], decays, strict=True):

@@ -74,7 +74,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.headdim, self.length = heads, width // heads, length
-        self.score_factor = score_factor
+        self.score_factor, self.scale = score_factor, score_factor * self.headdim**-0.5
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
         self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from shared.compiled import Kernel, as_array, exp, inlined, largest, widen
 from stage2_prior.decoding import Choose
-from stage2_prior.draw import BRANCHES
-from stage2_prior.filters import SMALLEST_TEMPERATURE, SamplingConfig
+from stage2_prior.draw import BRANCHES, draw
+from stage2_prior.filters import SMALLEST_TEMPERATURE, SamplingConfig, filter_logits
 from stage2_prior.guidance import guide
 
 MOST_BELOW = np.float32(-87)  # the best logit; what lies further below has no part in the sum of float32 numbers
+MOST_CODES = 2**16  # of which one program of a GPU holds all logits; of more, PyTorch's operations choose
 LAST_UNIFORM = 1 - 2**-53  # then uniform * total is less than the total, however it rounds
 
 
@@ -30,11 +31,14 @@ def chooser(config: SamplingConfig) -> Choose:
     """How tokens are chosen: guided where a scale is given, filtered as `config` says, drawn."""
 
     def choose(logits_RV: Tensor, uniforms_BU: Tensor, scale_1: Tensor | None) -> Tensor:
-        if logits_RV.device.type != "cpu":
+        on_gpu = logits_RV.device.type != "cpu"
+        if on_gpu and logits_RV.shape[1] <= MOST_CODES:
             from stage2_prior.gpu.choose import choose_on_gpu  # Triton comes with PyTorch's builds for GPUs only
 
             return choose_on_gpu(logits_RV, uniforms_BU, scale_1, config)
         logits_BV = logits_RV if scale_1 is None else guide(logits_RV.float(), scale_1)
+        if on_gpu:
+            return draw(filter_logits(logits_BV.float(), config), uniforms_BU)
         return choose_on_cpu(logits_BV, uniforms_BU, config)
 
     return choose

@@ -1,6 +1,6 @@
 """A prior's step on a CPU: products by oneDNN on weights packed once a call, and Numba's kernels between them.
 
-Shapes: R rows, V codes, K = V of the table, L length of a prefix, and those of stage2_prior.kernels.
+Shapes: R rows, V codes, K = V of the table, and those of stage2_prior.kernels.
 """
 
 import copy
@@ -64,12 +64,8 @@ class PackedWeights:
             self.score = PackedLinear(self.table_KR, prior.vocabulary.bias_K, self.dtype)
             self._pack(self.model)
 
-    def prefill(self, inputs_RL: Tensor, state: PriorState) -> None:
-        """`Prior.prefill`."""
-        self.model.prefill(inputs_RL, state)
-
     def advance(self, state: PriorState) -> Callable[[Tensor], Tensor]:
-        """`Prior.advance` for this state: (R,) ids -> (R, V) logits."""
+        """`Prior.step` for this state, which it does not move: (R,) ids -> (R, V) logits."""
         return Step(self.model, state, self.dtype)
 
     def _pack(self, module: nn.Module) -> None:
@@ -150,9 +146,9 @@ class AttentionStep:
         self.turns, self.headdim = len(normed_RD) * attention.heads, attention.headdim
         no_norm = RMSNorm(0)
         q_norm, k_norm = (n if isinstance(n, RMSNorm) else no_norm for n in (attention.q_norm, attention.k_norm))
-        scale, rotary = attention.score_factor * attention.headdim**-0.5, attention.rotary
+        rotary = attention.rotary
         angles = (torch.empty(0, 0), torch.empty(0, 0)) if rotary is None else (rotary.cos_LF, rotary.sin_LF)
-        norms = (_float(q_norm.weight), _float(k_norm.weight), q_norm.eps, scale)
+        norms = (_float(q_norm.weight), _float(k_norm.weight), q_norm.eps, attention.scale)
         self.options = (*norms, *map(as_array, angles), *map(as_array, state.kv_2BHLE), as_array(self.y_RD))
 
     def __call__(self, place: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from shared.errors import UserError
 from stage2_prior.cpu import PackedWeights
 from stage2_prior.prior import Prior, PriorState
 
@@ -38,7 +39,6 @@ class Batch:
     tokens_LB: Tensor
     uniforms_LBU: Tensor
     scale_L: Tensor | None  # of guidance, at each position
-    advance: Callable[[Tensor], Tensor]  # from the ids taken in to the logits of the next
 
 
 class Decoder:
@@ -84,10 +84,23 @@ class Decoder:
         `progress` is called with the number of tokens at each step; a GPU may be behind it. `on_row` is called with the
         rows (B, r, w) so far, on this device, after each whole one.
         """
+        with torch.cuda.device_of(self.input_R):
+            return self._decode(start_R, prefix_BK, uniforms_BLU, choose, scale_L, progress, on_row)
+
+    def _decode(
+        self,
+        start_R: Tensor,
+        prefix_BK: Tensor,
+        uniforms_BLU: Tensor,
+        choose: Choose,
+        scale_L: Tensor | None,
+        progress: Callable[[int], None] | None,
+        on_row: Callable[[Tensor], None] | None,
+    ) -> Tensor:
         width = self.weights.model.grid[1]
         count, known = prefix_BK.shape
         batch = self._batch(count, guided=scale_L is not None)
-        step = self._captured(batch, choose)
+        step = self._step(batch, choose)
         if batch.scale_L is not None and scale_L is not None:
             batch.scale_L.copy_(scale_L)
         batch.uniforms_LBU.copy_(uniforms_BLU.transpose(0, 1))
@@ -111,7 +124,6 @@ class Decoder:
             self.tokens_LR[:, :count],
             self.uniforms_LRU[:, :count],
             self.scale_L if guided else None,
-            self.weights.advance(state),
         )
 
     def _begin(self, batch: Batch, start_R: Tensor, prefix_BK: Tensor) -> None:
@@ -121,32 +133,36 @@ class Decoder:
         batch.tokens_LB[:known] = prefix_BK.T
         inputs_RK = torch.cat((start_R[:, None], prefix_BK.repeat(len(start_R) // len(prefix_BK), 1)), dim=1)
         if known:
-            self.weights.prefill(inputs_RK[:, :-1], batch.state)
+            self.weights.model.prefill(inputs_RK[:, :-1], batch.state)
         else:
             self.weights.model.condition(start_R, batch.state)
         batch.input_R.copy_(inputs_RK[:, -1])
 
-    def _step(self, batch: Batch, choose: Choose) -> None:
-        """Take in an id a row, draw the next, move on. All that changes from step to step is in tensors."""
-        index_1 = batch.state.place.index_1
-        logits_RV = batch.advance(batch.input_R)
-        scale_1 = None if batch.scale_L is None else batch.scale_L.index_select(0, index_1)
-        drawn_B = choose(logits_RV, batch.uniforms_LBU.index_select(0, index_1)[0], scale_1)
-        batch.tokens_LB.index_copy_(0, index_1, drawn_B[None])
-        batch.input_R.view(-1, len(drawn_B)).copy_(drawn_B)
-        index_1.add_(1)
-
-    def _captured(self, batch: Batch, choose: Choose) -> Callable[[], None]:
+    def _step(self, batch: Batch, choose: Choose) -> Callable[[], None]:
         """The step of this batch; on CUDA captured, and kept for batches of the same size."""
-        step = partial(self._step, batch, choose)
         if _on_cpu(self.device):
-            return step
+            return partial(take_step, batch, self.weights.advance(batch.state), choose)
         key = (len(batch.input_R), batch.scale_L is not None, choose)
         if key not in self.graphs:
             if len(self.graphs) == MOST_GRAPHS:
                 self.graphs.clear()
+            step = partial(take_step, batch, self.weights.advance(batch.state), choose)
             self.graphs[key] = capture(step, batch.state.place.reset)
         return self.graphs[key]
+
+
+def take_step(batch: Batch, advance: Callable[[Tensor], Tensor], choose: Choose) -> None:
+    """Take in an id a row, draw the next, move on. All that changes from step to step is in tensors.
+
+    `advance` leads from the ids taken in to the logits of the next.
+    """
+    index_1 = batch.state.place.index_1
+    logits_RV = advance(batch.input_R)
+    scale_1 = None if batch.scale_L is None else batch.scale_L.index_select(0, index_1)
+    drawn_B = choose(logits_RV, batch.uniforms_LBU.index_select(0, index_1)[0], scale_1)
+    batch.tokens_LB.index_copy_(0, index_1, drawn_B[None])
+    batch.input_R.view(-1, len(drawn_B)).copy_(drawn_B)
+    index_1.add_(1)
 
 
 def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[], None]:
@@ -170,15 +186,19 @@ def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[],
 
 
 def _replay(graph: torch.cuda.CUDAGraph, step: Callable[[], None]) -> None:
-    """`step` is what owns the memory that the graph works in."""
+    """`step` is what owns the memory that the graph works in; it does not own the decoder, which owns this."""
     graph.replay()
 
 
 def _weights(prior: Prior, exact: bool) -> "PackedWeights | StaticWeights":
     if _on_cpu(prior.norm.weight.device):
         return PackedWeights(prior, exact)
-    from stage2_prior.gpu.step import StaticWeights  # Triton comes with PyTorch's builds for GPUs only
-
+    try:
+        from stage2_prior.gpu.step import StaticWeights  # Triton comes with PyTorch's builds for GPUs only
+    except ImportError as error:
+        raise UserError(
+            f"drawing on a GPU needs Triton, which cannot be imported ({error}): pip install triton"
+        ) from error
     return StaticWeights(prior, exact)
 
 

@@ -222,7 +222,7 @@ class Prior(nn.Module, Shareable):
     def condition(self, start_B: Tensor, state: PriorState) -> None:
         """Write into an empty state what the classes of these start tokens do to the norms.
 
-        `prefill` and the first `step` do it; only who calls `advance` must.
+        `prefill` and the first `step` do it.
         """
         for written, modulation in zip(state.modulations, self._modulations(start_B), strict=True):
             if written is not None and modulation is not None:
@@ -248,16 +248,12 @@ class Prior(nn.Module, Shareable):
         """Take in one more id per sequence, updating `state` in place; returns (B, codes) logits of the next token."""
         if not state.place.position:
             self.condition(token_B, state)
-        logits_BV = self.advance(token_B, state)
-        state.place.advance()
-        return logits_BV
-
-    def advance(self, token_B: Tensor, state: PriorState) -> Tensor:
-        """What `step` does on the device, where `state.place` says and without moving it; may be captured."""
         x_BD = self._embed(token_B[:, None], state.table_KR, offset=state.place.index_1)[:, 0]
         for block, block_state, modulation in zip(self.blocks, state.blocks, state.modulations[:-1], strict=True):
             x_BD = block.step(x_BD, block_state, modulation)
-        return self._score(self._last_norm(x_BD, state.modulations[-1]), state)
+        logits_BV = self._score(self._last_norm(x_BD, state.modulations[-1]), state)
+        state.place.advance()
+        return logits_BV
 
     def _modulations(self, start_B: Tensor) -> Sequence[Tensor | None]:
         """What the classes of these start tokens do to each block, and then to the last norm."""

@@ -7,12 +7,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests.tiny import save_drawings
-
-if (
-    not torch.cuda.is_available()
-):  # kernels are then run by Triton's interpreter, which must be chosen before they are made
+# Triton's kernels are then run by its interpreter, which must be chosen before anything imports Triton.
+if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+from tests.tiny import save_drawings
 
 settings.register_profile("torture", max_examples=10_000)
 

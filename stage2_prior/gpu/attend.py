@@ -13,11 +13,11 @@ import triton.language as tl
 from torch import Tensor
 
 from shared.rms_norm import RMSNorm
-from stage2_prior.gpu.device import fetch, gpu, wait
+from stage2_prior.gpu.device import PROGRAMS, fetch, gpu, wait
 from stage2_prior.gpu.product import total
 
 TILE_BYTES = 8192  # of keys that are looked at together; each place is a softmax of its own until the end
-PROGRAMS = 1024  # with which a GPU is busy
+MOST_PARTIAL = 8192  # numbers that the last program adds up
 NOTHING = tl.constexpr(-1.0e30)  # finite: a maximum over no score, which can be subtracted from itself
 
 
@@ -43,7 +43,7 @@ class Attend:
         self.block = triton.next_power_of_2(headdim)
         self.places = max(4, TILE_BYTES // (self.block * self.k_RHLE.element_size()))
         parts = triton.next_power_of_2(triton.cdiv(PROGRAMS, rows * heads))
-        self.parts = min(triton.cdiv(length, self.places), parts)
+        self.parts = min(triton.cdiv(length, self.places), parts, MOST_PARTIAL // self.block)
         empty = partial(torch.empty, device=kv_2RHLE.device)
         self.q_RHE, self.partial_RHSX = empty(rows, heads, headdim), empty(rows, heads, self.parts, headdim + 2)
         self.done_RH = torch.zeros(rows, heads, dtype=torch.int32, device=kv_2RHLE.device)
@@ -118,7 +118,7 @@ def _attend(
     k_le = k_RHLE + turn * L * E + l[:, None] * E + e[None, :]
     v_le = v_RHLE + turn * L * E + l[:, None] * E + e[None, :]
     if OVERLAP:
-        soon_l = (turn * L + tl.minimum(first + l, L - 1)) * E
+        soon_l = (turn * L + tl.maximum(tl.minimum(first + l, last - 1), 0)) * E  # the first line of each
         fetch(k_RHLE + soon_l)
         fetch(v_RHLE + soon_l)
     wait(OVERLAP)

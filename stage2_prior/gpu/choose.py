@@ -20,7 +20,7 @@ NODES = 1024  # of the tree that are summed up together
 
 
 def choose_on_gpu(logits_RV: Tensor, uniforms_BU: Tensor, scale_1: Tensor | None, config: SamplingConfig) -> Tensor:
-    """(B,) codes: `draw` from what `filter_logits` leaves of float32 or bfloat16 logits, guided by the scale if any."""
+    """(B,) codes: `draw` from what `filter_logits` leaves of these logits, guided by the scale if there is one."""
     rows, codes = uniforms_BU.shape[0], logits_RV.shape[1]
     levels = strides(codes)
     tokens_B = torch.empty(rows, dtype=torch.long, device=logits_RV.device)

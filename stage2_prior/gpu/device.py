@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 LINE = 128  # bytes, which memory moves at once
+PROGRAMS = 1024  # with which a GPU is busy
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Gpu:
 
     @property
     def options(self) -> dict[str, bool]:
-        """Of every kernel's launch."""
+        """Of the launch of a kernel that calls `wait`."""
         return {"OVERLAP": True, "launch_pdl": True} if self.overlap else {"OVERLAP": False}
 
 
@@ -40,7 +41,11 @@ def gpu(device: torch.device) -> Gpu:
 
 @triton.jit
 def wait(OVERLAP: tl.constexpr):
-    """For the results of the kernels before; the next one may now start."""
+    """Let the next kernel start, and wait for all kernels before this one.
+
+    Before it, a kernel reads only what no other kernel of the step writes, and writes only what no other one touches.
+    Steps do not overlap: other operations lie between them.
+    """
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()

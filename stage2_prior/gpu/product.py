@@ -72,8 +72,9 @@ def _product(
     if OVERLAP:
         program = (part * tl.num_programs(1) + row_tile) * tl.num_programs(0) + tile
         share = tl.cdiv(lines, tl.num_programs(0) * tl.num_programs(1) * tl.num_programs(2))
-        for line in range(program * share, tl.minimum((program + 1) * share, lines), 128):
-            fetch(ahead_XY + tl.minimum(line + tl.arange(0, 128), lines - 1).to(tl.int64) * LINE)
+        end = tl.minimum((program + 1) * share, lines)
+        for line in range(program * share, end, 128):
+            fetch(ahead_XY + tl.minimum(line + tl.arange(0, 128), end - 1).to(tl.int64) * LINE)
     wait(OVERLAP)
     x = tile * COLUMNS + tl.arange(0, COLUMNS)
     r = row_tile * ROWS + tl.arange(0, ROWS)

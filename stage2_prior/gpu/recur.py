@@ -11,12 +11,11 @@ import triton.language as tl
 from torch import Tensor
 
 from shared.mamba2 import Mamba2
-from stage2_prior.gpu.device import gpu, wait
+from stage2_prior.gpu.device import PROGRAMS, gpu, wait
 from stage2_prior.gpu.product import silu, total
 
 MOST_STATES = 8192  # numbers that a program holds
 MOST_CHANNELS, FEWEST_CHANNELS = 64, 16  # of a program
-PROGRAMS = 1024  # with which a GPU is busy
 
 
 class Recur:
@@ -67,10 +66,12 @@ def _convolve(
         y_c += tl.load(bias_C + c, valid, other=0.0)
     for k in tl.static_range(K - 1):
         newer_c = tl.load(conv_c + (k + 1) * C, valid, other=0.0)
-        tl.store(conv_c + k * C, newer_c, valid)
         y_c += newer_c * tl.load(taps_CK + c * K + k, valid, other=0.0)
+        tl.debug_barrier()  # whichever threads load and store a number
+        tl.store(conv_c + k * C, newer_c, valid)
     wait(OVERLAP)
     newest_c = total(zxBCdt_SRX + row * X + I + c, R * X, valid, PARTS)
+    tl.debug_barrier()
     tl.store(conv_c + (K - 1) * C, newest_c, valid)
     y_c += newest_c * tl.load(taps_CK + c * K + K - 1, valid, other=0.0)
     tl.store(xBC_RC + row * C + c, silu(y_c), valid)

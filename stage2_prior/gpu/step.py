@@ -3,7 +3,7 @@
 All that changes from step to step is in tensors, so that a step can be captured in a CUDA graph. Without a GPU the
 kernels run in Triton's interpreter (TRITON_INTERPRET=1), which is how they are tested.
 
-Shapes: R rows, D width, K = V of the table, L length of a prefix, S parts of a product.
+Shapes: R rows, D width, K = V of the table, S parts of a product.
 """
 
 import copy
@@ -29,7 +29,10 @@ from stage2_prior.prior import Prior, PriorState
 
 
 class StaticWeights:
-    """A prior's weights for a GPU: copies at fixed addresses, where captured graphs find them; matrices in bfloat16."""
+    """A prior's weights for a GPU: copies at fixed addresses, where captured graphs find them.
+
+    Matrices are in bfloat16, unless `exact` or where the GPU does not multiply it.
+    """
 
     def __init__(self, prior: Prior, exact: bool) -> None:
         narrow = not exact and _multiplies_bfloat16(prior.norm.weight.device)
@@ -51,12 +54,8 @@ class StaticWeights:
         if self.bias_K is not None and prior.vocabulary.bias_K is not None:
             self.bias_K.copy_(prior.vocabulary.bias_K)
 
-    def prefill(self, inputs_RL: Tensor, state: PriorState) -> None:
-        """`Prior.prefill`."""
-        self.model.prefill(inputs_RL, state)
-
     def advance(self, state: PriorState) -> "Step":
-        """`Prior.advance` for this state: (R,) ids -> (R, V) logits."""
+        """`Prior.step` for this state, which it does not move: (R,) ids -> (R, V) logits."""
         return Step(self.model, state, self.bias_K)
 
 
@@ -125,8 +124,7 @@ class AttentionStep:
         q_norm, k_norm, rotary = attention.q_norm, attention.k_norm, attention.rotary
         norms = (q_norm, k_norm) if isinstance(q_norm, RMSNorm) and isinstance(k_norm, RMSNorm) else None
         angles = None if rotary is None else (rotary.cos_LF, rotary.sin_LF)
-        scale = attention.score_factor * attention.headdim**-0.5
-        self.attend = Attend(state.kv_2BHLE, norms, angles, scale)
+        self.attend = Attend(state.kv_2BHLE, norms, angles, attention.scale)
         self.products = Product(attention.qkv_proj.weight), Product(attention.out_proj.weight)
 
     def __call__(self, normed_RD: Tensor, place_1: Tensor) -> Added:
@@ -140,6 +138,7 @@ class Mamba2Step:
     """`Mamba2.step` of the normed rows."""
 
     def __init__(self, mamba: Mamba2, state: Mamba2State) -> None:
+        assert mamba.ngroups == 1  # as that of every prior
         self.recur = Recur(mamba, state.conv_BKC, state.ssm_BGNJ[:, 0])
         self.products = Product(mamba.in_proj.weight), Product(mamba.out_proj.weight)
 

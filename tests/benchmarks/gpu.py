@@ -91,6 +91,7 @@ def draw(kinds: list[str], batch: int, options: argparse.Namespace, bandwidth: f
     for kind, prior in priors.items():
         fraction = floor_s(prior, batch, bandwidth, peak) * TOKENS / ours[kind]
         report(result(f"{kind}-b{batch}", batch, ours[kind]) | {"fraction_of_floor": round(fraction, 3)})
+        del prior
     priors.clear()
     for name in options.peers if kinds else []:
         gc.collect()

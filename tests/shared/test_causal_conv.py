@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.causal_conv import BLOCK, convolved_silu
+from shared.causal_conv import BLOCK, _depthwise, _sum_of_shifted, convolved_silu
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -55,3 +55,16 @@ def test_gradients_do_not_depend_on_threads() -> None:
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("length", "width"), [(1, 4), (2, 4), (9, 3), (5, 1)])
+def test_shifted_products_add_up_to_the_same(length: int, width: int, bias: bool) -> None:
+    """What a GPU computes, on a CPU."""
+    x_BLC, weight_CK, bias_C = (torch.randn(shape, dtype=torch.float64) for shape in ((2, length, 6), (6, width), (6,)))
+    inputs = (x_BLC, weight_CK, bias_C if bias else None)
+    torch.testing.assert_close(_sum_of_shifted(*inputs), _depthwise(*inputs))
+    narrow_BLC = _sum_of_shifted(x_BLC.bfloat16(), weight_CK.bfloat16(), None)
+    assert narrow_BLC.dtype == torch.bfloat16
+    expected_BLC = _depthwise(x_BLC.bfloat16().double(), weight_CK.bfloat16().double())
+    torch.testing.assert_close(narrow_BLC, expected_BLC.bfloat16(), atol=1e-2, rtol=1e-2)

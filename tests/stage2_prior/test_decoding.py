@@ -1,5 +1,7 @@
 """The decoding engine against the plain step loop, its memory between calls, and the path that CUDA graphs take."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -196,6 +198,7 @@ def test_the_path_that_is_captured_on_a_gpu(kind: dict[str, Any], monkeypatch: p
         step()
         return step
 
+    pytest.importorskip("triton", reason="Triton is not installed, so the path on a GPU cannot be tested")
     captured: list[Callable[[], None]] = []
     monkeypatch.setattr(decoding, "capture", capture)
     monkeypatch.setattr(decoding, "_on_cpu", lambda device: False)
@@ -212,23 +215,34 @@ def test_the_path_that_is_captured_on_a_gpu(kind: dict[str, Any], monkeypatch: p
     assert len(captured) == once
     tokens_BHW = generate(prior, range(1), 0, SAMPLING, labels_B=labels_B[:1], exact=True)
     assert torch.equal(tokens_BHW, plain_loop(prior, labels_B[:1], 1.0, prefix_BK[:1, :0]))
+    gc.disable()  # its memory goes as soon as the last name for it does
+    decoder = weakref.ref(decoding._decoders.pop(prior))
+    captured.clear()
+    assert decoder() is None
+    gc.enable()
 
 
 @needs_cuda
+@pytest.mark.parametrize(("rows", "exact"), [(3, True), (70, True), (1, False), (70, False)])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_logits_on_a_gpu_are_those_of_the_whole_sequence(kind: dict[str, Any]) -> None:
+def test_logits_on_a_gpu_are_those_of_the_whole_sequence(kind: dict[str, Any], rows: int, exact: bool) -> None:
     prior = random_prior(**kind, codes=200).cuda()
-    tokens_BL = torch.randint(200, (3, prior.length), device="cuda")
+    tokens_BL = torch.randint(200, (rows, prior.length), device="cuda")
     with torch.no_grad():
         expected_BLV = prior(prior.inputs(tokens_BL))
     with torch.inference_mode():
-        weights = decoding._weights(prior, exact=True)
-        state = prior.init_state(3)
+        weights = decoding._weights(prior, exact)
+        state = prior.init_state(rows, dtype=weights.dtype)
+        state.table_KR = weights.table_KR
         step = weights.advance(state)
-        weights.model.condition(prior.start_tokens(None, 3), state)
+        weights.model.condition(prior.start_tokens(None, rows), state)
         for place, ids_B in enumerate(prior.inputs(tokens_BL).T):
             state.place.index_1.fill_(place)
-            torch.testing.assert_close(step(ids_B).float(), expected_BLV[:, place], atol=1e-4, rtol=0)
+            error_BV = step(ids_B).float() - expected_BLV[:, place]
+            if exact:
+                assert error_BV.abs().max() < 1e-4
+            else:
+                assert error_BV.square().mean().sqrt() < 0.03 * expected_BLV.std()
 
 
 @needs_cuda

@@ -41,6 +41,8 @@ def main() -> None:
         prior = Prior(EVERYTHING, 500, (4, 4), classes=3)
         for exact in (True, False):
             step(prior, 64, exact)
+        step(Prior(PriorConfig(kind="gpt", depth=1, width=96, heads=2, qk_norm=False), 500, (4, 4)), 1, exact=False)
+        choose_on_gpu(torch.randn(2, 500), torch.rand(2, 3).double(), None, SamplingConfig(temperature=0))
         choose_on_gpu(torch.randn(4, 16_384), torch.rand(2, 5).double(), torch.ones(1), CONFIG)
     print(json.dumps(taken))
 
