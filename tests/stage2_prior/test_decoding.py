@@ -202,7 +202,7 @@ def test_the_path_that_is_captured_on_a_gpu(kind: dict[str, Any], monkeypatch: p
     captured: list[Callable[[], None]] = []
     monkeypatch.setattr(decoding, "capture", capture)
     monkeypatch.setattr(decoding, "_on_cpu", lambda device: False)
-    prior, labels_B, prefix_BK = random_prior(**kind, grid=(2, 3)), torch.tensor([2, 0]), torch.randint(40, (2, 3))
+    prior, labels_B, prefix_BK = random_prior(**kind, grid=(2, 2)), torch.tensor([2, 0]), torch.randint(40, (2, 2))
     options: dict[str, Any] = {"labels_B": labels_B, "batch_size": 2, "exact": True}
     tokens_BHW = generate(prior, range(2), 0, SAMPLING, **options, cfg_scale=2.5)
     assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, 2.5, prefix_BK[:, :0]))
