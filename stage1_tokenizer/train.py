@@ -24,6 +24,7 @@ from shared.memory import check_fits
 from shared.training.accelerator import make_accelerator
 from shared.training.config import MAY_CHANGE_ON_RESUME, RunConfig
 from shared.training.log import Log
+from shared.training.precision import usable
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
 from stage1_tokenizer.describe import describe
@@ -197,7 +198,7 @@ def check_warm_up(config: TokenizerRun, tokens: int) -> None:
 def memory_line(config: TokenizerRun, device: torch.device) -> str:
     """What a training step takes, a perceptual loss not counted. Raises UserError where it can never fit."""
     training = config.training
-    parts = describe(config.model, config.data.height_width, training.precision)
+    parts = describe(config.model, config.data.height_width, usable(training.precision, device))
     return check_fits(parts.weight_bytes, parts.activation_bytes, training.batch_size, training.accumulation, device)
 
 

@@ -19,6 +19,7 @@ from shared.compiled import as_array
 from shared.layers import SwiGLU
 from shared.mamba2 import Mamba2, Mamba2State
 from shared.rms_norm import RMSNorm
+from shared.training.precision import multiplies_bfloat16
 from stage2_prior import kernels
 from stage2_prior.attention import Attention, KVCache
 from stage2_prior.block import ClassModulation
@@ -46,7 +47,11 @@ class PackedWeights:
     """A prior's weights for a CPU: packed linear maps, and for all else the prior's own tensors."""
 
     def __init__(self, prior: Prior, exact: bool) -> None:
-        self.dtype = torch.float32 if exact or not (can_pack() and _multiplies_bfloat16()) else torch.bfloat16
+        self.dtype = (
+            torch.float32
+            if exact or not (can_pack() and multiplies_bfloat16(prior.norm.weight.device))
+            else torch.bfloat16
+        )
         self.fingerprint: int | None = None
         self.load(prior)
 
@@ -214,7 +219,3 @@ def _float(weight: Tensor) -> np.ndarray:
 def can_pack() -> bool:
     """Whether PyTorch brings oneDNN's packed products for this CPU."""
     return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
-
-
-def _multiplies_bfloat16() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -28,6 +28,7 @@ from shared.token_cache import TokenCache, TokenInfo, open_cache, read_info
 from shared.training.accelerator import make_accelerator
 from shared.training.config import MAY_CHANGE_ON_RESUME, RunConfig, TrainingConfig
 from shared.training.log import Log
+from shared.training.precision import usable
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
 from stage2_prior.evaluate import Evaluation, evaluate
@@ -215,7 +216,7 @@ def memory_line(config: PriorRun, cache: TokenCache, device: torch.device, proce
     Raises UserError where it can never fit.
     """
     training = config.training
-    memory = training_memory(config.model, cache.info, training.precision)
+    memory = training_memory(config.model, cache.info, usable(training.precision, device))
     always = memory.weights // processes + memory.once
     return check_fits(always, memory.grid, training.batch_size, training.accumulation, device, unit="grid")
 

@@ -1,11 +1,12 @@
 """The options of a training, whichever stage's."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, PositiveInt
 
 from shared.config import Config
+from shared.training.precision import Precision
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -40,7 +41,7 @@ class TrainingConfig(Config):
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
     max_bad_steps: PositiveInt = 10  # in a row, skipped because the loss or gradient was not finite; then it stops
     ema_decay: float = Field(0.999, ge=0, lt=1)  # a step; lower while the run is young
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "bf16"  # fp32 where the hardware does not multiply bfloat16
     compile: bool | None = None  # null: on CUDA only, where the model is not sharded
     seed: int = Field(0, ge=0, lt=2**63)
     log_every: PositiveInt = 1_000

@@ -1,5 +1,6 @@
 """A model in training: with its optimiser and average it steps, saves and resumes as one."""
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -18,8 +19,10 @@ from shared.training.data_wait import DataWait
 from shared.training.ema import EMA
 from shared.training.means import Means
 from shared.training.optimizer import make_optimizer
+from shared.training.precision import usable
 from shared.training.schedule import learning_rate, seed_step
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -58,6 +61,9 @@ class Trainee:
         self.means = Means(accelerator)
         self.data_wait = DataWait(accelerator)
         self.parts: dict[str, Stateful] = {"means": self.means}
+        self.precision = usable(config.precision, accelerator.device)
+        if self.precision != config.precision:
+            log.warning("training in float32: this %s does not multiply bfloat16", accelerator.device.type)
         self.images = 0
         self.saved: int | None = None  # images seen when the newest checkpoint was taken
         self.bad_in_a_row = 0
@@ -83,7 +89,7 @@ class Trainee:
 
     def autocast(self) -> torch.autocast:
         """The precision of forward passes in training."""
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def accumulate(self, batches: Iterator[T]) -> Iterator[T]:
         """The batches of one optimiser step; processes exchange gradients at the last one only.

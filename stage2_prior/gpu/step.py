@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from shared.layers import LearnedPositions, SwiGLU
 from shared.mamba2 import Mamba2, Mamba2State
 from shared.rms_norm import RMSNorm
+from shared.training.precision import multiplies_bfloat16
 from stage2_prior.attention import Attention, KVCache
 from stage2_prior.gpu.attend import Attend
 from stage2_prior.gpu.norm import Added, add_and_norm
@@ -35,7 +36,7 @@ class StaticWeights:
     """
 
     def __init__(self, prior: Prior, exact: bool) -> None:
-        narrow = not exact and _multiplies_bfloat16(prior.norm.weight.device)
+        narrow = not exact and multiplies_bfloat16(prior.norm.weight.device)
         self.dtype = dtype = torch.bfloat16 if narrow else torch.float32
         self.model = copy.deepcopy(prior).eval()
         for module in self.model.modules():
@@ -161,7 +162,3 @@ class MLPStep:
 
 def _mixer_step(mixer: Attention | Mamba2, state: Any) -> AttentionStep | Mamba2Step:
     return AttentionStep(mixer, state) if isinstance(mixer, Attention) else Mamba2Step(mixer, state)
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared.training.precision import multiplies_bfloat16
 from stage2_prior import cpu, decoding
 from stage2_prior.cpu import PackedLinear, PackedWeights, can_pack
 from stage2_prior.decoding import decoder_for
@@ -173,7 +174,7 @@ def random_prior_like(prior: Prior) -> Prior:
 def test_packed_products_are_products_and_rows_do_not_depend_on_each_other(
     dtype: torch.dtype, tolerance: float
 ) -> None:
-    if dtype == torch.bfloat16 and not cpu._multiplies_bfloat16():
+    if dtype == torch.bfloat16 and not multiplies_bfloat16(torch.device("cpu")):
         pytest.skip("this CPU does not multiply bfloat16")
     x_BI, weight_OI, bias_O = torch.randn(33, 96), torch.randn(200, 96), torch.randn(200)
     packed = PackedLinear(weight_OI, bias_O, dtype)
