@@ -11,6 +11,7 @@ from shared.memory import TRAINING_BYTES, kept_for_backward
 from shared.token_cache import TokenInfo
 from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig
+from shared.training.precision import Precision, usable
 from shared.training.trainee import Trainee
 from stage2_prior.memory import training_memory
 from stage2_prior.prior import PriorConfig, build_prior
@@ -65,7 +66,7 @@ LARGER = {"depth": 8, "width": 128, "heads": 4, "d_state": 32, "headdim": 32}
 
 @pytest.mark.parametrize(("kind", "precision"), [("gpt", "bf16"), ("mamba", "bf16"), ("hybrid", "fp32")])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's kernels keep other things than a CPU's")
-def test_training_holds_what_was_foreseen_at_its_peak(kind: str, precision: str) -> None:
+def test_training_holds_what_was_foreseen_at_its_peak(kind: str, precision: Precision) -> None:
     config, info, batch_size = PriorConfig(kind=kind, **LARGER), info_of(256, 8), 32
     training = TrainingConfig(images=1000, batch_size=batch_size, precision=precision, compile=False)
 
@@ -80,6 +81,6 @@ def test_training_holds_what_was_foreseen_at_its_peak(kind: str, precision: str)
             trainee.backward(loss)
             trainee.end_step()
 
-    memory = training_memory(config, info, precision)
+    memory = training_memory(config, info, usable(precision, torch.device("cpu")))
     foreseen = memory.weights + memory.once + batch_size * memory.grid
     assert foreseen == pytest.approx(1e6 * peak_mb(train), rel=0.15)
