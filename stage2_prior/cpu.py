@@ -47,11 +47,8 @@ class PackedWeights:
     """A prior's weights for a CPU: packed linear maps, and for all else the prior's own tensors."""
 
     def __init__(self, prior: Prior, exact: bool) -> None:
-        self.dtype = (
-            torch.float32
-            if exact or not (can_pack() and multiplies_bfloat16(prior.norm.weight.device))
-            else torch.bfloat16
-        )
+        narrow = not exact and can_pack() and multiplies_bfloat16(prior.norm.weight.device)
+        self.dtype = torch.bfloat16 if narrow else torch.float32
         self.fingerprint: int | None = None
         self.load(prior)
 

@@ -84,19 +84,6 @@ class Decoder:
         `progress` is called with the number of tokens at each step; a GPU may be behind it. `on_row` is called with the
         rows (B, r, w) so far, on this device, after each whole one.
         """
-        with torch.cuda.device_of(self.input_R):
-            return self._decode(start_R, prefix_BK, uniforms_BLU, choose, scale_L, progress, on_row)
-
-    def _decode(
-        self,
-        start_R: Tensor,
-        prefix_BK: Tensor,
-        uniforms_BLU: Tensor,
-        choose: Choose,
-        scale_L: Tensor | None,
-        progress: Callable[[int], None] | None,
-        on_row: Callable[[Tensor], None] | None,
-    ) -> Tensor:
         width = self.weights.model.grid[1]
         count, known = prefix_BK.shape
         batch = self._batch(count, guided=scale_L is not None)

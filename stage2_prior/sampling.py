@@ -52,21 +52,14 @@ def generate(
     grids = []
     for part in _batches(len(images), batch_size):
         numbers = images[part]
-        uniforms_BLU = np.stack([uniforms(seed, image, prior.length, prior.codes) for image in numbers])
+        streams_BLU = np.stack([uniforms(seed, image, prior.length, prior.codes) for image in numbers])
         starts = [prior.start_tokens(None if labels_B is None else labels_B[part], len(numbers))]
         if guided:
             starts.append(prior.start_tokens(None, len(numbers)))
-        grids.append(
-            decoder.decode(
-                torch.cat(starts),
-                prefix_BK[part],
-                torch.from_numpy(uniforms_BLU),
-                choose,
-                scale_L if guided else None,
-                progress,
-                on_row,
-            )
-        )
+        starts_R, uniforms_BLU = torch.cat(starts), torch.from_numpy(streams_BLU)
+        guidance = scale_L if guided else None
+        with torch.cuda.device_of(prior.norm.weight):  # kernels are launched on the current device, whichever it is
+            grids.append(decoder.decode(starts_R, prefix_BK[part], uniforms_BLU, choose, guidance, progress, on_row))
     return torch.cat(grids).unflatten(1, prior.grid)
 
 

@@ -100,10 +100,10 @@ def _product(
 @triton.jit
 def total(part_S, stride, valid, PARTS: tl.constexpr):
     """The sum of the parts of a product."""
-    total = tl.load(part_S, valid, other=0.0)
+    whole = tl.load(part_S, valid, other=0.0)
     for part in tl.static_range(1, PARTS):
-        total += tl.load(part_S + part * stride, valid, other=0.0)
-    return total
+        whole += tl.load(part_S + part * stride, valid, other=0.0)
+    return whole
 
 
 @triton.jit
