@@ -1,4 +1,4 @@
-"""A prior's step on a CPU: products by oneDNN on weights packed once a call, and Numba's kernels between them.
+"""A prior's step on a CPU: products on weights packed once, and Numba's kernels between them.
 
 Shapes: R rows, V codes, K = V of the table, and those of stage2_prior.kernels.
 """
@@ -7,48 +7,34 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.compiled import as_array
 from shared.layers import SwiGLU
 from shared.mamba2 import Mamba2, Mamba2State
 from shared.rms_norm import RMSNorm
-from shared.training.precision import multiplies_bfloat16
 from stage2_prior import kernels
 from stage2_prior.attention import Attention, KVCache
 from stage2_prior.block import ClassModulation
+from stage2_prior.packed import narrowest, pack
 from stage2_prior.prior import Prior, PriorState
-
-PACKED_FOR = 32  # rows; always the same, so that the bits of a row do not depend on how many others are drawn with it
-
-
-class PackedLinear:
-    """A linear map whose weights are rounded to `dtype` and laid out for oneDNN once, instead of in every call.
-
-    With few rows, laying them out costs more than the product. Returns `dtype`.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), PACKED_FOR)
-        self.bias = None if bias is None else bias.detach().to(dtype)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, "none", [], "")
 
 
 class PackedWeights:
-    """A prior's weights for a CPU: packed linear maps, and for all else the prior's own tensors."""
+    """A prior's weights for a CPU: packed linear maps, and for all else the prior's own tensors.
+
+    `dtype` is what keys and values are to be kept in, `matrices` what matrices are rounded to, `rows` what goes into
+    products.
+    """
 
     def __init__(self, prior: Prior, exact: bool) -> None:
-        narrow = not exact and can_pack() and multiplies_bfloat16(prior.norm.weight.device)
-        self.dtype = torch.bfloat16 if narrow else torch.float32
+        self.dtype = torch.float32 if exact else torch.bfloat16
+        self.matrices = torch.float32 if exact else narrowest()
+        self.rows = torch.bfloat16 if self.matrices == torch.bfloat16 else torch.float32
         self.fingerprint: int | None = None
         self.load(prior)
 
@@ -61,14 +47,12 @@ class PackedWeights:
         tensors = itertools.chain(prior.parameters(), prior.buffers())
         self.model = copy.deepcopy(prior, {id(tensor): tensor for tensor in tensors}).eval()
         self.table_KR = prior.vocabulary.table()
-        self.score: Callable[[Tensor], Tensor] = partial(F.linear, weight=self.table_KR, bias=prior.vocabulary.bias_K)
-        if can_pack():
-            self.score = PackedLinear(self.table_KR, prior.vocabulary.bias_K, self.dtype)
-            self._pack(self.model)
+        self.score = pack(self.table_KR, prior.vocabulary.bias_K, self.matrices)
+        self._pack(self.model)
 
     def advance(self, state: PriorState) -> Callable[[Tensor], Tensor]:
         """`Prior.step` for this state, which it does not move: (R,) ids -> (R, V) logits."""
-        return Step(self.model, state, self.dtype)
+        return Step(self.model, state, self.rows)
 
     def _pack(self, module: nn.Module) -> None:
         """Replace the linear maps of `module`. What takes their place is no module: calling one takes microseconds."""
@@ -77,7 +61,7 @@ class PackedWeights:
                 continue
             if isinstance(part, nn.Linear) and part.weight is not self.table_KR:  # that is `score`
                 delattr(module, name)
-                setattr(module, name, PackedLinear(part.weight, part.bias, self.dtype))
+                setattr(module, name, pack(part.weight, part.bias, self.matrices))
             else:
                 self._pack(part)
 
@@ -211,8 +195,3 @@ def _fingerprint(prior: Prior) -> int:
 
 def _float(weight: Tensor) -> np.ndarray:
     return weight.detach().float().numpy()
-
-
-def can_pack() -> bool:
-    """Whether PyTorch brings oneDNN's packed products for this CPU."""
-    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")

@@ -44,8 +44,8 @@ class Batch:
 class Decoder:
     """Draws grids of one prior, up to `rows` rows at a time, on the device where the prior is when this is made.
 
-    Matrices, keys and values are rounded to bfloat16 where the hardware multiplies it, unless `exact`; recurrent states
-    are float32. `levels` is the number of uniforms per token.
+    Unless `exact`, keys and values are rounded to bfloat16, and matrices to what the hardware is fast with; recurrent
+    states are float32. `levels` is the number of uniforms per token.
     """
 
     def __init__(self, prior: Prior, rows: int, levels: int, exact: bool) -> None:

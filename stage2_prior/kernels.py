@@ -70,7 +70,7 @@ def _attend(row, head, qkv_RX, place, q_norm_E, k_norm_E, eps, scale, cos_LF, si
     for e in range(headdim):
         q_E[e] = widen(qkv_RX[row, start + e])
         k_E[e] = widen(qkv_RX[row, width + start + e])
-        v_LE[place, e] = qkv_RX[row, 2 * width + start + e]
+        v_LE[place, e] = narrow(widen(qkv_RX[row, 2 * width + start + e]), v_LE[place, e])
     _place_head(q_E, place, q_norm_E, eps, cos_LF, sin_LF)
     _place_head(k_E, place, k_norm_E, eps, cos_LF, sin_LF)
     for e in range(headdim):

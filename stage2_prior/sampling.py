@@ -38,7 +38,8 @@ def generate(
     their classes, `prefix_tokens_BK` their first K tokens, which are kept. With a `cfg_scale` other than 1, each image
     takes two rows of a batch; it may also be a tensor (L,), the scale at each position. `progress` is called with the
     number of tokens just drawn, `on_row` with the rows (B, r, w) of a batch's grids so far, on the prior's device, each
-    time that a row of them is whole. Weights are rounded to bfloat16 where the hardware multiplies it, unless `exact`.
+    time that a row of them is whole. Unless `exact`, weights are rounded to what the hardware is fast with, bfloat16 or
+    (on a CPU that does not multiply that) float16.
 
     Raises UserError for labels or prefixes that do not fit the prior, or guidance without labels.
     """
