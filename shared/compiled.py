@@ -48,6 +48,11 @@ def as_array(x: Tensor) -> np.ndarray:
     return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
+def as_rows(x: Tensor) -> np.ndarray:
+    """The same numbers for a kernel, (..., D) as (N, D); the same memory, where it is contiguous."""
+    return as_array(x.detach().contiguous().flatten(0, -2))
+
+
 def numbers_of(weight: Tensor) -> np.ndarray:
     """A copy in float32: memory that NumPy has seen can no longer be resized, as FSDP does with weights."""
     return weight.detach().to(torch.float32, copy=True).numpy()

@@ -1,10 +1,9 @@
-"""Layers both stages use: Dropout, SwiGLU, LayerScale and two ways to tell positions apart.
+"""Layers both stages use: Dropout, LayerScale and two ways to tell positions apart.
 
 Shapes: B batch, H heads, L length, D width, A axes (1 for a sequence, 2 for a grid), F rotary frequencies.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -20,24 +19,6 @@ class Dropout(nn.Dropout):
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # type: ignore[call-overload]
         kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
         return torch.where(kept, x * (2**16 / (2**16 - dropped)), 0.0)
-
-
-class SwiGLU(nn.Module):
-    """Linear(silu(gate) * value), (..., dim) -> (..., dim), without biases (Shazeer 2020, "GLU variants").
-
-    `hidden` defaults to 8/3 dim rounded to a multiple of 32, which costs as many weights as a plain MLP of 4 dim.
-    """
-
-    def __init__(self, dim: int, hidden: int | None = None, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.hidden = hidden or max(32, round(dim * 8 / 3 / 32) * 32)
-        self.in_proj = nn.Linear(dim, 2 * self.hidden, bias=False)  # gate and value in one product
-        self.dropout = Dropout(dropout)
-        self.out_proj = nn.Linear(self.hidden, dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.in_proj(x).chunk(2, dim=-1)
-        return self.out_proj(self.dropout(F.silu(gate) * value))
 
 
 class LayerScale(nn.Module):

@@ -12,7 +12,7 @@ from numba import prange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from shared.compiled import Kernel, as_array, exp, inlined, narrow, numbers_of, rms_factor, silu, takes, widen
+from shared.compiled import Kernel, as_rows, exp, inlined, narrow, numbers_of, rms_factor, silu, takes, widen
 
 BLOCK = 64  # positions whose share of the weights' gradient is one sum, so that it does not depend on threads
 
@@ -109,14 +109,14 @@ class _GatedNorm(torch.autograd.Function):
 
 def _compiled(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    x_ND, y_ND = (as_array(_rows(t)) for t in (x, y))
+    x_ND, y_ND = map(as_rows, (x, y))
     _norm(-(-len(x_ND) // BLOCK), BLOCK * x_ND.shape[1], x_ND, numbers_of(weight), eps, y_ND)
     return y
 
 
 def _compiled_gradients(dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
-    dy_ND, x_ND, dx_ND = (as_array(_rows(t)) for t in (dy, x, dx))
+    dy_ND, x_ND, dx_ND = map(as_rows, (dy, x, dx))
     dweight_TD = torch.empty(-(-len(x_ND) // BLOCK), len(weight))
     given = (dy_ND, x_ND, numbers_of(weight), eps, dx_ND, dweight_TD.numpy())
     _differentiate_norm(len(dweight_TD), BLOCK * len(weight), *given)
@@ -125,7 +125,7 @@ def _compiled_gradients(dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tu
 
 def _compiled_gated(y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
     out = torch.empty_like(z, memory_format=torch.contiguous_format)
-    y_NI, z_NI, out_NI = (as_array(_rows(t)) for t in (y, z, out))
+    y_NI, z_NI, out_NI = map(as_rows, (y, z, out))
     _gated_norm(-(-len(y_NI) // BLOCK), BLOCK * y_NI.shape[1], y_NI, z_NI, numbers_of(weight), groups, eps, out_NI)
     return out
 
@@ -134,17 +134,13 @@ def _compiled_gated_gradients(
     dout: Tensor, y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     dy, dz = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (y, z))
-    dout_NI, y_NI, z_NI, dy_NI, dz_NI = (as_array(_rows(t)) for t in (dout, y, z, dy, dz))
+    dout_NI, y_NI, z_NI, dy_NI, dz_NI = map(as_rows, (dout, y, z, dy, dz))
     dweight_TI = torch.empty(-(-len(y_NI) // BLOCK), len(weight))
     gradients = (dy_NI, dz_NI, dweight_TI.numpy())
     _differentiate_gated(
         len(dweight_TI), BLOCK * len(weight), dout_NI, y_NI, z_NI, numbers_of(weight), groups, eps, *gradients
     )
     return dy, dz, dweight_TI.sum(0).to(weight.dtype)
-
-
-def _rows(t: Tensor) -> Tensor:
-    return t.detach().contiguous().flatten(0, -2)
 
 
 @Kernel

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from shared.compiled import as_array
-from shared.layers import SwiGLU
 from shared.mamba2 import Mamba2, Mamba2State
 from shared.rms_norm import RMSNorm
+from shared.swiglu import SwiGLU, gate_rows
 from stage2_prior import kernels
 from stage2_prior.attention import Attention, KVCache
 from stage2_prior.block import ClassModulation
@@ -174,7 +174,7 @@ class MLPStep:
         self.y_RM = normed_RD.new_empty(len(normed_RD), mlp.hidden)
 
     def __call__(self, place: int) -> np.ndarray:
-        kernels.gated_mlp(*self.y_RM.shape, as_array(self.in_proj(self.normed_RD)), as_array(self.y_RM))
+        gate_rows(*self.y_RM.shape, as_array(self.in_proj(self.normed_RD)), as_array(self.y_RM))
         return as_array(self.out_proj(self.y_RM))
 
 

@@ -35,21 +35,6 @@ def _add_and_norm(row, x_RD, added_RD, gate_RD, weight_D, eps, scale_RD, shift_R
 
 
 @Kernel
-def gated_mlp(hidden_RX, y_RM):
-    """y = silu(gate) * value, which lie one behind the other in `hidden_RX` (X = 2 M)."""
-    for row in prange(len(y_RM)):
-        _gated_mlp(row, hidden_RX, y_RM)
-
-
-@inlined
-def _gated_mlp(row, hidden_RX, y_RM):
-    hidden = y_RM.shape[1]
-    for i in range(hidden):
-        gated = silu(widen(hidden_RX[row, i])) * widen(hidden_RX[row, hidden + i])
-        y_RM[row, i] = narrow(gated, y_RM[row, i])
-
-
-@Kernel
 def attend(qkv_RX, place, q_norm_E, k_norm_E, eps, scale, cos_LF, sin_LF, k_RHLE, v_RHLE, y_RD):
     """Write this place's key and value, and attend to all places so far.
 

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from shared.checkpoint import BEST, WEIGHTS, load_for_inference
 from shared.errors import UserError
 from shared.hub import Shareable
-from shared.layers import Dropout, LearnedPositions, Rotary, SwiGLU
+from shared.layers import Dropout, LearnedPositions, Rotary
 from shared.mamba2 import Mamba2
 from shared.mup import MupConfig, parametrise
 from shared.rms_norm import RMSNorm
+from shared.swiglu import SwiGLU
 from shared.token_cache import TokenInfo, read_info
 from stage2_prior.attention import Attention, Place
 from stage2_prior.block import INIT_STD, Block, ClassModulation

@@ -8,6 +8,7 @@ reads memory in order, both of which CPUs and GPUs want.
 Shapes: B batch, H and W height and width (of whatever grid a tensor stands on), C channels.
 """
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from x_transformers import Encoder as TransformerEncoder
 
 from shared.config import Config
-from shared.layers import SwiGLU, layer_scale
+from shared.layers import layer_scale
 from shared.rms_norm import RMSNorm
+from shared.swiglu import SwiGLU
 
 
 class ConvConfig(Config):
@@ -78,7 +80,7 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
         self.conv_scale = layer_scale(dim, config.layer_scale)
         self.mlp_norm = RMSNorm(dim)
-        self.mlp = SwiGLU(dim, hidden=round(config.mlp_ratio * dim))
+        self.mlp = SwiGLU(dim, hidden=8 * math.ceil(config.mlp_ratio * dim / 8))  # tensor cores take no odd widths
         self.mlp_scale = layer_scale(dim, config.layer_scale)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from shared.layers import Dropout, LearnedPositions, Rotary, SwiGLU
+from shared.layers import Dropout, LearnedPositions, Rotary
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -33,20 +33,6 @@ def test_dropout_goes_by_the_global_generator_and_does_nothing_outside_training(
     assert not torch.equal(draws[0], draws[2])
     assert dropout.eval()(x) is x
     assert torch.equal(Dropout(0.0)(x), x)
-
-
-@pytest.mark.parametrize(("dim", "hidden"), [(384, 1024), (96, 256), (8, 32), (100, 256)])
-def test_swiglu_hidden_width_is_eight_thirds_in_multiples_of_32(dim: int, hidden: int) -> None:
-    assert SwiGLU(dim).out_proj.in_features == hidden
-
-
-def test_swiglu_is_its_formula() -> None:
-    mlp = SwiGLU(12, hidden=20)
-    x = torch.randn(4, 12)
-    w_gate, w_value = mlp.in_proj.weight[:20], mlp.in_proj.weight[20:]
-    gate = x @ w_gate.T
-    expected = (gate * torch.sigmoid(gate) * (x @ w_value.T)) @ mlp.out_proj.weight.T
-    torch.testing.assert_close(mlp(x), expected)
 
 
 def test_learned_positions_add_the_row_of_each_position() -> None:

@@ -14,8 +14,8 @@ from shared import mup
 from shared.checkpoint import RunDirectory
 from shared.config import parse_config
 from shared.errors import UserError
-from shared.layers import SwiGLU
 from shared.mup import MupConfig
+from shared.swiglu import SwiGLU
 from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig
 from shared.training.optimizer import make_optimizer

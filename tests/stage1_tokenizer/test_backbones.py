@@ -11,6 +11,7 @@ from shared import openmoji
 from shared.config import load_config
 from shared.data import to_float
 from shared.errors import UserError
+from stage1_tokenizer.backbones.conv import ConvBlock
 from stage1_tokenizer.backbones.sequence import (
     BimambaBlock,
     BimambaConfig,
@@ -66,6 +67,14 @@ def test_the_gradient_reaches_every_weight(kind: str) -> None:
     result = model(torch.rand(2, 3, 16, 16) * 2 - 1)
     (result.images_BCHW.square().mean() + result.codebook_loss).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("widths", [(64, 128, 192, 320), (16, 24)])
+def test_widths_of_the_convolutional_mlps_suit_tensor_cores(widths: tuple[int, ...]) -> None:
+    model = tokenizer("conv", widths=widths, depths=(1,) * len(widths), transformer_layers=0)
+    hidden = [block.mlp.hidden for block in model.encoder.layers if isinstance(block, ConvBlock)]
+    assert [size % 8 for size in hidden] == [0] * len(widths)
+    assert [0 <= size - width * 8 / 3 < 8 for size, width in zip(hidden, widths, strict=True)] == [True] * len(widths)
 
 
 @pytest.mark.parametrize(("kernel_size", "touched"), [(1, 1), (3, 25)])

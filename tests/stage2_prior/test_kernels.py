@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from shared.compiled import as_array
-from shared.layers import Rotary, SwiGLU
+from shared.layers import Rotary
 from shared.mamba2 import Mamba2
 from shared.rms_norm import RMSNorm
+from shared.swiglu import SwiGLU
 from stage2_prior import kernels
 from stage2_prior.attention import Attention, Place
 from stage2_prior.cpu import AttentionStep, Mamba2Step, MLPStep, Norm
