@@ -19,18 +19,23 @@ from shared.layers import Dropout
 class SwiGLU(nn.Module):
     """Linear(silu(gate) * value), (..., dim) -> (..., dim), without biases (Shazeer 2020, "GLU variants").
 
-    `hidden` defaults to 8/3 dim rounded to a multiple of 32, which costs as many weights as a plain MLP of 4 dim.
+    `hidden` defaults to `hidden_width(dim)`.
     """
 
     def __init__(self, dim: int, hidden: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
-        self.hidden = hidden or max(32, round(dim * 8 / 3 / 32) * 32)
+        self.hidden = hidden or hidden_width(dim)
         self.in_proj = nn.Linear(dim, 2 * self.hidden, bias=False)  # gate and value in one product
         self.dropout = Dropout(dropout)
         self.out_proj = nn.Linear(self.hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out_proj(self.dropout(gate(self.in_proj(x))))
+
+
+def hidden_width(dim: int, ratio: float = 8 / 3) -> int:
+    """ratio * dim in multiples of 32, which tensor cores take; 8/3 costs as many weights as a plain MLP of 4 dim."""
+    return max(32, round(ratio * dim / 32) * 32)
 
 
 def gate(hidden: Tensor) -> Tensor:

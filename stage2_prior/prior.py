@@ -26,7 +26,7 @@ from shared.layers import Dropout, LearnedPositions, Rotary
 from shared.mamba2 import Mamba2
 from shared.mup import MupConfig, parametrise
 from shared.rms_norm import RMSNorm
-from shared.swiglu import SwiGLU
+from shared.swiglu import SwiGLU, hidden_width
 from shared.token_cache import TokenInfo, read_info
 from stage2_prior.attention import Attention, Place
 from stage2_prior.block import INIT_STD, Block, ClassModulation
@@ -329,8 +329,7 @@ def _block(config: PriorConfig, grid: tuple[int, int], layer: int) -> Block:
         headdim=config.headdim,
         chunk_size=config.chunk_size,
     )
-    hidden = round(config.mlp_ratio * config.width / 32) * 32
-    mlp = SwiGLU(config.width, max(32, hidden)) if config.mlp_ratio else None
+    mlp = SwiGLU(config.width, hidden_width(config.width, config.mlp_ratio)) if config.mlp_ratio else None
     return Block(config.width, mixer, mlp, config.dropout)
 
 

@@ -23,7 +23,7 @@ from shared.mamba2 import Mamba2
 from shared.mup import MupConfig
 from shared.rms_norm import RMSNorm
 from shared.ssd import ssd
-from shared.swiglu import SwiGLU
+from shared.swiglu import SwiGLU, hidden_width
 from stage1_tokenizer.backbones.conv import ConvBlock, ConvConfig, Upsample, depth_to_space
 
 
@@ -215,10 +215,11 @@ def build_blocks(config: SequenceConfig) -> nn.Module:
 
 
 def transformer(config: AttentionConfig | MambaVisionConfig, depth: int) -> nn.Module:
-    """x-transformers' encoder with RMSNorm and SwiGLU, 8/3 wide."""
+    """x-transformers' encoder with RMSNorm and SwiGLU."""
+    mlp_ratio = (hidden_width(config.width) + 0.5) / config.width  # its product with the width is rounded down
     encoder = TransformerEncoder(
         dim=config.width, depth=depth, heads=config.heads, attn_dim_head=config.width // config.heads, attn_flash=True,
-        use_rmsnorm=True, ff_glu=True, ff_swish=True, ff_mult=8 / 3, ff_no_bias=True, pre_norm_has_final_norm=False,
+        use_rmsnorm=True, ff_glu=True, ff_swish=True, ff_mult=mlp_ratio, ff_no_bias=True, pre_norm_has_final_norm=False,
         use_layerscale=config.layer_scale is not None, layerscale_init_value=config.layer_scale or 0.0,
     )  # fmt: skip
     for layer in encoder.modules():

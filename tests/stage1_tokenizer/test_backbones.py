@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from shared import openmoji
 from shared.config import load_config
 from shared.data import to_float
 from shared.errors import UserError
-from stage1_tokenizer.backbones.conv import ConvBlock
 from stage1_tokenizer.backbones.sequence import (
     BimambaBlock,
     BimambaConfig,
@@ -69,12 +69,13 @@ def test_the_gradient_reaches_every_weight(kind: str) -> None:
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize("widths", [(64, 128, 192, 320), (16, 24)])
-def test_widths_of_the_convolutional_mlps_suit_tensor_cores(widths: tuple[int, ...]) -> None:
-    model = tokenizer("conv", widths=widths, depths=(1,) * len(widths), transformer_layers=0)
-    hidden = [block.mlp.hidden for block in model.encoder.layers if isinstance(block, ConvBlock)]
-    assert [size % 8 for size in hidden] == [0] * len(widths)
-    assert [0 <= size - width * 8 / 3 < 8 for size, width in zip(hidden, widths, strict=True)] == [True] * len(widths)
+@pytest.mark.parametrize("kind", ["conv", *SEQUENCES])
+def test_products_have_inner_axes_that_tensor_cores_take(kind: str) -> None:
+    heads = {"headdim": 20} if kind == "mambavision" else {}
+    encoder = tokenizer(kind, **({"widths": (64, 128)} if kind == "conv" else {"width": 80, **heads})).encoder
+    products = [m for m in encoder.modules() if isinstance(m, nn.Linear) and m.in_features != 3 * 2**2]  # pixels
+    assert len(products) > 3
+    assert [product for product in products if product.in_features % 8] == []
 
 
 @pytest.mark.parametrize(("kernel_size", "touched"), [(1, 1), (3, 25)])
