@@ -7,13 +7,18 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
+from shared.training.allocator import keep_freed_memory
+
 
 def make_accelerator() -> Accelerator:
     """Device and processes, as `accelerate launch` (or nothing) set them up. Precision is `Trainee.autocast`'s."""
     atexit.register(_leave_the_others)
     # Codebook statistics are each rank's own until they are reduced on purpose.
     own_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Accelerator(mixed_precision="no", kwargs_handlers=[own_buffers])
+    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[own_buffers])
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+    return accelerator
 
 
 def _leave_the_others() -> None:
