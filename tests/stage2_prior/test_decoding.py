@@ -16,6 +16,7 @@ from stage2_prior.decoding import decoder_for
 from stage2_prior.draw import draw, uniforms
 from stage2_prior.filters import SamplingConfig, filter_logits
 from stage2_prior.guidance import guide
+from stage2_prior.packed import can_pack
 from stage2_prior.prior import Prior, PriorConfig
 from stage2_prior.sampling import generate
 from tests.stage2_prior.test_packed import usable_dtypes
@@ -104,7 +105,9 @@ def test_cached_logits_are_the_uncached_ones(kind: dict[str, Any], known: int, m
         expected_BLV = prior(prior.inputs(tokens_BL))[:, known:]
     exact_BLV = decoder_logits(prior, tokens_BL, known, exact=True)
     torch.testing.assert_close(exact_BLV, expected_BLV, atol=1e-4, rtol=0)
-    for matrices in usable_dtypes():
+    packs = can_pack()
+    for matrices, packing in [(torch.float32, False), *((dtype, packs) for dtype in usable_dtypes())]:
+        monkeypatch.setattr(packed, "can_pack", lambda found=packing: found)
         monkeypatch.setattr(cpu, "narrowest", lambda found=matrices: found)
         decoding._decoders.clear()
         rounded_BLV = decoder_logits(prior, tokens_BL, known, exact=False)

@@ -28,7 +28,7 @@ def test_packed_products_are_products_and_rows_do_not_depend_on_each_other(dtype
     y_BO = product(x_BI)
     expected_BO = F.linear(x_BI.double(), weight_OI.double(), None if bias_O is None else bias_O.double())
     assert (y_BO - expected_BO).abs().max() < TOLERANCE[dtype] * expected_BO.abs().max()
-    if can_pack():
+    if dtype == torch.float16 or can_pack():
         for rows in (1, 2, 7, 32):
             assert torch.equal(product(x_BI[:rows]), y_BO[:rows])
         assert torch.equal(product(x_BI[None]), y_BO[None])
