@@ -60,5 +60,12 @@ class Watch:
 
 
 def _children() -> list[int]:
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return [child for task in Path("/proc/self/task").iterdir() for child in _children_of(task)]
+
+
+def _children_of(task: Path) -> list[int]:
+    """The processes that one thread of this process started; none if it ended just now."""
+    try:
+        return [int(child) for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
