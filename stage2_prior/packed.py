@@ -1,17 +1,21 @@
 """Linear maps of few rows on a CPU: the weights are rounded, and laid out for the products, once instead of in each.
 
 With few rows, a product takes as long as its weights take to read, and laying them out would take longer than that.
-Shapes: I inputs, O outputs.
+Shapes: I inputs, O outputs; N panels of P of them.
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from llvmlite import binding
 from torch import Tensor
 
+from shared.compiled import as_array
 from shared.training.precision import multiplies_bfloat16
+from stage2_prior.half_product import PANEL, STRIP, multiply
 
 PACKED_FOR = 32  # rows; always the same, so that the bits of a row do not depend on how many others are drawn with it
 
@@ -29,16 +33,30 @@ class PackedLinear:
 
 
 class HalfLinear:
-    """x @ weight^T + bias by FBGEMM, (..., I) -> (..., O) float32, of weights in float16, whose products it sums up in
-    float32: half of float32's memory to read, on CPUs that do not multiply bfloat16.
+    """x @ weight^T + bias, (..., I) -> (..., O), both float32, of weights in float16: half of float32's memory to read.
+
+    Rows do not depend on one another, to the last bit. (Of FBGEMM's products of this kind, which PyTorch brings, one or
+    two rows are summed up in another order than more are.)
     """
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        bias_O = None if bias_O is None else bias_O.detach().float()
-        self.packed = torch.ops.quantized.linear_prepack_fp16(weight_OI.detach().float(), bias_O)
+        self.outputs, self.inputs = weight_OI.shape
+        # The last strip ends with the last output: some outputs are in the one before as well, and computed twice.
+        self.width = max(self.outputs, STRIP)
+        starts = torch.arange(0, self.outputs, STRIP).clamp(max=self.width - STRIP)
+        places_NP = (starts[:, None] + torch.arange(STRIP)).view(-1, PANEL).clamp(max=self.outputs - 1)
+        bias_O = weight_OI.new_zeros(self.outputs) if bias_O is None else bias_O
+        self.weight_NIP = weight_OI.detach().half()[places_NP].mT.contiguous().view(torch.uint16).numpy()
+        self.bias_NP = as_array(bias_O.detach().float()[places_NP])
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.quantized.linear_dynamic_fp16(x.float(), self.packed)
+        numbers = as_array(x.float())
+        x_RI = numbers.reshape(-1, self.inputs)
+        y_RO = np.empty((len(x_RI), self.width), np.float32)
+        multiply(len(self.weight_NIP) // 2, STRIP * x_RI.size, x_RI, self.weight_NIP, self.bias_NP, y_RO)
+        if self.width > self.outputs:
+            y_RO = np.ascontiguousarray(y_RO[:, : self.outputs])
+        return torch.from_numpy(y_RO.reshape(*numbers.shape[:-1], self.outputs))
 
 
 def pack(weight_OI: Tensor, bias_O: Tensor | None, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -54,7 +72,7 @@ def narrowest() -> torch.dtype:
     """What weights may be rounded to so that this CPU's products are fastest."""
     if can_pack() and multiplies_bfloat16(torch.device("cpu")):
         return torch.bfloat16
-    return torch.float16 if can_pack_halves() else torch.float32
+    return torch.float16 if converts_halves() else torch.float32
 
 
 def can_pack() -> bool:
@@ -62,11 +80,6 @@ def can_pack() -> bool:
     return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
-@cache
-def can_pack_halves() -> bool:
-    """Whether PyTorch brings FBGEMM's products for this CPU."""
-    try:
-        HalfLinear(torch.zeros(16, 16), None)
-    except (AttributeError, RuntimeError):
-        return False
-    return True
+def converts_halves() -> bool:
+    """Whether this CPU turns float16 into float32 in hardware."""
+    return bool(binding.get_host_cpu_features().get("f16c")) or binding.get_process_triple().startswith("aarch64")

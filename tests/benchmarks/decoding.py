@@ -4,7 +4,8 @@ All models have random weights, a vocabulary of 16,384, width 384 and 6 layers. 
 tokens_per_s and peak_mb (the most that torch holds in a first call beside the prior itself) of ours, fraction_of_floor,
 peer, peer_tokens_per_s, ratio (of the medians), bar (the ratio demanded), gb_per_s and gflop_per_s of the machine.
 The floor is the larger of (weights + state) / bandwidth and operations / peak: matrices, keys and values (of half the
-length, on average) in bfloat16, recurrent states in float32. Bars of one peer at one size are measured together, and
+length, on average) of 16 bits, recurrent states of 32; the peak is of products in bfloat16, or in float32 where the CPU
+does not multiply that. Bars of one peer at one size are measured together, and
 so is the machine.
 
     python -m tests.benchmarks.decoding --only gpt-b1 mamba-b32x1024     some sizes: the names that --help lists
@@ -23,6 +24,7 @@ from functools import cache
 import torch
 from torch import nn
 
+from shared.training.precision import multiplies_bfloat16
 from stage2_prior.prior import Prior, PriorConfig
 from stage2_prior.sampling import generate
 from tests.benchmarks import peers
@@ -33,7 +35,9 @@ SIZE = Size(width=384, depth=6, heads=6, d_state=64, headdim=64)
 TOKENS = 256  # unless a name says how many
 ROUNDS = 5
 CONSTANCY = "mamba-constancy"
-MEMORY, MATRIX = torch.ones(2**26), torch.ones(2048, 2048, dtype=torch.bfloat16)  # what the machine is measured with
+# What the machine is measured with.
+MEMORY = torch.ones(2**26)
+MATRIX = torch.ones(2048, 2048, dtype=torch.bfloat16 if multiplies_bfloat16(torch.device("cpu")) else torch.float32)
 # On one thread, its CPU time is the time it would take on a machine where nothing else runs.
 clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from shared.training.precision import multiplies_bfloat16
 from stage2_prior import packed
-from stage2_prior.packed import can_pack, can_pack_halves, narrowest, pack
+from stage2_prior.packed import can_pack, converts_halves, narrowest, pack
 
 CPU = torch.device("cpu")
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 5e-4}
@@ -14,7 +14,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 5e-4}
 
 def usable_dtypes() -> list[torch.dtype]:
     """What this CPU can multiply weights in."""
-    halves = [torch.float16] if can_pack_halves() else []
+    halves = [torch.float16] if converts_halves() else []
     return [torch.float32, *halves, *([torch.bfloat16] if can_pack() and multiplies_bfloat16(CPU) else [])]
 
 
@@ -49,5 +49,5 @@ def test_weights_are_rounded_to_what_the_cpu_is_fast_with(
 ) -> None:
     monkeypatch.setattr(packed, "can_pack", lambda: packs)
     monkeypatch.setattr(packed, "multiplies_bfloat16", lambda device: multiplies)
-    monkeypatch.setattr(packed, "can_pack_halves", lambda: halves)
+    monkeypatch.setattr(packed, "converts_halves", lambda: halves)
     assert narrowest() == expected
