@@ -68,7 +68,16 @@ def takes(*tensors: Tensor) -> bool:
 
 
 class KeptOnDisk(FunctionCache):
-    """Numba's, but two processes that keep something at once do not write to one file, and one that cannot goes on."""
+    """Numba's, but two processes that keep something at once do not write to one file, and one that cannot goes on.
+
+    The first wait for the compiler is told of.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        found = super().load_overload(sig, target_context)
+        if found is None:
+            _announce()
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
@@ -76,6 +85,11 @@ class KeptOnDisk(FunctionCache):
                 super().save_overload(sig, data)
         except OSError as error:
             log.warning("what was compiled cannot be kept, and will be again the next time: %s", error)
+
+
+@cache  # once a process
+def _announce() -> None:
+    log.warning("compiling for this CPU, the first time only; kept in %s", numba.config.CACHE_DIR)  # type: ignore[attr-defined]
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

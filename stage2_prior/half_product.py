@@ -125,7 +125,7 @@ def _multiply_strip(x_RI, weight_NIP, bias_NP, y_RX):
     """One or two rows and two panels: as many sums as it takes for none to wait for the one before."""
     if len(x_RI) == 1:
         one(x_RI, weight_NIP, bias_NP, y_RX)
-    else:
+    elif len(x_RI) == 2:
         two(x_RI, weight_NIP, bias_NP, y_RX)
 
 
@@ -142,5 +142,5 @@ def _multiply_panel(x_RI, weight_NIP, bias_NP, y_RX):
             four(x_TI, weight_NIP, bias_NP, y_TX)
         elif end - start == 5:
             five(x_TI, weight_NIP, bias_NP, y_TX)
-        else:
+        elif end - start == MOST_ROWS:
             six(x_TI, weight_NIP, bias_NP, y_TX)

@@ -140,6 +140,8 @@ for rows in (7, 3000):  # by one thread, and by several
     command = [sys.executable, "-c", code]
     ran = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
     assert ran[0].stdout == ran[1].stdout != ""
+    assert ["the first time only" in run.stderr for run in ran] == [True, False]
+    assert ran[0].stderr.count("\n") == 1, "told of once"
     assert list(tmp_path.glob("compiled-*/*/*.nbc"))
 
 

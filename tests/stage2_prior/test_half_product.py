@@ -21,7 +21,7 @@ def exact(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
 def test_any_number_of_rows_inputs_and_outputs(outputs: int, inputs: int) -> None:
     weight_OI, bias_O = torch.randn(outputs, inputs), torch.randn(outputs)
     product = HalfLinear(weight_OI, bias_O)
-    for rows in range(4 * MOST_ROWS):
+    for rows in range(4 * MOST_ROWS):  # none at all among them
         x_RI = torch.randn(rows, inputs)
         torch.testing.assert_close(product(x_RI).double(), exact(x_RI, weight_OI, bias_O), rtol=1e-5, atol=1e-5)
 
