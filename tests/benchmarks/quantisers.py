@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from shared.config import load_config
+from shared.training.precision import multiplies_bfloat16
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from stage1_tokenizer.train import DEFAULT_CONFIG, TokenizerRun
 from tests.benchmarks.timing import interleaved_medians, peak_mb
@@ -57,7 +58,7 @@ def training_step(config: TokenizerConfig, x_BCHW: Tensor) -> Callable[[], None]
     optimizer = torch.optim.AdamW([p for p in tokenizer.parameters() if p.requires_grad], lr=1e-4)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16(x_BCHW.device)):
             result = tokenizer(x_BCHW)
             loss = (result.images_BCHW - x_BCHW).square().mean() + result.codebook_loss
         loss.backward()
