@@ -46,7 +46,9 @@ class HalfLinear:
         starts = torch.arange(0, self.outputs, STRIP).clamp(max=self.width - STRIP)
         places_NP = (starts[:, None] + torch.arange(STRIP)).view(-1, PANEL).clamp(max=self.outputs - 1)
         bias_O = weight_OI.new_zeros(self.outputs) if bias_O is None else bias_O
-        self.weight_NIP = weight_OI.detach().half()[places_NP].mT.contiguous().view(torch.uint16).numpy()
+        most = torch.finfo(torch.float16).max  # what is beyond it would be infinite
+        halves_OI = weight_OI.detach().clamp(-most, most).half()
+        self.weight_NIP = halves_OI[places_NP].mT.contiguous().view(torch.uint16).numpy()
         self.bias_NP = as_array(bias_O.detach().float()[places_NP])
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -5,8 +5,7 @@ tokens_per_s and peak_mb (the most that torch holds in a first call beside the p
 peer, peer_tokens_per_s, ratio (of the medians), bar (the ratio demanded), gb_per_s and gflop_per_s of the machine.
 The floor is the larger of (weights + state) / bandwidth and operations / peak: matrices, keys and values (of half the
 length, on average) of 16 bits, recurrent states of 32; the peak is of products in bfloat16, or in float32 where the CPU
-does not multiply that. Bars of one peer at one size are measured together, and
-so is the machine.
+does not multiply that. Bars of one peer at one size are measured together, and so is the machine.
 
     python -m tests.benchmarks.decoding --only gpt-b1 mamba-b32x1024     some sizes: the names that --help lists
 """

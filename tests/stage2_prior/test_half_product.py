@@ -45,3 +45,8 @@ def test_any_shape_and_layout_and_infinities() -> None:
     x_RSI[0, 0, 0], x_RSI[1, 1, 1] = torch.inf, torch.nan
     y_RSO = HalfLinear(weight_OI, None)(x_RSI)
     assert torch.equal(y_RSO.isfinite().all(dim=-1), x_RSI.isfinite().all(dim=-1))
+
+
+def test_weights_beyond_float16_are_its_largest() -> None:
+    y_RO = HalfLinear(torch.tensor([[1e5, 0.0], [-1e5, 0.0]]), None)(torch.eye(2))
+    assert y_RO.tolist() == [[65504.0, -65504.0], [0.0, 0.0]]
