@@ -74,4 +74,4 @@ bench: develop
 torture: develop
 	$(BIN)/python -W ignore -m tests.torture $(ARGS)
 	$(BIN)/python -W ignore -m tests.dirty_input
-	$(BIN)/python -m pytest tests/shared/test_mutations.py --hypothesis-profile=torture --hypothesis-show-statistics --timeout=3600
+	$(BIN)/python -m pytest tests/shared/runs/test_mutations.py --hypothesis-profile=torture --hypothesis-show-statistics --timeout=3600

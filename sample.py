@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from shared.checkpoint import RUNS
 from shared.errors import UserError, run_command
-from shared.hub import WHICH_PRIOR, local_run, prior_place
 from shared.pictures import save_grid, save_picture
-from shared.token_cache import TokenInfo
+from shared.runs.hub import WHICH_PRIOR, local_run, prior_place
+from shared.runs.run_directory import RUNS
+from shared.runs.token_cache import TokenInfo
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage1_tokenizer.views import decode_rows
 from stage2_prior.completion import Photo, ShownRows, open_photo, paste

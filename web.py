@@ -26,10 +26,10 @@ from torch import Tensor
 from sample import class_label
 from shared.data import centre_crop, pixels_of, resize, to_float, to_uint8
 from shared.errors import UserError, run_command
-from shared.hub import WHICH_PRIOR, prior_place, tokenizer_place
+from shared.runs.hub import WHICH_PRIOR, prior_place, tokenizer_place
+from shared.runs.token_cache import TokenInfo
+from shared.runs.uses import uses_of
 from shared.sources import UnreadableImage, decode_rgb
-from shared.token_cache import TokenInfo
-from shared.uses import uses_of
 from shipped import OPENMOJI
 from stage1_tokenizer.evaluate import psnr_of
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer

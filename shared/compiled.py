@@ -24,8 +24,8 @@ from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 from torch import Tensor
 
-from shared.cache_folder import cache_folder
-from shared.lock import wait_for
+from shared.disk.cache_folder import cache_folder
+from shared.disk.lock import wait_for
 
 log = logging.getLogger(__name__)
 

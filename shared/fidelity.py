@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from accelerate.utils import pad_across_processes
 from torch import Tensor
 
-from shared.checkpoint import fingerprint
 from shared.errors import UserError
+from shared.runs.fingerprint import fingerprint
 from shared.vision import torchvision  # noqa: F401  # before torch-fidelity imports it
 
 # isort: split

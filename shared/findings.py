@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from shared.checkpoint import write_atomically
+from shared.disk.atomic import write_atomically
 from shared.environment import now
 
 ROUNDING = "every image is rounded to the nearest of 8 bits before it is measured"

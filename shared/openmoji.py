@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shared.cache_folder import cache_folder
+from shared.disk.cache_folder import cache_folder
 from shared.errors import UserError
 
 log = logging.getLogger(__name__)

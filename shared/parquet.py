@@ -25,7 +25,7 @@ import pyarrow.parquet
 import torch
 from PIL import Image
 
-from shared.cache_folder import cache_folder
+from shared.disk.cache_folder import cache_folder
 from shared.disk_buffer import DiskBuffer
 from shared.errors import UserError
 from shared.order import SPARE, Blocks

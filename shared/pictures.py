@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shared.checkpoint import write_atomically
 from shared.data import to_uint8
+from shared.disk.atomic import write_atomically
 
 GAP = 2  # pixels around each image
 

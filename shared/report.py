@@ -5,7 +5,6 @@ import html
 import io
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from shared.checkpoint import write_atomically
 from shared.data import to_uint8
 from shared.environment import machine, versions
 
@@ -186,8 +184,3 @@ def png_of_image(picture: Image.Image, widest: int = WIDEST) -> bytes:
 def png_of_pixels(image_CHW: Tensor, widest: int = WIDEST) -> bytes:
     """The PNG file of an image (3, H, W) in [-1, 1], shrunk where it is wider than that."""
     return png_of_image(Image.fromarray(to_uint8(image_CHW).permute(1, 2, 0).cpu().numpy()), widest)
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write in one step, as UTF-8."""
-    write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))

@@ -22,12 +22,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 
-from shared.checkpoint import BEST, RUNS, WEIGHTS, write_atomically
 from shared.config import C, Config, completed, parse_command_line
+from shared.disk.atomic import write_atomically, write_text
 from shared.environment import machine, now
 from shared.errors import UserError
 from shared.mup import MupConfig
-from shared.report import COLOURS, png_of, read_metrics, write_text
+from shared.report import COLOURS, png_of, read_metrics
+from shared.runs.run_directory import BEST, RUNS, WEIGHTS
 from shared.training.config import RunConfig, TrainingConfig
 
 PARTS = 8  # a run's loss is the mean over the last eighth of its training

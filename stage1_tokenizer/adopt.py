@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from shared.checkpoint import RUNS, RunDirectory, load_strictly
 from shared.config import override, parse_config
 from shared.errors import UserError, run_command
+from shared.runs.run_directory import RUNS, RunDirectory
+from shared.runs.weights import load_strictly
 from shared.training.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 from stage1_tokenizer.tokenizer import Tokenizer

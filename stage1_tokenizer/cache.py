@@ -15,13 +15,14 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 from tqdm import tqdm
 
-from shared.checkpoint import fingerprint, newest_run, read_yaml
 from shared.config import parse_config
 from shared.data import AugmentConfig, DataConfig, ImageDataset, open_datasets, validation_loader
 from shared.errors import UserError, run_command
 from shared.fidelity import gather_rows
 from shared.pictures import save_grid
-from shared.token_cache import Rows, Split, TokenInfo, open_cache, write_cache
+from shared.runs.fingerprint import fingerprint
+from shared.runs.run_directory import newest_run, read_yaml
+from shared.runs.token_cache import Rows, Split, TokenInfo, open_cache, write_cache
 from stage1_tokenizer.quantisers.counts import count_codes, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage1_tokenizer.train import TokenizerRun

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from pydantic import Field, PositiveInt, field_validator
 
-from shared.checkpoint import RUNS, RunDirectory, read_yaml
 from shared.config import Config, completed, load_config, parse_command_line, parse_config
 from shared.data import open_datasets
+from shared.disk.atomic import write_text
 from shared.environment import machine, now
 from shared.errors import UserError, run_command
-from shared.report import write_text
+from shared.runs.run_directory import RUNS, RunDirectory, read_yaml
 from shared.training.config import RunName
 from stage1_tokenizer.comparison import write_report
 from stage1_tokenizer.describe import describe

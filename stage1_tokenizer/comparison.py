@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shared import report
-from shared.checkpoint import write_atomically
-from shared.report import COLOURS, Section, image, png_of, read_metrics, tags, write_text
+from shared.disk.atomic import write_atomically, write_text
+from shared.report import COLOURS, Section, image, png_of, read_metrics, tags
 
 DASHES = ("-", "--", ":", "-.")  # for rows beyond the colours
 NOT_MEASURED = "not measured"

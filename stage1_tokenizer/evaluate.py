@@ -16,13 +16,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from shared.checkpoint import fingerprint, newest_run, read_yaml
 from shared.config import parse_config
 from shared.data import DataConfig, ImageDataset, open_datasets, to_float, to_uint8, validation_loader
 from shared.errors import UserError, run_command
 from shared.fidelity import NotMeasured, distances, few_images, gather_rows
 from shared.findings import Findings
 from shared.pictures import save_grid
+from shared.runs.fingerprint import fingerprint
+from shared.runs.run_directory import newest_run, read_yaml
 from stage1_tokenizer.instruments import Instruments, open_instruments
 from stage1_tokenizer.measures import psnr_of
 from stage1_tokenizer.quantisers.counts import count_codes, perplexity, usage

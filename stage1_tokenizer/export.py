@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.checkpoint import fingerprint, newest_run, read_yaml
 from shared.config import parse_config
 from shared.data import DataConfig, open_datasets, validation_loader
 from shared.errors import UserError, run_command
+from shared.runs.fingerprint import fingerprint
+from shared.runs.run_directory import newest_run, read_yaml
 from stage1_tokenizer.quantisers.fsq import FiniteScalarQuantiser
 from stage1_tokenizer.quantisers.gumbel import GumbelQuantiser
 from stage1_tokenizer.quantisers.lfq import LookupFreeQuantiser

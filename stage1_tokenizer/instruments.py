@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shared.checkpoint import fingerprint_of
 from shared.data import to_float
 from shared.errors import UserError
 from shared.fidelity import Extractor, NotMeasured, open_inception
+from shared.runs.fingerprint import fingerprint_of
 from stage1_tokenizer.losses.perceptual import LpipsConfig, PerceptualLoss, StlpipsConfig, build_perceptual
 from stage1_tokenizer.measures import WINDOW, psnr_of, ssim
 

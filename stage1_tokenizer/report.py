@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from shared.checkpoint import fingerprint, newest_run
 from shared.data import ImageDataset, validation_loader
+from shared.disk.atomic import write_text
 from shared.errors import run_command
 from shared.pictures import GAP, tiled
 from shared.report import (
@@ -32,8 +32,9 @@ from shared.report import (
     settings_sections,
     stages,
     strip,
-    write_text,
 )
+from shared.runs.fingerprint import fingerprint
+from shared.runs.run_directory import newest_run
 from stage1_tokenizer.evaluate import datasets_of
 from stage1_tokenizer.quantisers.counts import count_codes, perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer

@@ -11,12 +11,13 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from shared.checkpoint import fingerprint, load_for_inference
 from shared.config import Config
 from shared.errors import UserError
-from shared.hub import Shareable, tokenizer_place
 from shared.mup import MupConfig, parametrise
-from shared.token_cache import TokenInfo
+from shared.runs.fingerprint import fingerprint
+from shared.runs.hub import Shareable, tokenizer_place
+from shared.runs.token_cache import TokenInfo
+from shared.runs.weights import load_for_inference
 from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder, ConvEncoder
 from stage1_tokenizer.backbones.resnet import ResNetConfig, ResNetDecoder, ResNetEncoder
 from stage1_tokenizer.backbones.sequence import SequenceConfig, SequenceDecoder, SequenceEncoder

@@ -16,11 +16,11 @@ import torch
 from accelerate import Accelerator, PartialState
 from pydantic import PositiveInt, model_validator
 
-from shared.checkpoint import RUNS, RunDirectory
 from shared.config import Config, has_key, load_config, parse_command_line
 from shared.data import Batch, DataConfig, ImageDataset, open_datasets, training_loader
 from shared.errors import UserError, run_command
 from shared.memory import check_fits
+from shared.runs.run_directory import RUNS, RunDirectory
 from shared.training.accelerator import make_accelerator
 from shared.training.config import MAY_CHANGE_ON_RESUME, RunConfig
 from shared.training.log import Log

@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from shared.checkpoint import newest_run, read_yaml, write_atomically
 from shared.config import config_of
+from shared.disk.atomic import write_atomically
 from shared.errors import UserError, run_command
 from shared.findings import Findings
-from shared.hub import TOKENIZER
-from shared.token_cache import Split, TokenCache, open_cache
+from shared.runs.hub import TOKENIZER
+from shared.runs.run_directory import newest_run, read_yaml
+from shared.runs.token_cache import Split, TokenCache, open_cache
 from stage2_prior.prior import Prior, Weights, load_prior
 
 

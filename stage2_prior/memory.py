@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from shared.memory import TRAINING_BYTES, kept_for_backward
-from shared.token_cache import TokenInfo
+from shared.runs.token_cache import TokenInfo
 from stage2_prior.prior import PriorConfig, build_prior
 
 

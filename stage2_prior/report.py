@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from shared.checkpoint import newest_run, read_weights
+from shared.disk.atomic import write_text
 from shared.errors import run_command
 from shared.report import (
     COLOURS,
@@ -29,9 +29,10 @@ from shared.report import (
     settings_sections,
     stages,
     strip,
-    write_text,
 )
-from shared.token_cache import TokenCache, TokenInfo, open_cache
+from shared.runs.run_directory import newest_run
+from shared.runs.token_cache import TokenCache, TokenInfo, open_cache
+from shared.runs.weights import read_weights
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.evaluate import tokens_of
 from stage2_prior.memorisation import nearest_grids

@@ -18,14 +18,14 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
-from shared.checkpoint import fingerprint
 from shared.config import Config
 from shared.data import ImageDataset, open_datasets, to_float, to_uint8, validation_loader
 from shared.errors import UserError
 from shared.fidelity import Extractor, Inception, NotMeasured, distances, few_images, gather_rows, inception_score
 from shared.findings import Findings
 from shared.pictures import save_grid
-from shared.token_cache import Split, TokenInfo, open_cache
+from shared.runs.fingerprint import fingerprint
+from shared.runs.token_cache import Split, TokenInfo, open_cache
 from stage1_tokenizer.cache import open_views, tokens_of_views
 from stage1_tokenizer.instruments import open_networks
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer

@@ -18,13 +18,14 @@ from pydantic import model_validator
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shared.checkpoint import BEST, RUNS, RunDirectory, newest_run, write_atomically
 from shared.config import has_key, load_config, parse_command_line
 from shared.data import ImageBatches
+from shared.disk.atomic import write_atomically
 from shared.errors import UserError, run_command
 from shared.memory import check_fits
+from shared.runs.run_directory import BEST, RUNS, RunDirectory, newest_run
+from shared.runs.token_cache import TokenCache, TokenInfo, open_cache, read_info
 from shared.sharding import whole
-from shared.token_cache import TokenCache, TokenInfo, open_cache, read_info
 from shared.training.accelerator import make_accelerator
 from shared.training.config import MAY_CHANGE_ON_RESUME, RunConfig, TrainingConfig
 from shared.training.log import Log

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 import sample
-from shared.checkpoint import fingerprint, read_yaml
 from shared.config import parse_config
 from shared.data import DataConfig
 from shared.errors import UserError
-from shared.token_cache import open_cache, read_info
+from shared.runs.fingerprint import fingerprint
+from shared.runs.run_directory import read_yaml
+from shared.runs.token_cache import open_cache, read_info
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens, open_views
 from stage1_tokenizer.evaluate import datasets_of

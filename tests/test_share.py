@@ -8,8 +8,8 @@ import torch
 from huggingface_hub import HfApi
 
 import share
-from shared.checkpoint import RunDirectory
 from shared.errors import UserError
+from shared.runs.run_directory import RunDirectory
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.train import train as train_tokenizer
 from stage2_prior.prior import Prior, load_prior

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.checkpoint import RunDirectory
 from shared.config import save_config
+from shared.runs.run_directory import RunDirectory
 from tests.launch import ROOT
 from tests.tiny import tokenizer_run
 

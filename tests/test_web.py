@@ -23,7 +23,7 @@ from shared.data import to_uint8
 from shared.errors import UserError
 from shared.report import Section, curves_section, png_of_pixels, strip
 from shared.report import page as report_page
-from shared.token_cache import open_cache
+from shared.runs.token_cache import open_cache
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.evaluate import psnr_of

@@ -33,9 +33,9 @@ import yaml
 from PIL import Image
 
 from shared import openmoji
-from shared.checkpoint import RunDirectory
 from shared.errors import run_command
-from shared.token_cache import open_cache
+from shared.runs.run_directory import RunDirectory
+from shared.runs.token_cache import open_cache
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage2_prior import train as stage2

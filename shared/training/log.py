@@ -7,7 +7,8 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from shared.checkpoint import RunDirectory, write_atomically
+from shared.disk.atomic import write_atomically
+from shared.runs.run_directory import RunDirectory
 
 
 class Log:

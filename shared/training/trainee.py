@@ -11,8 +11,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from shared import signals
-from shared.checkpoint import RunDirectory, load_strictly
 from shared.errors import UserError
+from shared.runs.run_directory import RunDirectory
+from shared.runs.weights import load_strictly
 from shared.sharding import complete, optimizer_parts, part_of, shard, whole
 from shared.training.config import TrainingConfig
 from shared.training.data_wait import DataWait

@@ -42,7 +42,7 @@ from shared.data import DataConfig, ImageDataset, open_datasets, training_loader
 from shared.order import ImageBatches
 from shared.parquet import ParquetFiles, ParquetSource
 from shared.report import COLOURS, read_metrics
-from shared.token_cache import TokenInfo, open_cache, write_cache
+from shared.runs.token_cache import TokenInfo, open_cache, write_cache
 from shared.vision import torchvision
 from stage1_tokenizer import train as stage1
 from stage2_prior import train as stage2

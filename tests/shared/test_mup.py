@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from x_transformers.attend import Attend
 
 from shared import mup
-from shared.checkpoint import RunDirectory
 from shared.config import parse_config
 from shared.errors import UserError
 from shared.mup import MupConfig
+from shared.runs.run_directory import RunDirectory
 from shared.swiglu import SwiGLU
 from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from shared.data import DataConfig, open_datasets, training_loader
 from shared.order import ImageBatches
-from shared.token_cache import TokenInfo, open_cache, write_cache
+from shared.runs.token_cache import TokenInfo, open_cache, write_cache
 from tests.resident import Watch
 
 SLACK_MB = 12  # what Python and its allocators take now and then

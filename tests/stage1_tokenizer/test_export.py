@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shared.checkpoint import RunDirectory, fingerprint
 from shared.config import parse_config
 from shared.data import to_float
 from shared.errors import UserError
+from shared.runs.fingerprint import fingerprint
+from shared.runs.run_directory import RunDirectory
 from shared.training.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 from stage1_tokenizer import export as command

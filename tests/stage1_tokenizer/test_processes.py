@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from shared.checkpoint import RunDirectory
 from shared.errors import UserError
-from shared.token_cache import open_cache
+from shared.runs.run_directory import RunDirectory
+from shared.runs.token_cache import open_cache
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.quantisers.vector import VectorConfig

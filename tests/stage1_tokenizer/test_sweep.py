@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.checkpoint import read_yaml
 from shared.config import load_config, save_config
 from shared.errors import UserError
+from shared.runs.run_directory import read_yaml
 from stage1_tokenizer.sweep import main, study_of
 from stage1_tokenizer.train import TokenizerRun
 from tests.tiny import tokenizer_run

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from shared import signals
-from shared.checkpoint import RunDirectory
 from shared.errors import UserError, run_command
+from shared.runs.run_directory import RunDirectory
 from stage1_tokenizer import objective
 from stage1_tokenizer import train as training
 from stage1_tokenizer.tokenizer import load_tokenizer
@@ -207,7 +207,8 @@ def test_weights_missing_after_a_kill_are_published_again(drawings: Path) -> Non
 def test_a_second_process_on_one_run_is_refused(drawings: Path) -> None:
     run, _ = train(tokenizer_run(drawings))
     script = (
-        "from pathlib import Path; from shared.checkpoint import RunDirectory; from shared.config import Config; "
+        "from pathlib import Path; from shared.config import Config\n"
+        "from shared.runs.run_directory import RunDirectory\n"
         f"RunDirectory(Path({str(run.path.resolve())!r})).begin(Config(), set())"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

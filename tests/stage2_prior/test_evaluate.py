@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from shared.errors import UserError
-from shared.token_cache import TokenCache, TokenInfo, write_cache
+from shared.runs.token_cache import TokenCache, TokenInfo, write_cache
 from stage2_prior import evaluate as command
 from stage2_prior.evaluate import Accuracy, evaluate
 from stage2_prior.prior import Prior, PriorConfig

@@ -8,7 +8,7 @@ import torch
 
 from shared.config import load_config
 from shared.memory import TRAINING_BYTES, kept_for_backward
-from shared.token_cache import TokenInfo
+from shared.runs.token_cache import TokenInfo
 from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig
 from shared.training.precision import Precision, usable

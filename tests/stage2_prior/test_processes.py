@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from shared.checkpoint import RunDirectory, State
 from shared.errors import UserError
-from shared.token_cache import Rows, Split, TokenInfo, write_cache
+from shared.runs.run_directory import RunDirectory, State
+from shared.runs.token_cache import Rows, Split, TokenInfo, write_cache
 from stage2_prior import train as stage2
 from stage2_prior.prior import load_prior
 from tests.launch import launch

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from shared.checkpoint import read_weights
-from shared.token_cache import TokenCache, TokenInfo, open_cache
+from shared.runs.token_cache import TokenCache, TokenInfo, open_cache
+from shared.runs.weights import read_weights
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage2_prior import report

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.checkpoint import read_yaml
 from shared.config import load_config, save_config
-from shared.token_cache import TokenInfo, write_cache
+from shared.runs.run_directory import read_yaml
+from shared.runs.token_cache import TokenInfo, write_cache
 from stage2_prior.sweep import main, study_of
 from stage2_prior.train import PriorRun
 from tests.tiny import prior_run

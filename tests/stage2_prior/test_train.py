@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from shared.checkpoint import read_weights
 from shared.errors import UserError
-from shared.token_cache import Rows, Split, TokenCache, TokenInfo, open_cache, write_cache
+from shared.runs.token_cache import Rows, Split, TokenCache, TokenInfo, open_cache, write_cache
+from shared.runs.weights import read_weights
 from shared.training.config import TrainingConfig
 from stage2_prior import train as stage2
 from stage2_prior.evaluate import Evaluation

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from shared.checkpoint import RunDirectory
+from shared.runs.run_directory import RunDirectory
 from shared.training.log import Log, forget_after
 
 

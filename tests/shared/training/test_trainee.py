@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from shared.checkpoint import RunDirectory
 from shared.errors import UserError
+from shared.runs.run_directory import RunDirectory
 from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig
 from shared.training.trainee import Trainee

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from shared.checkpoint import read_weights
 from shared.config import parse_config
 from shared.errors import UserError
+from shared.runs.weights import read_weights
 from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder
 from stage1_tokenizer.backbones.sequence import AttentionConfig, SequenceDecoder
 from stage1_tokenizer.tokenizer import load_tokenizer

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.checkpoint import RunDirectory, fingerprint, load_strictly, newest_run, write_atomically
 from shared.config import Config
+from shared.disk.atomic import write_atomically
+from shared.disk.manifest import Damaged, write_manifest
 from shared.errors import UserError
-from shared.manifest import Damaged, write_manifest
+from shared.runs.fingerprint import fingerprint
+from shared.runs.run_directory import RunDirectory, newest_run
+from shared.runs.weights import load_strictly
 from tests.full_disk import largest_file
 
 

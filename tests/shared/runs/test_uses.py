@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from shared.errors import UserError
-from shared.token_cache import TokenInfo, write_cache
-from shared.uses import USES, save_uses, uses_of
+from shared.runs.token_cache import TokenInfo, write_cache
+from shared.runs.uses import USES, save_uses, uses_of
 
 TOKENIZER = Path("runs/tokenizer/some")
 

@@ -14,10 +14,10 @@ import yaml
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from shared.checkpoint import RunDirectory
 from shared.config import Config, load_config
+from shared.disk.manifest import write_manifest
 from shared.errors import UserError
-from shared.manifest import write_manifest
+from shared.runs.run_directory import RunDirectory
 from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig
 from shared.training.trainee import Trainee

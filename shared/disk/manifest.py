@@ -1,13 +1,12 @@
 """Whether a directory is whole: `manifest.json` beside its files holds the size and the SHA-256 of each."""
 
-import ctypes
 import hashlib
 import json
-import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from shared.disk.atomic import flush
 
 MANIFEST = "manifest.json"
 
@@ -55,38 +54,10 @@ def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def publish_directory(temporary: Path, place: Path) -> None:
-    """Give a whole directory its place; one that is there already makes way in the same step, and is removed.
-
-    Where the file system cannot exchange two names (some network disks), a kill can leave nothing at `place`.
-    """
-    if not _exchange(temporary, place):
-        shutil.rmtree(place, ignore_errors=True)
-        temporary.rename(place)
-    flush(place.parent)
-    shutil.rmtree(temporary, ignore_errors=True)  # by now what was at `place` before
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step (`man 2 renameat2`); False where there are not two, or the system cannot."""
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
-
-
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal; read in pieces, so a file of any size costs no memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Have the system put a file, or a directory's list of names, on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _record(path: Path) -> dict[str, Any]:

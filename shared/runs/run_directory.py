@@ -9,12 +9,10 @@ so that one that was damaged on the disk (its manifest tells) leaves one to go b
 weights of the moment that did best on held-out data (stage two only).
 """
 
-import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +20,13 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from shared.config import C, Config, completed, parse_config, parse_yaml, save_config
+from shared.config import Config, completed, parse_yaml, save_config
+from shared.disk.atomic import flush, write_atomically
+from shared.disk.lock import hold
+from shared.disk.manifest import Damaged, check_manifest, read_manifest, sha256, write_manifest
 from shared.errors import UserError
-from shared.lock import hold
-from shared.manifest import Damaged, check_manifest, flush, read_manifest, sha256, write_manifest
 
 log = logging.getLogger(__name__)
 
@@ -200,42 +199,6 @@ class RunDirectory:
             )
 
 
-def load_for_inference(
-    run: Path, key: str, config: type[C], build: Callable[[C], nn.Module], weights: str = WEIGHTS[1]
-) -> Any:
-    """The model of a run with its averaged weights, in eval mode: `build(config)` of the part `key` of its config.yaml.
-
-    Raises UserError where the run or a part of it is missing or does not fit.
-    """
-    if not run.is_dir():
-        there = ", ".join(sorted(other.parent.name for other in run.parent.glob("*/config.yaml")))
-        raise UserError(f"there is no run {run}{f': {run.parent} holds {there}' if there else ''}")
-    if not (run / "config.yaml").is_file() or not (run / weights).exists():
-        raise UserError(f"{run} holds no finished checkpoint (config.yaml and {weights} are needed)")
-    saved = read_yaml(run / "config.yaml")
-    model = build(parse_config(config, saved.get(key), where=f"{run / 'config.yaml'}, {key}"))
-    if weights in WEIGHTS:
-        RunDirectory(run).check_published(weights)
-    load_strictly(model, read_weights(run / weights), run / weights)
-    return model.eval()
-
-
-def load_strictly(model: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
-    """Load every weight or raise UserError naming `where` and what does not fit."""
-    try:
-        model.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise UserError(f"the weights in {where} do not fit their configuration: {error}") from None
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; UserError where it cannot be read."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"the weights {path} cannot be read: {error}") from None
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping written by `save_config`; UserError where it is none."""
     try:
@@ -245,20 +208,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} does not hold a configuration")
     return values
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A hash of every weight's name, type, shape and bytes: equal for equal weights, whatever file they came from."""
-    return fingerprint_of(model.state_dict())
-
-
-def fingerprint_of(tensors: dict[str, Tensor]) -> str:
-    """The same of tensors by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def newest_run(stage: str, file: str, otherwise: Path | None = None) -> Path:
@@ -272,18 +221,6 @@ def newest_run(stage: str, file: str, otherwise: Path | None = None) -> Path:
     if not found:
         raise UserError(f"no run under {RUNS / stage} holds {file}: run `make {stage}` first")
     return max(found, key=lambda run: (run / "config.yaml").stat().st_mtime)
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write(temporary)` makes the file under another name; it then takes `path`'s place in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.unlink(missing_ok=True)
-        write(temporary)
-        flush(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

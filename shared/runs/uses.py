@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shared.checkpoint import read_weights
 from shared.errors import UserError
-from shared.token_cache import TokenCache, open_cache
+from shared.runs.token_cache import TokenCache, open_cache
+from shared.runs.weights import read_weights
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shared.checkpoint import WEIGHTS, fingerprint_of, newest_run, read_weights, read_yaml
 from shared.errors import UserError
-from shared.token_cache import read_info
-from shared.uses import USES, save_uses
+from shared.runs.fingerprint import fingerprint_of
+from shared.runs.run_directory import WEIGHTS, newest_run, read_yaml
+from shared.runs.token_cache import read_info
+from shared.runs.uses import USES, save_uses
+from shared.runs.weights import read_weights
 from shipped import OPENMOJI
 
 CONFIG, TOKENS = "config.yaml", "tokens.json"  # what the weights are weights of; tokens.json: of a prior only

@@ -9,10 +9,10 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from shared import hub
-from shared.checkpoint import fingerprint
 from shared.errors import UserError
-from shared.hub import local_run, prior_place
+from shared.runs import hub
+from shared.runs.fingerprint import fingerprint
+from shared.runs.hub import local_run, prior_place
 from shipped import OPENMOJI
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer, matching_tokenizer

@@ -9,10 +9,10 @@ import pytest
 import torch
 from datasets import load_from_disk
 
-from shared import manifest
 from shared.data import DataConfig
+from shared.disk import manifest
 from shared.errors import UserError
-from shared.token_cache import TokenInfo, open_cache, write_cache
+from shared.runs.token_cache import TokenInfo, open_cache, write_cache
 from tests.full_disk import largest_file
 
 

@@ -27,12 +27,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shared.checkpoint import read_weights
 from shared.config import Config, parse_config
 from shared.data import DataConfig
+from shared.disk.atomic import publish_directory
+from shared.disk.lock import hold
+from shared.disk.manifest import Damaged, check_manifest, write_manifest
 from shared.errors import UserError
-from shared.lock import hold
-from shared.manifest import Damaged, check_manifest, publish_directory, write_manifest
+from shared.runs.weights import read_weights
 
 disable_progress_bars()  # a cache is written in a blink; the tokenizing before it shows a bar
 

@@ -1,0 +1,1 @@
+"""What a training leaves behind and others take up: run directories, weights, token caches, shared models."""

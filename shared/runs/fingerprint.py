@@ -1,0 +1,20 @@
+"""A hash of a model's weights, by which tokens and their tokenizer are matched."""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of every weight's name, type, shape and bytes: equal for equal weights, whatever file they came from."""
+    return fingerprint_of(model.state_dict())
+
+
+def fingerprint_of(tensors: dict[str, Tensor]) -> str:
+    """The same of tensors by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
