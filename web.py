@@ -24,12 +24,12 @@ from PIL import Image
 from torch import Tensor
 
 from sample import class_label
-from shared.data import centre_crop, pixels_of, resize, to_float, to_uint8
+from shared.data.pixels import fitted, to_float, to_uint8
+from shared.data.sources.decode import UnreadableImage, decode_rgb
 from shared.errors import UserError, run_command
 from shared.runs.hub import WHICH_PRIOR, prior_place, tokenizer_place
 from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import uses_of
-from shared.sources import UnreadableImage, decode_rgb
 from shipped import OPENMOJI
 from stage1_tokenizer.evaluate import psnr_of
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
@@ -260,7 +260,7 @@ def open_picture(run: Run, path: str) -> Tensor:
         image = decode_rgb(path, run.info.data.max_pixels)
     except UnreadableImage as error:
         raise UserError(f"{Path(path).name} cannot be read as a picture: {error}. Try a PNG or a JPEG") from None
-    return to_float(resize(pixels_of(centre_crop(image, *run.size)), *run.size))
+    return to_float(fitted(image, run.size))
 
 
 def pixels(image_CHW: Tensor) -> Pixels:

@@ -17,9 +17,9 @@ from accelerate import Accelerator
 from accelerate.utils import pad_across_processes
 from torch import Tensor
 
+from shared.data.vision import torchvision  # noqa: F401  # before torch-fidelity imports it
 from shared.errors import UserError
 from shared.runs.fingerprint import fingerprint
-from shared.vision import torchvision  # noqa: F401  # before torch-fidelity imports it
 
 # isort: split
 from torch_fidelity import FeatureExtractorInceptionV3

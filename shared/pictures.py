@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shared.data import to_uint8
+from shared.data.pixels import to_uint8
 from shared.disk.atomic import write_atomically
 
 GAP = 2  # pixels around each image

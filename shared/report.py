@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from shared.data import to_uint8
+from shared.data.pixels import to_uint8
 from shared.environment import machine, versions
 
 # Okabe & Ito 2008, "Color Universal Design": told apart by people with any common colour blindness. Yellow is hard to

@@ -16,7 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shared.config import parse_config
-from shared.data import AugmentConfig, DataConfig, ImageDataset, open_datasets, validation_loader
+from shared.data.augment import AugmentConfig
+from shared.data.config import DataConfig
+from shared.data.dataset import ImageDataset
+from shared.data.loader import validation_loader
+from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
 from shared.fidelity import gather_rows
 from shared.pictures import save_grid

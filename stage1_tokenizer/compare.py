@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 
 from shared.config import Config, completed, load_config, parse_command_line, parse_config
-from shared.data import open_datasets
+from shared.data.open import open_datasets
 from shared.disk.atomic import write_text
 from shared.environment import machine, now
 from shared.errors import UserError, run_command

@@ -17,7 +17,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from shared.config import parse_config
-from shared.data import DataConfig, ImageDataset, open_datasets, to_float, to_uint8, validation_loader
+from shared.data.config import DataConfig
+from shared.data.dataset import ImageDataset
+from shared.data.loader import validation_loader
+from shared.data.open import open_datasets
+from shared.data.pixels import to_float, to_uint8
 from shared.errors import UserError, run_command
 from shared.fidelity import NotMeasured, distances, few_images, gather_rows
 from shared.findings import Findings

@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.config import parse_config
-from shared.data import DataConfig, open_datasets, validation_loader
+from shared.data.config import DataConfig
+from shared.data.loader import validation_loader
+from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
 from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import newest_run, read_yaml

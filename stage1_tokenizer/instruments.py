@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shared.data import to_float
+from shared.data.pixels import to_float
 from shared.errors import UserError
 from shared.fidelity import Extractor, NotMeasured, open_inception
 from shared.runs.fingerprint import fingerprint_of

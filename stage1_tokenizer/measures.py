@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shared.data import ImageDataset, to_uint8, validation_loader  # shared.vision, before torchmetrics imports it
+from shared.data.dataset import ImageDataset  # shared.vision, before torchmetrics imports it
+from shared.data.loader import validation_loader  # shared.vision, before torchmetrics imports it
+from shared.data.pixels import to_uint8  # shared.vision, before torchmetrics imports it
 from stage1_tokenizer.losses.perceptual import PerceptualLoss
 from stage1_tokenizer.tokenizer import Tokenizer
 

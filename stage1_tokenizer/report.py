@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from shared.data import ImageDataset, validation_loader
+from shared.data.dataset import ImageDataset
+from shared.data.loader import validation_loader
 from shared.disk.atomic import write_text
 from shared.errors import run_command
 from shared.pictures import GAP, tiled

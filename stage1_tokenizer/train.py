@@ -17,7 +17,10 @@ from accelerate import Accelerator, PartialState
 from pydantic import PositiveInt, model_validator
 
 from shared.config import Config, has_key, load_config, parse_command_line
-from shared.data import Batch, DataConfig, ImageDataset, open_datasets, training_loader
+from shared.data.config import DataConfig
+from shared.data.dataset import ImageDataset
+from shared.data.loader import Batch, training_loader
+from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
 from shared.memory import check_fits
 from shared.runs.run_directory import RUNS, RunDirectory

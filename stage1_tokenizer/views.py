@@ -7,7 +7,7 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from shared.data import to_float, to_uint8
+from shared.data.pixels import to_float, to_uint8
 from stage1_tokenizer.tokenizer import Tokenizer
 
 ERROR_LEVELS = 64  # of 255: errors of this size and more have the brightest colour

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shared.data import centre_crop, pixels_of, resize, to_float
+from shared.data.pixels import centre_crop, pixels_of, resize, to_float
+from shared.data.sources.decode import UnreadableImage, decode_rgb
 from shared.errors import UserError
-from shared.sources import UnreadableImage, decode_rgb
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shared.config import Config
-from shared.data import ImageDataset, open_datasets, to_float, to_uint8, validation_loader
+from shared.data.dataset import ImageDataset
+from shared.data.loader import validation_loader
+from shared.data.open import open_datasets
+from shared.data.pixels import to_float, to_uint8
 from shared.errors import UserError
 from shared.fidelity import Extractor, Inception, NotMeasured, distances, few_images, gather_rows, inception_score
 from shared.findings import Findings

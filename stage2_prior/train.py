@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.config import has_key, load_config, parse_command_line
-from shared.data import ImageBatches
+from shared.data.order import ImageBatches
 from shared.disk.atomic import write_atomically
 from shared.errors import UserError, run_command
 from shared.memory import check_fits

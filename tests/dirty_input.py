@@ -36,7 +36,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from shared.data import DataConfig, open_datasets, validation_loader
+from shared.data.config import DataConfig
+from shared.data.loader import validation_loader
+from shared.data.open import open_datasets
 from shared.errors import UserError
 
 FOLDER = 60  # broken images in a folder, beside a third as many sound ones

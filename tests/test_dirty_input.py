@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shared import sources
+from shared.data.sources import decode
+from shared.data.sources.decode import UnreadableImage
 from tests import dirty_input
 from tests.dirty_input import FOLDERS, IMAGES, SKIPPED, Trial, trap_programs, try_inputs
 
@@ -46,10 +47,10 @@ def test_pillow_would_run_a_program_if_it_were_let(tmp_path: Path, monkeypatch: 
     mark = trap_programs(tmp_path / "programs")
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     (tmp_path / "a.png").write_bytes(postscript)
-    with pytest.raises(sources.UnreadableImage, match="not an image"):
-        sources.decode_rgb(tmp_path / "a.png", 100)
+    with pytest.raises(UnreadableImage, match="not an image"):
+        decode.decode_rgb(tmp_path / "a.png", 100)
     assert not mark.exists()
-    monkeypatch.setattr(sources, "FORMATS", None)
-    with pytest.raises(sources.UnreadableImage):
-        sources.decode_rgb(tmp_path / "a.png", 100)
+    monkeypatch.setattr(decode, "FORMATS", None)
+    with pytest.raises(UnreadableImage):
+        decode.decode_rgb(tmp_path / "a.png", 100)
     assert mark.exists()

@@ -14,7 +14,7 @@ from PIL import Image
 
 import sample
 from shared.config import parse_config
-from shared.data import DataConfig
+from shared.data.config import DataConfig
 from shared.errors import UserError
 from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import read_yaml
@@ -27,9 +27,8 @@ from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import train as stage2
 from stage2_prior.evaluate import evaluate
 from stage2_prior.prior import load_prior
+from tests.launch import ROOT
 from tests.tiny import QUANTISERS, prior_run, tokenizer_run
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 import sample
-from shared import openmoji
+from shared.data.sources import openmoji
 from shared.errors import UserError
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens

@@ -7,14 +7,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from shared import openmoji
-from shared.data import to_float
+from shared.data.pixels import to_float
+from shared.data.sources import openmoji
 from shipped import OPENMOJI
 from stage1_tokenizer.measures import psnr_of
 from stage1_tokenizer.tokenizer import matching_tokenizer
 from stage2_prior.prior import load_prior
-
-ROOT = Path(__file__).parents[1]
+from tests.launch import ROOT
 
 
 def test_it_has_less_than_25_mb() -> None:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shared.data import to_uint8
+from shared.data.pixels import to_uint8
 from shared.errors import UserError
 from shared.report import Section, curves_section, png_of_pixels, strip
 from shared.report import page as report_page

@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from shared import openmoji
 from shared.config import parse_config
+from shared.data.sources import openmoji
 from stage1_tokenizer.train import TokenizerRun
 from stage2_prior.train import PriorRun
 

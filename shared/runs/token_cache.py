@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.config import Config, parse_config
-from shared.data import DataConfig
+from shared.data.config import DataConfig
 from shared.disk.atomic import publish_directory
 from shared.disk.lock import hold
 from shared.disk.manifest import Damaged, check_manifest, write_manifest

@@ -35,21 +35,25 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from shared import data
-from shared.augment import AugmentConfig
 from shared.config import load_config
-from shared.data import DataConfig, ImageDataset, open_datasets, training_loader
-from shared.order import ImageBatches
-from shared.parquet import ParquetFiles, ParquetSource
+from shared.data import loader
+from shared.data.augment import AugmentConfig
+from shared.data.config import DataConfig
+from shared.data.dataset import ImageDataset
+from shared.data.loader import training_loader
+from shared.data.open import open_datasets
+from shared.data.order import ImageBatches
+from shared.data.sources.parquet import ParquetFiles, ParquetSource
+from shared.data.vision import torchvision
 from shared.report import COLOURS, read_metrics
 from shared.runs.token_cache import TokenInfo, open_cache, write_cache
-from shared.vision import torchvision
 from stage1_tokenizer import train as stage1
 from stage2_prior import train as stage2
+from tests.launch import ROOT
 from tests.resident import Watch
 
 CASES = ("decoding", "reading", "grids", "images", "training", "network")
-CONFIGS = Path(__file__).parents[2] / "configs" / "demo"
+CONFIGS = ROOT / "configs" / "demo"
 ROUNDS = 5
 BATCH = 32
 CROP_AND_FLIP = AugmentConfig(sharpness=0, autocontrast=0)
@@ -331,10 +335,10 @@ def network(folder: Path, groups: int = 24, rows: int = 2 * BATCH) -> None:
     buffer = 6 * max(group.column_bytes["image"] for group in files.groups)
     config = DataConfig(source="none", image_size=16, augment=None)
     waited = {}
-    for name, order in (("read ahead", data._reading_ahead), ("not", lambda dataset, order, world_size: order)):
-        source = ParquetSource(files, "image", (None, None), 10**6, None, buffer)
+    for name, order in (("read ahead", loader._reading_ahead), ("not", lambda dataset, order, world_size: order)):
+        source = ParquetSource(files, "image", (None, None), DataConfig(max_pixels=10**6, buffer_gb=buffer / 1e9))
         dataset = ImageDataset(source, range(len(source)), config, augmented=False)
-        with mock.patch.object(data, "_reading_ahead", order):
+        with mock.patch.object(loader, "_reading_ahead", order):
             waited[name] = seconds_waited(training_loader(dataset, BATCH, seed=0), groups * rows // BATCH)
         del source, dataset  # and with them the buffer
     report(f"{groups} row groups, each {AWAY} s away", trained_s=round(2 * STEP * groups, 1), waited_s=waited)

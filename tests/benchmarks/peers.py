@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-import shared.vision  # noqa: F401  (makes torchvision importable, which transformers imports)
+import shared.data.vision  # noqa: F401  (makes torchvision importable, which transformers imports)
 
 CODES = 16_384
 MLP = 8 / 3  # hidden width of a gated MLP over the width

@@ -114,7 +114,7 @@ def test_a_changed_file_of_shared_functions_begins_another_folder(tmp_path: Path
         shared = tmp_path / name / "shared"
         shared.mkdir(parents=True)
         (shared / "compiled.py").write_text(text)
-        (shared / "cache_folder.py").write_text((Path(compiled.__file__).parent / "cache_folder.py").read_text())
+        (shared / "disk").mkdir()
         code = "import numba, shared.compiled; print(numba.config.CACHE_DIR)"
         environment = {"PATH": "", "TESSERA_CACHE": str(tmp_path / "kept")}
         found = subprocess.run(

@@ -10,8 +10,8 @@ from shared.errors import UserError
 from stage1_tokenizer.compare import Comparison
 from stage1_tokenizer.train import TokenizerRun
 from stage2_prior.train import PriorRun
+from tests.launch import ROOT
 
-ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs/demo/tokenizer.yaml"
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import shared.vision  # noqa: F401  (makes torchvision importable, which transformers imports)
+import shared.data.vision  # noqa: F401  (makes torchvision importable, which transformers imports)
 from shared import mamba2
 from shared.mamba2 import Kernels, Mamba2
 from tests.shared.test_ssd import recurrence

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shared.data import to_float
+from shared.data.pixels import to_float
 from shared.pictures import save_grid, save_picture
 
 

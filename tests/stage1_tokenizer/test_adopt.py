@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-import shared.vision  # noqa: F401  (makes torchvision importable, which diffusers imports)
+import shared.data.vision  # noqa: F401  (makes torchvision importable, which diffusers imports)
 from shared.errors import UserError
 from stage1_tokenizer.adopt import adopt, read_checkpoint
 from stage1_tokenizer.tokenizer import load_tokenizer

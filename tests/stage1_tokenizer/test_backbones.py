@@ -1,6 +1,5 @@
 """Every backbone: shapes, sizes, gradients, directions, and that it can learn pictures by heart."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from shared import openmoji
 from shared.config import load_config
-from shared.data import to_float
+from shared.data.pixels import to_float
+from shared.data.sources import openmoji
 from shared.errors import UserError
 from stage1_tokenizer.backbones.sequence import (
     BimambaBlock,
@@ -23,8 +22,8 @@ from stage1_tokenizer.backbones.sequence import (
 from stage1_tokenizer.evaluate import psnr_of
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from stage1_tokenizer.train import TokenizerRun
+from tests.launch import ROOT
 
-ROOT = Path(__file__).parents[2]
 KINDS = ["conv", "resnet", "attention", "mamba", "bimamba", "mambavision"]
 SEQUENCES = ["attention", "mamba", "bimamba", "mambavision"]
 

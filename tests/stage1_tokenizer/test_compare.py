@@ -13,9 +13,8 @@ from stage1_tokenizer import compare as compare_module
 from stage1_tokenizer.compare import compare, load_comparison, main
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import Trainee, train
+from tests.launch import ROOT
 from tests.tiny import QUANTISERS
-
-ROOT = Path(__file__).parents[2]
 
 
 def tiny_comparison(drawings: Path, tmp_path: Path, **changes: object) -> Path:

@@ -11,16 +11,15 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from shared.data import to_float, to_uint8
+from shared.data.pixels import to_float, to_uint8
 from shared.fidelity import frechet_distance, kernel_distance
 from stage1_tokenizer.evaluate import TITLES, datasets_of, evaluate, evaluate_run
 from stage1_tokenizer.instruments import open_instruments
 from stage1_tokenizer.measures import psnr_of, ssim
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
+from tests.launch import ROOT
 from tests.tiny import tokenizer_run
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from shared.config import parse_config
-from shared.data import to_float
+from shared.data.pixels import to_float
 from shared.errors import UserError
 from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import RunDirectory

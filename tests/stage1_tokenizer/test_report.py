@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from shared.data import to_float, to_uint8
+from shared.data.pixels import to_float, to_uint8
 from stage1_tokenizer import train as training
 from stage1_tokenizer.evaluate import datasets_of
 from stage1_tokenizer.report import held_out_counts, main, write_report

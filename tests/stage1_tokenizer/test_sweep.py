@@ -10,6 +10,7 @@ from shared.errors import UserError
 from shared.runs.run_directory import read_yaml
 from stage1_tokenizer.sweep import main, study_of
 from stage1_tokenizer.train import TokenizerRun
+from tests.launch import ROOT
 from tests.tiny import tokenizer_run
 
 BACKBONE = "model.backbone={kind: attention, patch: 8, positions: 4, width: 16, depth: 1, heads: 2}"
@@ -34,5 +35,5 @@ def test_a_convolutional_backbone_has_no_one_width(drawings: Path) -> None:
 
 
 def test_the_default_configuration_is_a_small_run() -> None:
-    config = load_config(TokenizerRun, Path(__file__).parents[2] / "configs/sweep/tokenizer.yaml")
+    config = load_config(TokenizerRun, ROOT / "configs/sweep/tokenizer.yaml")
     assert config.model.backbone.kind == "attention"

@@ -21,6 +21,7 @@ from stage1_tokenizer import objective
 from stage1_tokenizer import train as training
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
+from tests.launch import ROOT
 from tests.tiny import QUANTISERS, logged, tokenizer_run
 
 
@@ -211,7 +212,7 @@ def test_a_second_process_on_one_run_is_refused(drawings: Path) -> None:
         "from shared.runs.run_directory import RunDirectory\n"
         f"RunDirectory(Path({str(run.path.resolve())!r})).begin(Config(), set())"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     refused = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
     )

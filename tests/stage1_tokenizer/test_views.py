@@ -6,7 +6,7 @@ import matplotlib
 import pytest
 import torch
 
-from shared.data import to_uint8
+from shared.data.pixels import to_uint8
 from stage1_tokenizer.tokenizer import Tokenizer
 from stage1_tokenizer.views import (
     ERROR_LEVELS,

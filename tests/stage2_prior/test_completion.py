@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from shared.data import DataConfig, ImageDataset, to_float, to_uint8
+from shared.data.config import DataConfig
+from shared.data.dataset import ImageDataset
+from shared.data.pixels import to_float, to_uint8
+from shared.data.sources.folder import FolderSource
 from shared.errors import UserError
-from shared.sources import FolderSource
 from stage2_prior.completion import Photo, ShownRows, hide, open_photo, paste
 
 HALF = ShownRows(shown=4, margin=1, total=8)
@@ -62,7 +64,7 @@ def test_pictures_are_prepared_as_validation_images_are(drawings: Path) -> None:
     file = next((drawings / "faces").glob("*.png"))
     Image.open(file).resize((90, 60)).save(drawings / "faces" / "wide.png")
     config = DataConfig(source=str(drawings), image_size=(24, 32), augment=None)
-    source = FolderSource(drawings, config.max_pixels, config.max_bad_fraction)
+    source = FolderSource(drawings, config)
     dataset = ImageDataset(source, [source.names.index("faces/wide.png")], config, augmented=False)
     got = open_photo(drawings / "faces" / "wide.png", (24, 32), HALF, config.max_pixels)
     assert torch.equal(to_uint8(got.original_CHW), dataset[0, 0][0])

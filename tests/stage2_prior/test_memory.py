@@ -1,7 +1,6 @@
 """What training a prior takes: against real tensors, and against the peak of a real training."""
 
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +16,8 @@ from stage2_prior.memory import training_memory
 from stage2_prior.prior import PriorConfig, build_prior
 from stage2_prior.train import PriorRun
 from tests.benchmarks.timing import peak_mb
+from tests.launch import ROOT
 
-ROOT = Path(__file__).parents[2]
 SMALL = {"depth": 3, "width": 64, "heads": 2, "headdim": 16, "d_state": 16, "head_rank": 16, "dropout": 0.1}
 
 

@@ -9,8 +9,9 @@ import torch
 from shared.config import load_config
 from stage2_prior.prior import Prior
 from stage2_prior.train import PriorRun
+from tests.launch import ROOT
 
-FILES = sorted((Path(__file__).parents[2] / "configs/prior").glob("*.yaml"))
+FILES = sorted((ROOT / "configs/prior").glob("*.yaml"))
 CODES, DIM, CLASSES = 16_384, 16, 1000
 
 

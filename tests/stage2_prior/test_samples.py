@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from shared.data import to_float, to_uint8
+from shared.data.pixels import to_float, to_uint8
 from shared.errors import UserError
 from shared.fidelity import distances
 from shared.runs.token_cache import Split, TokenCache, open_cache, read_info
@@ -38,9 +38,8 @@ from stage2_prior.samples import (
     reference_images,
 )
 from stage2_prior.sampling import generate
+from tests.launch import ROOT
 from tests.tiny import prior_run, tokenizer_run
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from shared.runs.run_directory import read_yaml
 from shared.runs.token_cache import TokenInfo, write_cache
 from stage2_prior.sweep import main, study_of
 from stage2_prior.train import PriorRun
+from tests.launch import ROOT
 from tests.tiny import prior_run
 
 INFO = TokenInfo(
@@ -39,5 +40,5 @@ def test_a_sweep_trains_both_parametrisations_of_every_width(monkeypatch: pytest
 
 
 def test_the_default_configuration_is_a_small_run() -> None:
-    config = load_config(PriorRun, Path(__file__).parents[2] / "configs/sweep/prior.yaml")
+    config = load_config(PriorRun, ROOT / "configs/sweep/prior.yaml")
     assert config.model.at_width(4 * config.model.width).heads == 4 * config.model.heads

@@ -23,8 +23,8 @@ from shared.training.config import TrainingConfig
 from shared.training.trainee import Trainee
 from stage1_tokenizer.train import TokenizerRun
 from stage2_prior.train import PriorRun
+from tests.launch import ROOT
 
-ROOT = Path(__file__).parents[2]
 SHIPPED = [
     (model, path.read_text())
     for folder, model in (("tokenizer", TokenizerRun), ("prior", PriorRun), ("demo", None))

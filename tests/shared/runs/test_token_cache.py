@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import load_from_disk
 
-from shared.data import DataConfig
+from shared.data.config import DataConfig
 from shared.disk import manifest
 from shared.errors import UserError
 from shared.runs.token_cache import TokenInfo, open_cache, write_cache

@@ -3,9 +3,10 @@
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from tests.launch import ROOT
 
 PAGES_ASKED_FOR = """
 import resource
@@ -26,5 +27,5 @@ def test_freed_memory_is_not_asked_for_again() -> None:
 
 def megabytes_asked_for(keep: bool) -> float:
     command = [sys.executable, "-c", PAGES_ASKED_FOR.format(keep=keep)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[3], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout)

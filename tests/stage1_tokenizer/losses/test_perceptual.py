@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from shared.config import Config, parse_config
+from shared.data.vision import models  # before lpips: it makes torchvision importable beside a CPU torch
 from shared.errors import UserError
-from shared.vision import models  # before lpips: it makes torchvision importable beside a CPU torch
 from stage1_tokenizer.losses import perceptual
 from stage1_tokenizer.losses.perceptual import LpipsConfig, PerceptualConfig, StlpipsConfig, build_perceptual
 

@@ -23,9 +23,8 @@ from stage1_tokenizer.describe import describe
 from stage1_tokenizer.quantisers.quantiser import Quantiser
 from stage1_tokenizer.quantisers.residual import ResidualConfig, ResidualQuantiser
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig, build_quantiser
+from tests.launch import ROOT
 from tests.tiny import tokenizer_run
-
-ROOT = Path(__file__).parents[3]
 
 KINDS: dict[str, dict[str, Any]] = {
     "fsq": {"kind": "fsq", "levels": [5, 4, 3]},

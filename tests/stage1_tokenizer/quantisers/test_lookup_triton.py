@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.launch import ROOT
+
 pytest.importorskip("triton", reason="Triton is not installed, so the CUDA lookup cannot be tested")
 
 # (vectors, codes, dimensions): one of each, whole tiles, and one more or less than whole tiles in every way.
@@ -26,7 +28,7 @@ torch.save([nearest_codes_triton(*case) for case in torch.load(sys.argv[1])], sy
 def interpreted(cases: list[tuple[Tensor, Tensor]], folder: Path) -> list[Tensor]:
     """The tokens that the kernel finds for each case of (vectors, codes)."""
     torch.save(cases, folder / "cases.pt")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SCRIPT, str(folder / "cases.pt"), str(folder / "tokens.pt")]
     subprocess.run(command, env=environment, check=True)
     return torch.load(folder / "tokens.pt")

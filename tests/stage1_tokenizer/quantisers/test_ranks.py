@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
+from tests.launch import ROOT
 
 STEPS = 30
 CODEBOOKS = ("gradient", "ema")
@@ -50,7 +51,7 @@ def train(codebook: str, rank: int) -> dict[str, Any]:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What both processes report, for each kind of codebook."""
     folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment) for rank in (0, 1)
     ]

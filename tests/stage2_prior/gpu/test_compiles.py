@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch import ROOT
+
 pytest.importorskip("triton", reason="Triton is not installed, so the steps on a GPU cannot be tested")
 from tests.stage2_prior.gpu.compiles import SHARED_MEMORY
 
@@ -16,9 +18,7 @@ from tests.stage2_prior.gpu.compiles import SHARED_MEMORY
 def test_every_kernel_compiles_and_finds_room(capability: int, tmp_path: Path) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-W", "ignore", "-m", "tests.stage2_prior.gpu.compiles", str(capability)]
-    done = subprocess.run(
-        command, env=environment, cwd=Path(__file__).parents[3], check=True, stdout=subprocess.PIPE, text=True
-    )
+    done = subprocess.run(command, env=environment, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     taken = json.loads(done.stdout)
     assert taken.keys() == {"_add_and_norm", "_product", "_place", "_attend", "_convolve", "_recur", "_choose"}
     assert all(size <= SHARED_MEMORY[capability] for size in taken.values())

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from torch import Generator, Tensor
 
 from shared.config import Config
-from shared.vision import transforms
+from shared.data.vision import transforms
 
 ATTEMPTS = 10  # to draw a crop that fits into the image, as torchvision does
 

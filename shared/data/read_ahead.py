@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from shared.data.order import SPARE, Blocks
 from shared.errors import UserError
-from shared.order import SPARE, Blocks
 
 Batch = list[tuple[int, int]]  # (epoch, position) of each image
 

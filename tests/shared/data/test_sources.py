@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared import openmoji
+from shared.data.config import DataConfig
+from shared.data.open import open_source
+from shared.data.sources import openmoji
+from shared.data.sources.decode import UnreadableImage, decode_rgb
 from shared.errors import UserError
-from shared.sources import UnreadableImage, decode_rgb, open_source
 
 BIG = 10**8
 
 
 def open_(source, **options):
-    defaults = dict(size=16, split="train", image_column=None, label_column=None, max_pixels=BIG, max_bad_fraction=0.5)
-    defaults |= dict(enough=None, buffer_bytes=BIG)
-    return open_source(str(source), **defaults | options)
+    return open_source(DataConfig(**dict(source=str(source), image_size=16, max_bad_fraction=0.5) | options))
 
 
 def picture(width=8, height=6, colour=(10, 120, 230)):
@@ -341,7 +341,7 @@ def test_selection_is_drawn_once_and_labelled(drawings):
 
 
 def test_drawings_equal_to_the_pixel_share_a_key(drawings):
-    source = open_("openmoji:flags+food", size=64)
+    source = open_("openmoji:flags+food", image_size=64)
     key_of = {}
     for index, key in enumerate(source.keys):
         assert key_of.setdefault(source[index].tobytes(), key) == key, source.names[index]

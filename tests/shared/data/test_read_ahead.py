@@ -15,12 +15,13 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
-from shared.data import ImageDataset, training_loader, validation_loader
+from shared.data.dataset import ImageDataset
+from shared.data.loader import training_loader, validation_loader
+from shared.data.order import Blocks, ImageBatches
+from shared.data.read_ahead import ReadAhead
+from shared.data.sources.parquet import ParquetFiles, ParquetSource, RowGroup
 from shared.errors import UserError
-from shared.order import Blocks, ImageBatches
-from shared.parquet import ParquetFiles, ParquetSource, RowGroup
-from shared.read_ahead import ReadAhead
-from tests.shared.test_parquet import config, images_of, shards, small_buffer, source_of
+from tests.shared.data.sources.test_parquet import config, images_of, shards, small_buffer, source_of
 
 BLOCKS = Blocks(torch.arange(20).repeat_interleave(10), window=3)
 

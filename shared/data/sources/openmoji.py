@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from shared.data.sources.source import ImageSource
 from shared.disk.cache_folder import cache_folder
 from shared.errors import UserError
 
@@ -88,6 +89,25 @@ _SAME_DRAWING = {
     "20E3": "1F7E6",
     "25AD": "1F3F3-200D-2B1C",
 }
+
+
+class OpenMojiSource(ImageSource):
+    """The drawings of some OpenMoji groups, `size` x `size` on white; the groups are the classes."""
+
+    def __init__(self, parts: str, size: int):
+        codes, self.class_names = select(parts)
+        self.names = [name_of(code) for code in codes]
+        self.keys = [variant_key(code) for code in codes]
+        self.labels = [self.class_names.index(group_of(code)) for code in codes]
+        self.description = (
+            f"OpenMoji {version()} ({', '.join(self.class_names)}): {len(codes)} drawings "
+            "by the OpenMoji project, https://openmoji.org, CC BY-SA 4.0"
+        )
+        label = "all" if self.class_names == GROUPS else "+".join(self.class_names)
+        self._pixels_NHWC = draw(codes, label, size)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return Image.fromarray(self._pixels_NHWC[index])
 
 
 def select(parts: str) -> tuple[list[str], list[str]]:

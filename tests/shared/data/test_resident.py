@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shared.data import DataConfig, open_datasets, training_loader
-from shared.order import ImageBatches
+from shared.data.config import DataConfig
+from shared.data.loader import training_loader
+from shared.data.open import open_datasets
+from shared.data.order import ImageBatches
 from shared.runs.token_cache import TokenInfo, open_cache, write_cache
 from tests.resident import Watch
 

@@ -8,20 +8,15 @@ import torch
 from PIL import Image
 
 from shared.config import parse_config
-from shared.data import (
-    AugmentConfig,
-    DataConfig,
-    ImageDataset,
-    open_datasets,
-    split_indices,
-    to_float,
-    to_uint8,
-    training_loader,
-    validation_loader,
-)
+from shared.data.augment import AugmentConfig
+from shared.data.config import DataConfig
+from shared.data.dataset import ImageDataset, split_indices
+from shared.data.loader import training_loader, validation_loader
+from shared.data.open import open_datasets
+from shared.data.order import epoch_order
+from shared.data.pixels import to_float, to_uint8
+from shared.data.sources.folder import FolderSource
 from shared.errors import UserError
-from shared.order import epoch_order
-from shared.sources import FolderSource
 
 
 @pytest.fixture
@@ -124,7 +119,7 @@ def test_augmentation_is_a_pure_function_of_seed_epoch_and_index(folder):
 
 def test_each_augmentation_happens_as_often_as_asked(folder):
     still = dict(crop_scale=(1.0, 1.0), flip=0.0, sharpness=0.0, autocontrast=0.0)
-    source = FolderSource(folder, 10**8, 0.0)
+    source = FolderSource(folder, DataConfig(max_bad_fraction=0))
     square = [index for index, name in enumerate(source.names) if name.endswith("10.png")]  # 30 x 30 pixels
 
     def views(**options):
@@ -141,9 +136,9 @@ def test_each_augmentation_happens_as_often_as_asked(folder):
 
 
 def test_validation_is_the_centre_crop_of_torchvision(folder):
-    from shared.vision import transforms
+    from shared.data.vision import transforms
 
-    source = FolderSource(folder, 10**8, 0.0)
+    source = FolderSource(folder, DataConfig(max_bad_fraction=0))
     dataset = ImageDataset(source, range(24), config(folder), augmented=False)
     reference = transforms.Compose([transforms.Resize(16, antialias=True), transforms.CenterCrop(16)])
     smooth = Image.linear_gradient("L").resize((48, 30)).convert("RGB")
@@ -184,7 +179,9 @@ def test_restarted_loader_gives_the_same_bits_and_draws_no_random_numbers(folder
 
 
 def test_validation_covers_every_image_once_over_ranks(folder):
-    dataset = ImageDataset(FolderSource(folder, 10**8, 0.0), range(24), config(folder), augmented=False)
+    dataset = ImageDataset(
+        FolderSource(folder, DataConfig(max_bad_fraction=0)), range(24), config(folder), augmented=False
+    )
     whole = torch.cat([images for images, _ in validation_loader(dataset, 7)])
     assert whole.shape[0] == 24
     for rank in range(5):
@@ -230,7 +227,7 @@ def truncate(folder, names):
 def test_truncated_image_is_replaced_and_named_once(folder, caplog, workers):
     names = ["even/04.png", "even/06.png"]
     truncate(folder, names)
-    source = FolderSource(folder, 10**8, 0.0)
+    source = FolderSource(folder, DataConfig(max_bad_fraction=0))
     limited = config(folder, max_bad_fraction=0.1)
     dataset = ImageDataset(source, range(24), limited, augmented=False)
     assert dataset.unreadable == []
@@ -248,7 +245,9 @@ def test_truncated_image_is_replaced_and_named_once(folder, caplog, workers):
 def test_too_many_truncated_images_end_in_one_clear_message(folder, workers):
     names = [f"even/{index:02}.png" for index in range(0, 24, 2)]
     truncate(folder, names)
-    dataset = ImageDataset(FolderSource(folder, 10**8, 0.0), range(24), config(folder), augmented=False)
+    dataset = ImageDataset(
+        FolderSource(folder, DataConfig(max_bad_fraction=0)), range(24), config(folder), augmented=False
+    )
     with pytest.raises(UserError, match=r"of 24 images .*even/.*max_bad_fraction=0\.05") as caught:
         take(training_loader(dataset, 6, seed=0, workers=workers), 20)
     assert "Traceback" not in str(caught.value)

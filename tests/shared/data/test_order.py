@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 import torch
 
-from shared.order import Blocks, ImageBatches, epoch_order
+from shared.data.order import Blocks, ImageBatches, epoch_order
 
 BLOCKS = Blocks(torch.arange(40).repeat_interleave(torch.arange(5, 45)), window=6)  # 40 blocks of 5 to 44 images
 COUNT = len(BLOCKS.of_N)

@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from shared.data import DataConfig, open_datasets, training_loader, validation_loader
+from shared.data.config import DataConfig
+from shared.data.loader import training_loader, validation_loader
+from shared.data.open import open_datasets
+from shared.data.sources.decode import UnreadableImage
+from shared.data.sources.parquet import ParquetFiles, ParquetSource
 from shared.errors import UserError
-from shared.parquet import ParquetFiles, ParquetSource
-from shared.sources import UnreadableImage
 
 ROWS, PER_GROUP, PER_FILE = 230, 10, 50  # the last file has 30 rows
 
@@ -49,7 +51,9 @@ def shards(folder, open_=open, struct=True):
 
 
 def source_of(paths, buffer_bytes=10**9):
-    return ParquetSource(ParquetFiles(paths, "the test"), "image", (None, None), 10**8, None, buffer_bytes)
+    return ParquetSource(
+        ParquetFiles(paths, "the test"), "image", (None, None), DataConfig(buffer_gb=buffer_bytes / 1e9)
+    )
 
 
 def small_buffer(paths, window):
@@ -208,4 +212,4 @@ def test_a_jpeg_larger_than_needed_is_reduced(tmp_path):
     table = pyarrow.table({"image": [buffer.getvalue()]})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     files = ParquetFiles([str(tmp_path / "a.parquet")], "the test")
-    assert ParquetSource(files, "image", (None, None), 10**8, 100, 10**9)[0].size == (100, 100)
+    assert ParquetSource(files, "image", (None, None), DataConfig(image_size=40))[0].size == (100, 100)

@@ -2,8 +2,8 @@
 
 A Parquet file can only be read a row group at a time, mostly some hundred images. So the images of a row group are read
 together, kept at hand in a `DiskBuffer` and, where there are more row groups than it holds, trained on within a stretch
-of the epoch (see `shared.order`): each row group is read about once an epoch, by one process of a machine, and mostly
-before training comes to it (`shared.read_ahead`).
+of the epoch (see `shared.data.order`): each row group is read about once an epoch, by one process of a machine, and
+mostly before training comes to it (`shared.data.read_ahead`).
 
 Shapes: N images, G row groups.
 """
@@ -25,11 +25,13 @@ import pyarrow.parquet
 import torch
 from PIL import Image
 
+from shared.data.config import DataConfig
+from shared.data.order import SPARE, Blocks
+from shared.data.sources.decode import UnreadableImage, decode_rgb, reason_of
+from shared.data.sources.disk_buffer import DiskBuffer
+from shared.data.sources.source import ImageSource, hash_lines
 from shared.disk.cache_folder import cache_folder
-from shared.disk_buffer import DiskBuffer
 from shared.errors import UserError
-from shared.order import SPARE, Blocks
-from shared.sources import ImageSource, UnreadableImage, decode_rgb, hash_lines, reason_of
 
 AT_ONCE = 16  # files whose footers are read at a time: over a network, that is waiting
 
@@ -85,8 +87,8 @@ class ParquetFiles:
 class ParquetSource(ImageSource):
     """The images in one column of Parquet files.
 
-    Up to `buffer_bytes` of them are at hand. A smaller set all is, once it was read, and is shuffled and split image by
-    image; a larger one is split by row groups, so that validation reads a few and not all of them.
+    Up to `config.buffer_gb` of them are at hand. A smaller set is at hand whole, once it was read, and is shuffled and
+    split image by image; a larger one is split by row groups, so that validation reads a few and not all of them.
     """
 
     def __init__(
@@ -94,11 +96,9 @@ class ParquetSource(ImageSource):
         files: ParquetFiles,
         column: str,
         classes: tuple[Sequence[int] | None, list[str] | None],
-        max_pixels: int,
-        enough: int | None,
-        buffer_bytes: int,
+        config: DataConfig,
     ):
-        self._files, self._max_pixels, self._enough = files, max_pixels, enough
+        self._files, self._config = files, config
         self._leaf = _leaf(files, column)
         self._groups = [group for group in files.groups if group.rows]
         self._starts_G = [0, *accumulate(group.rows for group in self._groups)]
@@ -109,7 +109,7 @@ class ParquetSource(ImageSource):
         self.labels = None if labels is None else array("q", labels)  # forked workers share it, unlike a list's numbers
         self.description = f"{files.where}: {len(self)} images in {len(files.urls)} Parquet files"
         largest = max(group.column_bytes[self._leaf] for group in self._groups)
-        window = max(1, buffer_bytes // largest - SPARE)
+        window = max(1, config.buffer_bytes // largest - SPARE)
         rows_G = torch.tensor([group.rows for group in self._groups])
         self.blocks = Blocks(torch.arange(len(self._groups)).repeat_interleave(rows_G), window)
         self._all_at_hand = len(self._groups) <= window
@@ -125,7 +125,7 @@ class ParquetSource(ImageSource):
         cell = self._images(number)[row]
         if not cell.is_valid:
             raise UnreadableImage("empty")
-        return decode_rgb(BytesIO(cell.as_py()), self._max_pixels, self._enough)
+        return decode_rgb(BytesIO(cell.as_py()), self._config.max_pixels, self._config.enough_pixels)
 
     def contents(self) -> str:
         """A hash of the files' names and sizes, of what their footers say of the images, and of the labels."""

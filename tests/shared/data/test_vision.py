@@ -3,7 +3,7 @@ import sys
 
 import torch
 
-from shared.vision import models, transforms
+from shared.data.vision import models, transforms
 
 
 def test_transforms_and_models_work():
@@ -13,5 +13,5 @@ def test_transforms_and_models_work():
 
 
 def test_torchvision_imports_after_it_in_a_fresh_process():
-    code = "import shared.vision, torchvision.ops; import torch; torch.ops.torchvision.nms"
+    code = "import shared.data.vision, torchvision.ops; import torch; torch.ops.torchvision.nms"
     subprocess.run([sys.executable, "-c", code], check=True)

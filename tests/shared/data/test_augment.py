@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from shared.augment import AugmentConfig, View, apply_changes, crop, draw_view, flip, sharpen, stretch_contrast
-from shared.vision import transforms
+from shared.data.augment import AugmentConfig, View, apply_changes, crop, draw_view, flip, sharpen, stretch_contrast
+from shared.data.vision import transforms
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 SHAPES = [(64, 64), (37, 90), (5, 200), (200, 5), (1, 1), (2, 3), (1, 300)]

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,93 +9,79 @@ from typing import Any
 import datasets
 from PIL import Image
 
+from shared.data.config import DataConfig
+from shared.data.sources.decode import UnreadableImage, decode_rgb, reason_of
+from shared.data.sources.parquet import ParquetFiles, ParquetSource
+from shared.data.sources.source import ImageSource
 from shared.errors import UserError
-from shared.parquet import ParquetFiles, ParquetSource
-from shared.sources import ImageSource, UnreadableImage, decode_rgb, reason_of
 
 log = logging.getLogger(__name__)
 
 Classes = tuple[Sequence[int] | None, list[str] | None]  # the class of each image and the classes' names, or neither
 
 
-@dataclass(frozen=True)
-class TableOptions:
-    """Which part of a table is read, and how.
-
-    image_column, label_column: None to find them by type and name. enough: see `decode_rgb`. buffer_bytes: how much of
-    Parquet files is at hand at any time.
-    """
-
-    split: str
-    image_column: str | None
-    label_column: str | None
-    max_pixels: int
-    enough: int | None
-    buffer_bytes: int
-
-
-def open_hub(name: str, options: TableOptions) -> ImageSource:
+def open_hub(name: str, config: DataConfig) -> ImageSource:
     """The dataset "NAME" or "NAME:SUBSET" of the Hugging Face hub: streamed if it is in Parquet, downloaded if not."""
     name, _, subset = name.partition(":")
-    return _open(f"hf:{name}", name, subset or None, options)
+    return _open(f"hf:{name}", name, subset or None, config)
 
 
-def open_folder(path: Path, options: TableOptions) -> ImageSource:
+def open_folder(path: Path, config: DataConfig) -> ImageSource:
     """A folder of Parquet or Arrow files, or what `save_to_disk` of `datasets` left there."""
     if not ((path / "dataset_dict.json").exists() or (path / "state.json").exists()):
-        return _open(str(path), str(path), None, options)
+        return _open(str(path), str(path), None, config)
     try:
         saved = datasets.load_from_disk(str(path))
     except Exception as error:
         raise UserError(f"cannot read the dataset in {path}: {reason_of(error)}") from error
     if isinstance(saved, datasets.Dataset):
-        return TableSource(saved, str(path), options)
-    if options.split not in saved:
-        raise _no_split(str(path), options.split, saved)
-    return TableSource(saved[options.split], str(path), options)
+        return TableSource(saved, str(path), config)
+    if config.split not in saved:
+        raise _no_split(str(path), config.split, saved)
+    return TableSource(saved[config.split], str(path), config)
 
 
-def _open(where: str, name: str, subset: str | None, options: TableOptions) -> ImageSource:
+def _open(where: str, name: str, subset: str | None, config: DataConfig) -> ImageSource:
     try:  # datasets >= 4 runs no code of the repository
         builder = datasets.load_dataset_builder(name, subset)
         files = builder.config.data_files or {}
         known = {*files, *(builder.info.splits or {})}
-        if options.split in files and all(file.endswith(".parquet") for file in files[options.split]):
-            return _stream(where, files[options.split], builder.info.features, options)
-        if options.split.isidentifier() and known and options.split not in known:  # not so "train[:10%]"
-            raise _no_split(where, options.split, known)
-        return TableSource(datasets.load_dataset(name, subset, split=options.split), where, options)
+        if config.split in files and all(file.endswith(".parquet") for file in files[config.split]):
+            return _stream(where, files[config.split], builder.info.features, config)
+        if config.split.isidentifier() and known and config.split not in known:  # not so "train[:10%]"
+            raise _no_split(where, config.split, known)
+        return TableSource(datasets.load_dataset(name, subset, split=config.split), where, config)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"cannot read the dataset {where}, split {options.split!r}: {reason_of(error)}") from error
+        raise UserError(f"cannot read the dataset {where}, split {config.split!r}: {reason_of(error)}") from error
 
 
 def _no_split(where: str, split: str, known: Any) -> UserError:
     return UserError(f"{where} has no split {split!r}: set data.split to one of {', '.join(sorted(map(str, known)))}")
 
 
-def _stream(where: str, urls: Sequence[str], features: Any, options: TableOptions) -> ParquetSource:
+def _stream(where: str, urls: Sequence[str], features: Any, config: DataConfig) -> ParquetSource:
     """A source over Parquet files. features: what the hub says of their columns, if anything."""
     files = ParquetFiles(urls, where)
     features = features or datasets.Features.from_arrow_schema(files.schema)
-    column = image_column(features, options.image_column, where)
-    classes = label_classes(features, files.column, options.label_column, where)
-    return ParquetSource(files, column, classes, options.max_pixels, options.enough, options.buffer_bytes)
+    column = image_column(features, config.image_column, where)
+    classes = label_classes(features, files.column, config.label_column, where)
+    return ParquetSource(files, column, classes, config)
 
 
 class TableSource(ImageSource):
     """Rows of a `datasets.Dataset` with an image column and, optionally, a label column."""
 
-    def __init__(self, table: Any, where: str, options: TableOptions):
-        column = image_column(table.features, options.image_column, where)
+    def __init__(self, table: Any, where: str, config: DataConfig):
+        column = image_column(table.features, config.image_column, where)
         try:  # undecoded, so that a broken image is one UnreadableImage here and not an error inside `datasets`
             self._images = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
         except (TypeError, ValueError, NotImplementedError) as error:  # the last is what Arrow raises
             raise UserError(f"column {column!r} of {where} holds {table.features[column]}, not images") from error
-        self._column, self._options = column, options
+        self._column, self._config = column, config
         self.labels, self.class_names = label_classes(
-            table.features, lambda name: table[name][:], options.label_column, where
+            table.features, lambda name: table[name][:], config.label_column, where
         )
         self.names = self.keys = [f"row {index}" for index in range(len(table))]
         licence = f", licence {table.info.license}" if table.info.license else ""
@@ -109,7 +94,7 @@ class TableSource(ImageSource):
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise UnreadableImage("empty")
         file = cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"])
-        return decode_rgb(file, self._options.max_pixels, self._options.enough)
+        return decode_rgb(file, self._config.max_pixels, self._config.enough_pixels)
 
 
 def image_column(features: Any, wanted: str | None, where: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow
 import pytest
 
-from shared.disk_buffer import DiskBuffer
+from shared.data.sources.disk_buffer import DiskBuffer
 from shared.errors import UserError
 from tests.full_disk import largest_file
 

@@ -1,0 +1,133 @@
+"""The images of a source at one size: a fixed split, augmentation, and unreadable ones passed over.
+
+Nothing here has state to save: how an image is augmented is a function of (seed, epoch, index).
+
+Shapes: C channels, H height, W width, N images, G groups of them.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from shared.data.augment import apply_changes, crop, draw_view
+from shared.data.config import DataConfig
+from shared.data.order import Blocks, seed_of
+from shared.data.pixels import fitted, pixels_of
+from shared.data.sources.decode import UnreadableImage
+from shared.data.sources.source import ImageSource, report_unreadable
+from shared.errors import UserError
+
+
+def split_indices(keys: Sequence[str], validation_fraction: float) -> tuple[Tensor, Tensor]:
+    """Indices (int64) for training and for validation: the same on every machine, run and seed.
+
+    Images with equal keys stay together. Groups go to validation in the order of their key's SHA-256 until it holds
+    `validation_fraction` of all images, and at least one. Raises UserError if there is no second group to train on.
+    """
+    digests_N = np.array([_sha256(key) for key in keys], dtype="S32")
+    groups_G, group_N, size_G = np.unique(digests_N, return_inverse=True, return_counts=True)
+    if len(groups_G) < 2:
+        raise UserError(f"cannot split {len(keys)} image(s) into training and validation: give two different ones")
+    wanted = max(1, round(validation_fraction * len(keys)))
+    held_G = size_G.cumsum() - size_G < wanted  # until those before are enough
+    held_G[-1] = False
+    held_N = torch.from_numpy(held_G[group_N])
+    return (~held_N).nonzero().flatten(), held_N.nonzero().flatten()
+
+
+class Example(NamedTuple):
+    """An image uint8 (3, H, W), its label, and which changes (bool (3,), see `augment`) are still to be made."""
+
+    pixels_CHW: Tensor
+    label: int | None
+    changes: Tensor | None
+
+
+class ImageDataset(Dataset):
+    """Some images of a source at one size: `dataset[epoch, position]` -> (uint8 (3, H, W), label or None).
+
+    Augmented images are random resized crops and colour changes, drawn anew each epoch from (seed, epoch, index);
+    others are centre crops, resized with antialiasing. An image that turns out unreadable is replaced by the next
+    readable one; more of them than `config.max_bad_fraction` raise UserError.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        indices: Sequence[int] | Tensor,
+        config: DataConfig,
+        *,
+        augmented: bool,
+        seed: int = 0,
+    ):
+        self.source = source
+        self.indices = torch.as_tensor(indices, dtype=torch.int64)
+        self.config = config
+        self.seed = seed
+        self.blocks = source.blocks and Blocks(source.blocks.of_N[self.indices], source.blocks.window)
+        self._augment = config.augment if augmented else None
+        # Shared memory: what a worker process finds unreadable, all processes know.
+        self._broken_N = torch.zeros(len(indices), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int | None]:
+        pixels_CHW, label, changes = self._load(*item)
+        return pixels_CHW if changes is None else apply_changes(pixels_CHW[None], changes[None])[0], label
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> list[Example]:
+        """What a loader's worker does: all of the work, or all but what is left to the device."""
+        if self._augment is not None and self._augment.run_on == "device":
+            return [self._load(*item) for item in items]
+        return [Example(*self[item], None) for item in items]
+
+    def _load(self, epoch: int, position: int) -> Example:
+        index, image = self._first_readable(position)
+        label = int(self.source.labels[index]) if self.source.labels is not None else None
+        size = self.config.height_width
+        if self._augment is None:
+            return Example(fitted(image, size), label, None)
+        seed = seed_of("augment", self.seed, epoch, index)
+        view = draw_view(self._augment, (image.height, image.width), size, seed)
+        return Example(crop(pixels_of(image), view.box, size), label, view.changes)
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Names of the images found unreadable so far: those the source left out, then those met here."""
+        met = self.indices[self._broken_N].tolist()
+        return [*self.source.unreadable, *(self.source.names[index] for index in met)]
+
+    def report_unreadable(self) -> None:
+        """Log one line that names the unreadable images; raise UserError if they are too many."""
+        total = len(self.source) + len(self.source.unreadable)
+        report_unreadable(self.unreadable, total, self.config.max_bad_fraction, self.config.source)
+
+    def _first_readable(self, position: int) -> tuple[int, Image.Image]:
+        """The image at `position`, or else the next in this dataset: which one depends on nothing but `position`."""
+        for step in range(len(self)):
+            at = (position + step) % len(self)
+            index = int(self.indices[at])
+            try:
+                return index, self.source[index]
+            except UnreadableImage:
+                self._mark_broken(at)
+        raise UserError(f"none of the {len(self)} images of {self.config.source} can be read")
+
+    def _mark_broken(self, at: int) -> None:
+        if self._broken_N[at]:
+            return
+        self._broken_N[at] = True
+        total = len(self.source) + len(self.source.unreadable)
+        if len(self.unreadable) > self.config.max_bad_fraction * total:
+            self.report_unreadable()
+
+
+def _sha256(key: str) -> bytes:
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()

@@ -1,0 +1,117 @@
+"""Batches of images, from any position of the training order on.
+
+Which image comes at which position is a function of (seed, epoch, position): a run that restarts at image k sees from
+there on what the unbroken run saw.
+
+Shapes: B batch, C channels, H height, W width. Images are float (B, 3, H, W) in [-1, 1], or uint8 at the edges.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from shared import signals
+from shared.data.augment import apply_changes
+from shared.data.dataset import Example, ImageDataset
+from shared.data.order import ImageBatches
+from shared.data.pixels import to_float
+from shared.data.read_ahead import ReadAhead
+from shared.errors import UserError
+
+Batch = tuple[Tensor, Tensor | None]  # images (B, 3, H, W) in [-1, 1]; labels (B,) int64, where the source has them
+
+Order = ImageBatches | list[list[tuple[int, int]]]  # batches of (epoch, position)
+
+
+def training_loader(
+    dataset: ImageDataset,
+    batch_size: int,
+    *,
+    seed: int,
+    start_image: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """Endless batches of `batch_size` images for this rank, on `device`, from the `start_image`-th of the run on.
+
+    start_image counts the images of all ranks; those before it are not read. The batches are the same, bit for bit,
+    for any number of `workers`.
+    """
+    order = ImageBatches(len(dataset), batch_size, seed, start_image, rank, world_size, dataset.blocks)
+    return _load(dataset, order, world_size, workers, device)
+
+
+def validation_loader(
+    dataset: ImageDataset, batch_size: int, *, epoch: int = 0, rank: int = 0, world_size: int = 1, workers: int = 0
+) -> Iterator[Batch]:
+    """Every image of this rank once, in order; the last batch may be smaller.
+
+    epoch: which random view to give of each image, where the dataset is augmented.
+    """
+    items = [(epoch, position) for position in range(rank, len(dataset), world_size)]
+    order = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+    return _load(dataset, order, world_size, workers, "cpu")
+
+
+def _load(
+    dataset: ImageDataset,
+    order: Order,
+    world_size: int,
+    workers: int,
+    device: torch.device | str,
+) -> Iterator[Batch]:
+    loader = DataLoader(
+        dataset,
+        batch_sampler=_reading_ahead(dataset, order, world_size),
+        num_workers=workers,
+        worker_init_fn=signals.ignore,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own: the loader's seed must not be drawn from the training run's numbers
+    )
+    seen, reported = 0, len(dataset.source.unreadable)
+    try:
+        for pixels_BCHW, labels_B, changes_B3 in loader:
+            pixels_BCHW = pixels_BCHW.to(device, non_blocking=True)
+            if changes_B3 is not None:
+                pixels_BCHW = apply_changes(pixels_BCHW, changes_B3)
+            yield to_float(pixels_BCHW), labels_B
+            seen += len(pixels_BCHW) * world_size
+            if seen >= len(dataset):  # once an epoch
+                seen, reported = 0, _report_new(dataset, reported)
+    except UserError as error:
+        # That of a worker has its traceback in front of the message. This process's holds the loader, so that the
+        # workers would wait for the garbage collector.
+        error.__traceback__ = None
+        raise UserError(str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2]) from None
+    finally:
+        _report_new(dataset, reported)
+
+
+def _reading_ahead(dataset: ImageDataset, order: Order, world_size: int) -> Order | ReadAhead:
+    """The order, where images come in blocks so far ahead of training that a block is at hand when its first is due."""
+    if dataset.blocks is None:
+        return order
+    share = dataset.blocks.mean_size / world_size  # of a block's images, this rank's
+    return ReadAhead(order, dataset.blocks, dataset.source.fetch, math.ceil(share))
+
+
+def _report_new(dataset: ImageDataset, reported: int) -> int:
+    if len(dataset.unreadable) > reported:
+        dataset.report_unreadable()
+    return len(dataset.unreadable)
+
+
+def _collate(examples: list[Example]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """One batch, still uint8: a fourth of what a worker would have to send as float32."""
+    pixels, labels, changes = zip(*examples, strict=True)
+    return (
+        torch.stack(pixels),
+        None if labels[0] is None else torch.tensor(labels),
+        None if changes[0] is None else torch.stack(changes),
+    )
