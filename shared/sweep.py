@@ -1,4 +1,4 @@
-"""Where the best learning rate lies at each width, in the standard parametrisation and under muP (shared/mup.py).
+"""Where the best learning rate lies at each width, in the standard parametrisation and under muP.
 
 Short runs over widths x learning rates, twice: as they stand, and with the narrowest width as `mup_base_width`. At the
 narrowest both are the same, and trained once. `runs/sweep/<name>/` gets sweep.json and sweep.png, and a directory for
@@ -26,7 +26,7 @@ from shared.config import C, Config, completed, parse_command_line
 from shared.disk.atomic import write_atomically, write_text
 from shared.environment import machine, now
 from shared.errors import UserError
-from shared.mup import MupConfig
+from shared.layers.mup import MupConfig
 from shared.report import COLOURS, png_of, read_metrics
 from shared.runs.run_directory import BEST, RUNS, WEIGHTS
 from shared.training.config import RunConfig, TrainingConfig

@@ -7,7 +7,7 @@ optimum lies. Keys are those of a run of stage1_tokenizer.train; its backbone mu
 from shared.config import load_config
 from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
-from shared.mup import MupConfig
+from shared.layers.mup import MupConfig
 from shared.sweep import Study, main
 from stage1_tokenizer.train import TokenizerRun, train
 

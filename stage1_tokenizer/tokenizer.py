@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shared.config import Config
 from shared.errors import UserError
-from shared.mup import MupConfig, parametrise
+from shared.layers.mup import MupConfig, parametrise
 from shared.runs.fingerprint import fingerprint
 from shared.runs.hub import Shareable, tokenizer_place
 from shared.runs.token_cache import TokenInfo

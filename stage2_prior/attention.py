@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.layers import Rotary
-from shared.rms_norm import RMSNorm
+from shared.layers.positions import Rotary
+from shared.layers.rms_norm import RMSNorm
 
 
 class Place:

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.layers import Dropout
-from shared.mamba2 import Mamba2, Mamba2State
-from shared.rms_norm import RMSNorm
-from shared.swiglu import SwiGLU
+from shared.layers.dropout import Dropout
+from shared.layers.mamba2 import Mamba2, Mamba2State
+from shared.layers.rms_norm import RMSNorm
+from shared.layers.swiglu import SwiGLU
 from stage2_prior.attention import Attention, KVCache, Place
 
 INIT_STD = 0.02  # GPT-2's, of every embedding and matrix of a prior

@@ -15,7 +15,10 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from shared.compiled import Kernel, as_array, exp, inlined, largest, widen
+from shared.kernels.arithmetic import exp, largest, widen
+from shared.kernels.arrays import as_array
+from shared.kernels.compiler import inlined
+from shared.kernels.kernel import Kernel
 from stage2_prior.decoding import Choose
 from stage2_prior.draw import BRANCHES, draw
 from stage2_prior.filters import SMALLEST_TEMPERATURE, SamplingConfig, filter_logits
@@ -50,7 +53,7 @@ def choose_on_cpu(logits_RV: Tensor, uniforms_RU: Tensor, config: SamplingConfig
     arrays = (as_array(logits_RV), as_array(uniforms_RU), tokens_R.numpy())
     top_k = logits_RV.shape[-1] if config.top_k is None else config.top_k
     top_p = 1.0 if config.top_p is None else config.top_p
-    choose_rows(*logits_RV.shape, *arrays, config.temperature, top_k, top_p, config.min_p or 0.0)
+    choose_rows(*arrays, config.temperature, top_k, top_p, config.min_p or 0.0, work=logits_RV.shape)
     return tokens_R
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shared.compiled import as_array
-from shared.mamba2 import Mamba2, Mamba2State
-from shared.rms_norm import RMSNorm
-from shared.swiglu import SwiGLU, gate_rows
+from shared.kernels.arrays import as_array
+from shared.kernels.swiglu import gate_rows
+from shared.layers.mamba2 import Mamba2, Mamba2State
+from shared.layers.rms_norm import RMSNorm
+from shared.layers.swiglu import SwiGLU
 from stage2_prior import kernels
 from stage2_prior.attention import Attention, KVCache
 from stage2_prior.block import ClassModulation
@@ -120,7 +121,7 @@ class Norm:
         self.options = (_float(norm.weight), norm.eps, scale_RD, shift_RD, y_RD)
 
     def __call__(self, x_RD: np.ndarray, added_RD: np.ndarray, gate_RD: np.ndarray) -> None:
-        kernels.add_and_norm(*x_RD.shape, x_RD, added_RD, gate_RD, *self.options)
+        kernels.add_and_norm(x_RD, added_RD, gate_RD, *self.options, work=x_RD.shape)
 
 
 class AttentionStep:
@@ -139,7 +140,7 @@ class AttentionStep:
 
     def __call__(self, place: int) -> np.ndarray:
         qkv_RX = as_array(self.qkv_proj(self.normed_RD))
-        kernels.attend(self.turns, self.headdim * (place + 1), qkv_RX, place, *self.options)
+        kernels.attend(qkv_RX, place, *self.options, work=(self.turns, self.headdim * (place + 1)))
         return as_array(self.out_proj(self.y_RD))
 
 
@@ -162,7 +163,8 @@ class Mamba2Step:
         )
 
     def __call__(self, place: int) -> np.ndarray:
-        kernels.recur(len(self.y_RI), self.states, as_array(self.in_proj(self.normed_RD)), *self.options)
+        zxBCdt_RX = as_array(self.in_proj(self.normed_RD))
+        kernels.recur(zxBCdt_RX, *self.options, work=(len(self.y_RI), self.states))
         return as_array(self.out_proj(self.y_RI))
 
 
@@ -174,7 +176,7 @@ class MLPStep:
         self.y_RM = normed_RD.new_empty(len(normed_RD), mlp.hidden)
 
     def __call__(self, place: int) -> np.ndarray:
-        gate_rows(*self.y_RM.shape, as_array(self.in_proj(self.normed_RD)), as_array(self.y_RM))
+        gate_rows(as_array(self.in_proj(self.normed_RD)), as_array(self.y_RM), work=self.y_RM.shape)
         return as_array(self.out_proj(self.y_RM))
 
 

@@ -8,19 +8,17 @@ recomputes instead; gradients in forward as in Liger Kernel, Hsu et al. 2024.)
 Shapes: N positions, T positions of one tile, K codes, R width of the last layer.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
-from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shared.compiled import Kernel, as_array, exp, inlined, largest, narrow, numbers_of, takes, widen
+from shared.kernels.arrays import as_array, numbers_of, takes
+from shared.kernels.cross_entropy import BLOCK, turn_into_errors
 
 TILE_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}  # logits a tile: 16 MiB stays in a CPU's last cache, 256 MiB fills a GPU
-BLOCK = 32  # rows whose share of the bias' gradient is one sum, so that it does not depend on threads
 
 
 @torch.compiler.disable
@@ -121,7 +119,7 @@ class _Tiles:
         bias_K = np.empty(0, np.float32) if self.bias_K is None else numbers_of(self.bias_K)
         parts_PK = torch.empty(-(-rows // BLOCK), len(bias_K))
         arrays = (as_array(products_TK), bias_K, target_T.numpy(), losses_T.numpy(), parts_PK.numpy())
-        _turn_into_errors(len(parts_PK), BLOCK * codes, *arrays)
+        turn_into_errors(*arrays, work=(len(parts_PK), BLOCK * codes))
         if grad_bias_K is not None and len(bias_K):
             grad_bias_K += parts_PK.sum(0)
         return losses_T.sum(), products_TK
@@ -133,33 +131,3 @@ class _Tiles:
         else:
             grad_h_NR[rows] = errors_TK @ self.table_KR
             grad_table_KR += errors_TK.T @ self.h_NR[rows]
-
-
-@Kernel
-def _turn_into_errors(logits_TK, bias_K, target_T, losses_T, parts_PK):
-    """Write softmax - one-hot where the logits without their bias stand, and sums of it over blocks of rows."""
-    for part in prange(len(parts_PK)):
-        parts_PK[part] = 0
-        x_K = np.empty(logits_TK.shape[1], np.float32)
-        for row in range(part * BLOCK, min((part + 1) * BLOCK, len(logits_TK))):
-            losses_T[row] = _turn_row_into_errors(logits_TK[row], bias_K, target_T[row], x_K, parts_PK[part])
-
-
-@inlined
-def _turn_row_into_errors(logits_K, bias_K, target, x_K, sum_K):
-    for k in range(len(x_K)):
-        x_K[k] = widen(logits_K[k])
-    for k in range(len(bias_K)):
-        x_K[k] += bias_K[k]
-    best, total, at_target = largest(x_K), np.float32(0), x_K[target]
-    for k in range(len(x_K)):
-        x_K[k] = exp(x_K[k] - best)
-        total += x_K[k]
-    for k in range(len(x_K)):
-        x_K[k] /= total
-    x_K[target] -= np.float32(1)
-    for k in range(len(x_K)):
-        logits_K[k] = narrow(x_K[k], logits_K[k])
-    for k in range(len(sum_K)):
-        sum_K[k] += x_K[k]
-    return np.float32(math.log(total)) + best - at_target

@@ -15,7 +15,8 @@ from numba import prange, types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-from shared.compiled import Kernel, inlined
+from shared.kernels.compiler import inlined
+from shared.kernels.kernel import Kernel
 
 PANEL = 16  # outputs whose weights for one input lie side by side
 STRIP = 2 * PANEL

@@ -4,7 +4,7 @@ In PyTorch a step is some 500 small operations, each of which takes a microsecon
 what lies between two products is one pass over each row. Rows do not depend on one another.
 
 Shapes: R rows, D width, H heads, E width of a head, L places, F rotary frequencies, M hidden width of an MLP;
-of Mamba-2 as in shared.mamba2: I inner width, C convolved channels, K width
+of Mamba-2 as in shared.layers.mamba2: I inner width, C convolved channels, K width
 of the convolution, N state size, P width of a head; X whatever a product returns.
 """
 
@@ -13,7 +13,9 @@ import math
 import numpy as np
 from numba import prange
 
-from shared.compiled import Kernel, compiled, exp, inlined, largest, narrow, rms_factor, silu, widen
+from shared.kernels.arithmetic import exp, largest, narrow, rms_factor, silu, widen
+from shared.kernels.compiler import compiled, inlined
+from shared.kernels.kernel import Kernel
 
 
 @Kernel

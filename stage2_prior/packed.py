@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from llvmlite import binding
 from torch import Tensor
 
-from shared.compiled import as_array
+from shared.kernels.arrays import as_array
 from shared.training.precision import multiplies_bfloat16
 from stage2_prior.half_product import PANEL, STRIP, multiply
 
@@ -55,7 +55,8 @@ class HalfLinear:
         numbers = as_array(x.float())
         x_RI = numbers.reshape(-1, self.inputs)
         y_RO = np.empty((len(x_RI), self.width), np.float32)
-        multiply(len(self.weight_NIP) // 2, STRIP * x_RI.size, x_RI, self.weight_NIP, self.bias_NP, y_RO)
+        work = (len(self.weight_NIP) // 2, STRIP * x_RI.size)
+        multiply(x_RI, self.weight_NIP, self.bias_NP, y_RO, work=work)
         if self.width > self.outputs:
             y_RO = np.ascontiguousarray(y_RO[:, : self.outputs])
         return torch.from_numpy(y_RO.reshape(*numbers.shape[:-1], self.outputs))

@@ -20,15 +20,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from shared.errors import UserError
-from shared.layers import Dropout, LearnedPositions, Rotary
-from shared.mamba2 import Mamba2
-from shared.mup import MupConfig, parametrise
-from shared.rms_norm import RMSNorm
+from shared.layers.dropout import Dropout
+from shared.layers.mamba2 import Mamba2
+from shared.layers.mup import MupConfig, parametrise
+from shared.layers.positions import LearnedPositions, Rotary
+from shared.layers.rms_norm import RMSNorm
+from shared.layers.swiglu import SwiGLU, hidden_width
 from shared.runs.hub import Shareable
 from shared.runs.run_directory import BEST, WEIGHTS
 from shared.runs.token_cache import TokenInfo, read_info
 from shared.runs.weights import load_for_inference
-from shared.swiglu import SwiGLU, hidden_width
 from stage2_prior.attention import Attention, Place
 from stage2_prior.block import INIT_STD, Block, ClassModulation
 from stage2_prior.cross_entropy import linear_cross_entropy

@@ -38,7 +38,7 @@ class FullVocabulary(nn.Module):
 class TiedVocabulary(nn.Module):
     """The same vector per code on the way in and out (Press & Wolf 2017).
 
-    Logits are divided by `growth`, the width over that at which they need no factor (shared/mup.py).
+    Logits are divided by `growth`, the width over that at which they need no factor (shared/layers/mup.py).
     """
 
     bias_K: Tensor | None = None

@@ -31,6 +31,7 @@ from stage2_prior import train as stage2
 from stage2_prior.filters import SamplingConfig, filter_logits
 from stage2_prior.guidance import GuidanceConfig
 from stage2_prior.sampling import generate
+from tests.launch import ROOT
 from tests.tiny import prior_run, save_drawings, tokenizer_run
 
 gr = pytest.importorskip("gradio", reason="the web page needs gradio: pip install '.[web]'")
@@ -38,7 +39,6 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="testing the web pa
 
 import web  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
 BROWSERS = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
 TABS = ("Draw", "Reconstruct", "Complete", "Codebook")
 PATIENCE = 60_000  # ms

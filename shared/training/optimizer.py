@@ -13,8 +13,8 @@ ADAM_EPSILON = 1e-8  # at the base width
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only: vectors (norms, biases) and parameters tagged otherwise have none.
 
-    Parameters that `shared.mup` tagged are in groups of their own, behind the others: their learning rate is `lr_scale`
-    of the schedule's, their weight decay that much more.
+    Parameters that `shared.layers.mup` tagged are in groups of their own, behind the others: their learning rate is
+    `lr_scale` of the schedule's, their weight decay that much more.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     scales = [1.0, *sorted({_lr_scale(parameter) for parameter in parameters} - {1.0})]

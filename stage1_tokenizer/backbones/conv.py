@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from x_transformers import Encoder as TransformerEncoder
 
 from shared.config import Config
-from shared.layers import layer_scale
-from shared.rms_norm import RMSNorm
-from shared.swiglu import SwiGLU
+from shared.layers.layer_scale import layer_scale
+from shared.layers.rms_norm import RMSNorm
+from shared.layers.swiglu import SwiGLU
 
 
 class ConvConfig(Config):

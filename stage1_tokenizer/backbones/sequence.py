@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from x_transformers import Encoder as TransformerEncoder
 from x_transformers.attend import Attend
 
-from shared.layers import layer_scale
-from shared.mamba2 import Mamba2
-from shared.mup import MupConfig
-from shared.rms_norm import RMSNorm
-from shared.ssd import ssd
-from shared.swiglu import SwiGLU, hidden_width
+from shared.layers.layer_scale import layer_scale
+from shared.layers.mamba2 import Mamba2
+from shared.layers.mup import MupConfig
+from shared.layers.rms_norm import RMSNorm
+from shared.layers.ssd import ssd
+from shared.layers.swiglu import SwiGLU, hidden_width
 from stage1_tokenizer.backbones.conv import ConvBlock, ConvConfig, Upsample, depth_to_space
 
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from shared.rms_norm import RMSNorm
+from shared.layers.rms_norm import RMSNorm
 from stage2_prior.gpu.device import PROGRAMS, fetch, gpu, wait
 from stage2_prior.gpu.product import total
 

@@ -1,6 +1,6 @@
 """What a step of Mamba-2 does between its two products, on a GPU.
 
-Shapes: S parts of a product, R rows, T tiles of channels, and those of shared.mamba2: I inner width, C convolved
+Shapes: S parts of a product, R rows, T tiles of channels, and those of shared.layers.mamba2: I inner width, C convolved
 channels, K width of the convolution, H heads, N state size, P width of a head; X what the first product returns. Small
 letters are those of one program.
 """
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from shared.mamba2 import Mamba2
+from shared.layers.mamba2 import Mamba2
 from stage2_prior.gpu.device import PROGRAMS, gpu, wait
 from stage2_prior.gpu.product import silu, total
 

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.layers import LearnedPositions
-from shared.mamba2 import Mamba2, Mamba2State
-from shared.rms_norm import RMSNorm
-from shared.swiglu import SwiGLU
+from shared.layers.mamba2 import Mamba2, Mamba2State
+from shared.layers.positions import LearnedPositions
+from shared.layers.rms_norm import RMSNorm
+from shared.layers.swiglu import SwiGLU
 from shared.training.precision import multiplies_bfloat16
 from stage2_prior.attention import Attention, KVCache
 from stage2_prior.gpu.attend import Attend

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import shared.data.vision  # noqa: F401  (makes torchvision importable, which transformers imports)
-from shared.mamba2 import Mamba2
+from shared.layers.mamba2 import Mamba2
 from shared.training.precision import multiplies_bfloat16
 from tests.benchmarks.timing import interleaved_medians, peak_mb
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import PositiveInt
 
 from shared.errors import UserError
-from shared.mup import MupConfig
+from shared.layers.mup import MupConfig
 from shared.sweep import Cell, Line, Study, advice, cells, draw, main, sweep, table
 from shared.training.config import RunConfig, TrainingConfig
 

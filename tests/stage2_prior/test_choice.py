@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from shared.compiled import as_array
+from shared.kernels.arrays import as_array
 from stage2_prior.choice import choose_on_cpu, weigh
 from stage2_prior.draw import draw, uniforms
 from stage2_prior.filters import SamplingConfig, filter_logits

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared import compiled
+from shared.kernels import kernel
 from stage2_prior.half_product import MOST_ROWS, STRIP
 from stage2_prior.packed import HalfLinear, converts_halves
 
@@ -28,7 +28,7 @@ def test_any_number_of_rows_inputs_and_outputs(outputs: int, inputs: int) -> Non
 
 @pytest.mark.parametrize("serial", [2**14, 2**40], ids=["shared", "alone"])
 def test_a_row_has_the_same_bits_whatever_is_beside_it(serial: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "SERIAL", serial)
+    monkeypatch.setattr(kernel, "SERIAL", serial)
     product, x_RI = HalfLinear(torch.randn(300, 384), torch.randn(300)), torch.randn(40, 384)
     y_RO = product(x_RI)
     for rows in range(1, 40):

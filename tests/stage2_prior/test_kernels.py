@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shared.compiled import as_array
-from shared.layers import Rotary
-from shared.mamba2 import Mamba2
-from shared.rms_norm import RMSNorm
-from shared.swiglu import SwiGLU
+from shared.kernels.arrays import as_array
+from shared.layers.mamba2 import Mamba2
+from shared.layers.positions import Rotary
+from shared.layers.rms_norm import RMSNorm
+from shared.layers.swiglu import SwiGLU
 from stage2_prior import kernels
 from stage2_prior.attention import Attention, Place
 from stage2_prior.cpu import AttentionStep, Mamba2Step, MLPStep, Norm

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shared.config import parse_config
 from shared.errors import UserError
-from shared.mamba2 import Mamba2
+from shared.layers.mamba2 import Mamba2
 from stage2_prior.prior import Prior, PriorConfig
 
 SMALL = {"depth": 3, "width": 32, "heads": 4, "d_state": 16, "headdim": 16, "pattern": "ma", "chunk_size": 4}

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from shared.mamba2 import Mamba2
+from shared.layers.mamba2 import Mamba2
 from shared.training.config import TrainingConfig
 from shared.training.optimizer import make_optimizer
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shared.layers import Rotary
-from shared.mamba2 import Mamba2
-from shared.rms_norm import RMSNorm
-from shared.swiglu import SwiGLU
+from shared.layers.mamba2 import Mamba2
+from shared.layers.positions import Rotary
+from shared.layers.rms_norm import RMSNorm
+from shared.layers.swiglu import SwiGLU
 from stage2_prior.attention import Attention, Place
 
 pytest.importorskip("triton", reason="Triton is not installed, so the steps on a GPU cannot be tested")

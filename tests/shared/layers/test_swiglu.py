@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shared.swiglu import SwiGLU, gate
-from tests.shared.test_rms_norm import assert_close_in_their_precision
+from shared.layers.swiglu import SwiGLU, gate
+from tests.shared.layers.test_rms_norm import assert_close_in_their_precision
 
 
 @pytest.mark.parametrize(("dim", "hidden"), [(384, 1024), (96, 256), (8, 32), (100, 256)])

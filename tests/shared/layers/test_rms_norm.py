@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.rms_norm import BLOCK, GatedRMSNorm, RMSNorm
+from shared.kernels.rms_norm import BLOCK
+from shared.layers.rms_norm import GatedRMSNorm, RMSNorm
 
 
 def test_rms_norm_is_its_formula_in_float64() -> None:

@@ -1,7 +1,7 @@
 """The Mamba-2 mixer (Dao & Gu 2024, "Transformers are SSMs"): one set of weights, two forms of one function.
 
-Training reads the whole sequence at once, by the chunked algorithm of `shared.ssd`; decoding takes one input at a time
-and keeps a state of fixed size. Weights carry the names and packing of `mamba_ssm.Mamba2`, so they move both ways.
+Training reads the whole sequence at once, by the chunked algorithm of `shared.layers.ssd`; decoding takes one input at
+a time and keeps a state of fixed size. Weights carry the names and packing of `mamba_ssm.Mamba2`: they move both ways.
 
 Shapes: B batch, L length, D model width, I inner width = H heads x P headdim, N state size, G groups of R = H / G heads
 and J = R P channels that share one B_t and one C_t, C (as a suffix) = I + 2 G N convolved channels, K width of the
@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.causal_conv import convolved_silu
-from shared.rms_norm import GatedRMSNorm
-from shared.ssd import ssd, ssd_step
+from shared.layers.causal_conv import convolved_silu
+from shared.layers.rms_norm import GatedRMSNorm
+from shared.layers.ssd import ssd, ssd_step
 
 log = logging.getLogger(__name__)
 

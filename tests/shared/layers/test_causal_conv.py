@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.causal_conv import BLOCK, _depthwise, _sum_of_shifted, convolved_silu
+from shared.kernels.causal_conv import BLOCK
+from shared.layers.causal_conv import _depthwise, _sum_of_shifted, convolved_silu
 
 
 @pytest.mark.parametrize("bias", [True, False])

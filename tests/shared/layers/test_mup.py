@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from x_transformers.attend import Attend
 
-from shared import mup
 from shared.config import parse_config
 from shared.errors import UserError
-from shared.mup import MupConfig
+from shared.layers import mup
+from shared.layers.mup import MupConfig
+from shared.layers.swiglu import SwiGLU
 from shared.runs.run_directory import RunDirectory
-from shared.swiglu import SwiGLU
 from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig
 from shared.training.optimizer import make_optimizer

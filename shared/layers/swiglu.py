@@ -5,15 +5,14 @@ Shapes: N positions, M hidden width, X = 2 M: gates, then values.
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import prange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from shared.compiled import Kernel, as_rows, exp, inlined, narrow, silu, takes, widen
-from shared.layers import Dropout
+from shared.kernels.arrays import as_rows, takes
+from shared.kernels.swiglu import differentiate_gate, gate_rows
+from shared.layers.dropout import Dropout
 
 
 class SwiGLU(nn.Module):
@@ -58,7 +57,7 @@ class _Gate(torch.autograd.Function):
             return _plain(hidden)
         gated = hidden.new_empty(*hidden.shape[:-1], hidden.shape[-1] // 2)
         hidden_NX, gated_NM = map(as_rows, (hidden, gated))
-        gate_rows(*gated_NM.shape, hidden_NX, gated_NM)
+        gate_rows(hidden_NX, gated_NM, work=gated_NM.shape)
         return gated
 
     @staticmethod
@@ -71,37 +70,5 @@ class _Gate(torch.autograd.Function):
             return torch.cat((dopening, dgated * F.silu(opening)), dim=-1)
         dhidden = torch.empty_like(hidden, memory_format=torch.contiguous_format)
         dgated_NM, hidden_NX, dhidden_NX = map(as_rows, (dgated, hidden, dhidden))
-        _differentiate_gate(*dgated_NM.shape, dgated_NM, hidden_NX, dhidden_NX)
+        differentiate_gate(dgated_NM, hidden_NX, dhidden_NX, work=dgated_NM.shape)
         return dhidden
-
-
-@Kernel
-def gate_rows(hidden_NX, gated_NM):
-    """gated = silu(gate) * value."""
-    for n in prange(len(gated_NM)):
-        _gate_row(hidden_NX[n], gated_NM[n])
-
-
-@inlined
-def _gate_row(hidden_X, gated_M):
-    width = len(gated_M)
-    for i in range(width):
-        gated_M[i] = narrow(silu(widen(hidden_X[i])) * widen(hidden_X[width + i]), gated_M[i])
-
-
-@Kernel
-def _differentiate_gate(dgated_NM, hidden_NX, dhidden_NX):
-    width = dgated_NM.shape[1]
-    for n in prange(len(dgated_NM)):
-        gate_M, value_M = hidden_NX[n, :width], hidden_NX[n, width:]
-        _differentiate_gate_row(dgated_NM[n], gate_M, value_M, dhidden_NX[n, :width], dhidden_NX[n, width:])
-
-
-@inlined
-def _differentiate_gate_row(dgated_M, gate_M, value_M, dgate_M, dvalue_M):
-    for i in range(len(dgated_M)):
-        dgated, gate = widen(dgated_M[i]), widen(gate_M[i])
-        open_ = np.float32(1) / (np.float32(1) + exp(-gate))
-        slope = open_ * (np.float32(1) + gate * (np.float32(1) - open_))  # of silu
-        dgate_M[i] = narrow(dgated * widen(value_M[i]) * slope, dgate_M[i])
-        dvalue_M[i] = narrow(dgated * gate * open_, dvalue_M[i])

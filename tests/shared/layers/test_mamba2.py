@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import shared.data.vision  # noqa: F401  (makes torchvision importable, which transformers imports)
-from shared import mamba2
-from shared.mamba2 import Kernels, Mamba2
-from tests.shared.test_ssd import recurrence
+from shared.layers import mamba2
+from shared.layers.mamba2 import Kernels, Mamba2
+from tests.shared.layers.test_ssd import recurrence
 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile on a CPU needs a C++ compiler"
@@ -250,7 +250,7 @@ def test_fused_kernels_agree_with_pytorch() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what is logged depends on mamba_ssm where there is a GPU")
 def test_the_choice_is_logged_once_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     mamba2._fused_kernels.cache_clear()
-    with caplog.at_level(logging.INFO, logger="shared.mamba2"):
+    with caplog.at_level(logging.INFO, logger="shared.layers.mamba2"):
         small(), small()
     assert [r.message for r in caplog.records] == ["Mamba-2 runs PyTorch: there is no CUDA device"]
 

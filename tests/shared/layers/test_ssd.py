@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared import ssd as ssd_module
-from shared.ssd import ssd
+from shared.layers import ssd as ssd_module
+from shared.layers.ssd import ssd
 
 
 def random_ssd_inputs(length: int, groups: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:

@@ -1,0 +1,109 @@
+"""RMS norms, plain and gated, with gradients that keep the inputs only and compute the rest anew.
+
+Shapes: N positions, D or I width, T blocks of positions.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from shared.kernels import rms_norm as kernels
+from shared.kernels.arrays import takes
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, computed in float32 and returned in x's dtype (Zhang & Sennrich 2019)."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.dim, self.eps = dim, eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu":
+            return _RMSNorm.apply(x, self.weight, self.eps)
+        return F.rms_norm(x.float(), (self.dim,), self.weight.float(), self.eps).to(x.dtype)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """On a CPU, most of the time of a norm goes into passes over memory: here there is one each way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        if takes(x, weight):
+            return kernels.norm(x, weight, eps)
+        return F.rms_norm(_wide(x), weight.shape, _wide(weight), eps).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        if takes(dy, x, weight):
+            return *kernels.norm_gradients(dy, x, weight, ctx.eps), None
+        wide_x, wide_dy = _wide(x), _wide(dy)
+        rstd = wide_x.square().mean(-1, keepdim=True).add_(ctx.eps).rsqrt_()
+        normed, dnormed = wide_x * rstd, wide_dy * _wide(weight)
+        dx = _past_norm(dnormed, normed, rstd)
+        return dx.to(x.dtype), (wide_dy * normed).flatten(0, -2).sum(0).to(weight.dtype), None
+
+
+def _past_norm(dnormed: Tensor, normed: Tensor, rstd: Tensor) -> Tensor:
+    """The gradient of what was normed: the norm takes away what points along its output."""
+    along = (dnormed * normed).mean(-1, keepdim=True)
+    return (dnormed - normed * along) * rstd
+
+
+class GatedRMSNorm(nn.Module):
+    """rms_norm(y * silu(z)) * weight in float32: the gate comes first; each of `groups` is normed by itself.
+
+    Mamba-2's (Dao & Gu 2024). Returns z's dtype, the one its successor computes in.
+    """
+
+    def __init__(self, dim: int, groups: int = 1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.groups, self.eps = groups, eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        return _GatedNorm.apply(y, z, self.weight, self.groups, self.eps)
+
+
+class _GatedNorm(torch.autograd.Function):
+    """Keeps its inputs only; autograd would keep five tensors of their size, in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
+        ctx.save_for_backward(y, z, weight)
+        ctx.groups, ctx.eps = groups, eps
+        if takes(y, z, weight):
+            return kernels.gated_norm(y, z, weight, groups, eps)
+        gated = (F.silu(_wide(z)) * y).unflatten(-1, (groups, -1))
+        normed = F.rms_norm(gated, gated.shape[-1:], eps=eps).flatten(-2)
+        return (normed * weight).to(z.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        y, z, weight = ctx.saved_tensors
+        if takes(dout, y, z, weight):
+            return *kernels.gated_norm_gradients(dout, y, z, weight, ctx.groups, ctx.eps), None, None
+        wide_z, grouped = _wide(z), (ctx.groups, -1)
+        gate = F.silu(wide_z)
+        gated = (gate * y).unflatten(-1, grouped)
+        rstd = gated.square().mean(-1, keepdim=True).add_(ctx.eps).rsqrt_()
+        normed = gated.mul_(rstd)
+        dweight = (dout * normed.flatten(-2)).flatten(0, -2).sum(0)
+        dnormed = (dout * _wide(weight)).unflatten(-1, grouped)
+        dgated = _past_norm(dnormed, normed, rstd).flatten(-2)
+        dz = torch.ops.aten.silu_backward(dgated * y, wide_z)
+        return dgated.mul_(gate).to(y.dtype), dz.to(z.dtype), dweight.to(weight.dtype), None, None
+
+
+def _wide(t: Tensor) -> Tensor:
+    """At least float32."""
+    return t if t.dtype == torch.float64 else t.float()
