@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shared.errors import UserError, run_command
-from shared.pictures import save_grid, save_picture
+from shared.reporting.contact_sheet import save_grid, save_picture
 from shared.runs.hub import WHICH_PRIOR, local_run, prior_place
 from shared.runs.run_directory import RUNS
 from shared.runs.token_cache import TokenInfo

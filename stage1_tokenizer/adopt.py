@@ -21,7 +21,7 @@ from shared.config import override, parse_config
 from shared.errors import UserError, run_command
 from shared.runs.run_directory import RUNS, RunDirectory
 from shared.runs.weights import load_strictly
-from shared.training.accelerator import make_accelerator
+from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 from stage1_tokenizer.tokenizer import Tokenizer
 from stage1_tokenizer.train import TokenizerRun

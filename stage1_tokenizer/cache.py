@@ -22,11 +22,11 @@ from shared.data.dataset import ImageDataset
 from shared.data.loader import validation_loader
 from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
-from shared.fidelity import gather_rows
-from shared.pictures import save_grid
+from shared.reporting.contact_sheet import save_grid
 from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import newest_run, read_yaml
 from shared.runs.token_cache import Rows, Split, TokenInfo, open_cache, write_cache
+from shared.training.devices.gather import gather_rows
 from stage1_tokenizer.quantisers.counts import count_codes, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage1_tokenizer.train import TokenizerRun

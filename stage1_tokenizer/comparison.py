@@ -11,14 +11,15 @@ import matplotlib.ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from shared import report
 from shared.disk.atomic import write_atomically, write_text
-from shared.report import COLOURS, Section, image, png_of, read_metrics, tags
+from shared.reporting import page as pages
+from shared.reporting.curves import COLOURS
+from shared.reporting.page import Section, image, png_of, tags
+from shared.training.log import read_metrics
 
 DASHES = ("-", "--", ":", "-.")  # for rows beyond the colours
 NOT_MEASURED = "not measured"
 LABEL_HEIGHT = 0.065  # of an axis' height
-
 Curves = dict[str, tuple[list[float], list[float]]]  # of each row: images seen, values
 
 
@@ -127,7 +128,7 @@ def page(
         Section("Figures", "".join(drawn)),
         Section("Held-out images", f"<p>{HELD_OUT_IMAGES}</p>{''.join(shown)}"),
     ]
-    return report.page(name, facts, sections)
+    return pages.page(name, facts, sections)
 
 
 def draw_curves(rows: list[dict[str, Any]], folder: Path) -> bytes:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from shared.memory import TRAINING_BYTES, kept_for_backward
+from shared.training.devices.memory import TRAINING_BYTES, kept_for_backward
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
 # torch counts CUDA's attention kernels, and not the CPU's.

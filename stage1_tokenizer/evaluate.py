@@ -23,18 +23,18 @@ from shared.data.loader import validation_loader
 from shared.data.open import open_datasets
 from shared.data.pixels import to_float, to_uint8
 from shared.errors import UserError, run_command
-from shared.fidelity import NotMeasured, distances, few_images, gather_rows
-from shared.findings import Findings
-from shared.pictures import save_grid
+from shared.reporting.contact_sheet import save_grid
+from shared.reporting.findings import Findings, NotMeasured
+from shared.reporting.set_distances import distances, few_images
 from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import newest_run, read_yaml
+from shared.training.devices.gather import gather_rows
 from stage1_tokenizer.instruments import Instruments, open_instruments
 from stage1_tokenizer.measures import psnr_of
 from stage1_tokenizer.quantisers.counts import count_codes, perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 Split = Literal["train", "validation", "all"]
-
 TITLES = {
     "psnr": "PSNR (dB)",
     "l2": "mean squared error (pixels in [-1, 1])",

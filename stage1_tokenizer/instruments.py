@@ -13,13 +13,13 @@ from torch import Tensor
 
 from shared.data.pixels import to_float
 from shared.errors import UserError
-from shared.fidelity import Extractor, NotMeasured, open_inception
+from shared.reporting.feature_networks import Extractor, open_inception
+from shared.reporting.findings import NotMeasured
 from shared.runs.fingerprint import fingerprint_of
 from stage1_tokenizer.losses.perceptual import LpipsConfig, PerceptualLoss, StlpipsConfig, build_perceptual
 from stage1_tokenizer.measures import WINDOW, psnr_of, ssim
 
 Pair = Callable[[Tensor, Tensor], Tensor]  # (x_hat, x), both (B, 3, H, W) in [-1, 1] -> (B,)
-
 # AlexNet, so that no tokenizer is judged by the network (VGG) that it was trained to please.
 DISTANCES: dict[str, LpipsConfig | StlpipsConfig] = {
     "lpips_alex": LpipsConfig(net="alex"),

@@ -5,9 +5,8 @@ import statistics
 import time
 from pathlib import Path
 
-from shared.memory import peak_memory, reset_peak_memory
-from shared.report import read_metrics
-from shared.training.log import forget_after
+from shared.training.devices.memory import peak_memory, reset_peak_memory
+from shared.training.log import forget_after, read_metrics
 
 
 class Pace:

@@ -17,25 +17,24 @@ from shared.data.dataset import ImageDataset
 from shared.data.loader import validation_loader
 from shared.disk.atomic import write_text
 from shared.errors import run_command
-from shared.pictures import GAP, tiled
-from shared.report import (
-    COLOURS,
+from shared.reporting.contact_sheet import GAP, tiled
+from shared.reporting.curves import COLOURS, curves_section
+from shared.reporting.page import (
     WIDEST_TILE,
     Section,
     captioned,
-    curves_section,
     figures,
     page,
     png_of,
     png_of_image,
     png_of_pixels,
-    read_metrics,
     settings_sections,
     stages,
     strip,
 )
 from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import newest_run
+from shared.training.log import read_metrics
 from stage1_tokenizer.evaluate import datasets_of
 from stage1_tokenizer.quantisers.counts import count_codes, perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer

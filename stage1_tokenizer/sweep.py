@@ -8,7 +8,7 @@ from shared.config import load_config
 from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
 from shared.layers.mup import MupConfig
-from shared.sweep import Study, main
+from shared.training.sweep import Study, main
 from stage1_tokenizer.train import TokenizerRun, train
 
 DEFAULT_CONFIG = "configs/sweep/tokenizer.yaml"

@@ -22,12 +22,12 @@ from shared.data.dataset import ImageDataset
 from shared.data.loader import Batch, training_loader
 from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
-from shared.memory import check_fits
 from shared.runs.run_directory import RUNS, RunDirectory
-from shared.training.accelerator import make_accelerator
 from shared.training.config import MAY_CHANGE_ON_RESUME, RunConfig
+from shared.training.devices.accelerator import make_accelerator
+from shared.training.devices.memory import check_fits
+from shared.training.devices.precision import usable
 from shared.training.log import Log
-from shared.training.precision import usable
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
 from stage1_tokenizer.describe import describe

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from stage2_prior.gpu.step import StaticWeights
 
 MOST_GRAPHS = 8  # batch sizes and ways to choose for which graphs are kept
-
 # (logits (R, V), uniforms (B, U), guidance scale (1,) or None) -> tokens (B,)
 Choose = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from shared.config import config_of
 from shared.disk.atomic import write_atomically
 from shared.errors import UserError, run_command
-from shared.findings import Findings
+from shared.reporting.findings import Findings
 from shared.runs.hub import TOKENIZER
 from shared.runs.run_directory import newest_run, read_yaml
 from shared.runs.token_cache import Split, TokenCache, open_cache

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from shared.memory import TRAINING_BYTES, kept_for_backward
 from shared.runs.token_cache import TokenInfo
+from shared.training.devices.memory import TRAINING_BYTES, kept_for_backward
 from stage2_prior.prior import PriorConfig, build_prior
 
 

@@ -14,7 +14,7 @@ from llvmlite import binding
 from torch import Tensor
 
 from shared.kernels.arrays import as_array
-from shared.training.precision import multiplies_bfloat16
+from shared.training.devices.precision import multiplies_bfloat16
 from stage2_prior.half_product import PANEL, STRIP, multiply
 
 PACKED_FOR = 32  # rows; always the same, so that the bits of a row do not depend on how many others are drawn with it

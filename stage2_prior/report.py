@@ -16,16 +16,14 @@ from torch import Tensor
 
 from shared.disk.atomic import write_text
 from shared.errors import run_command
-from shared.report import (
-    COLOURS,
+from shared.reporting.curves import COLOURS, curves_section
+from shared.reporting.page import (
     WIDEST_TILE,
     Section,
     captioned,
-    curves_section,
     page,
     png_of,
     png_of_pixels,
-    read_metrics,
     settings_sections,
     stages,
     strip,
@@ -33,6 +31,7 @@ from shared.report import (
 from shared.runs.run_directory import newest_run
 from shared.runs.token_cache import TokenCache, TokenInfo, open_cache
 from shared.runs.weights import read_weights
+from shared.training.log import read_metrics
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.evaluate import tokens_of
 from stage2_prior.memorisation import nearest_grids

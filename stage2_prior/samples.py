@@ -24,11 +24,13 @@ from shared.data.loader import validation_loader
 from shared.data.open import open_datasets
 from shared.data.pixels import to_float, to_uint8
 from shared.errors import UserError
-from shared.fidelity import Extractor, Inception, NotMeasured, distances, few_images, gather_rows, inception_score
-from shared.findings import Findings
-from shared.pictures import save_grid
+from shared.reporting.contact_sheet import save_grid
+from shared.reporting.feature_networks import Extractor, Inception
+from shared.reporting.findings import Findings, NotMeasured
+from shared.reporting.set_distances import distances, few_images, inception_score
 from shared.runs.fingerprint import fingerprint
 from shared.runs.token_cache import Split, TokenInfo, open_cache
+from shared.training.devices.gather import gather_rows
 from stage1_tokenizer.cache import open_views, tokens_of_views
 from stage1_tokenizer.instruments import open_networks
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
@@ -41,7 +43,6 @@ from stage2_prior.sampling import generate
 
 SHOWN = 64  # images in the picture
 COPIES_SHOWN = 16  # of them, above the nearest training image of each
-
 PERCENTILES = {50: "median", 95: "95th percentile", 100: "highest"}
 SHARED_TOKENS = {"shared_tokens": "drawn images", "shared_tokens_held_out": "held-out images"}
 TITLES = {

@@ -7,7 +7,7 @@ optimum lies. Keys are those of a run of stage2_prior.train.
 from shared.config import load_config
 from shared.errors import run_command
 from shared.runs.token_cache import read_info
-from shared.sweep import Study, main
+from shared.training.sweep import Study, main
 from stage2_prior.train import PriorRun, find_tokens, train
 
 DEFAULT_CONFIG = "configs/sweep/prior.yaml"

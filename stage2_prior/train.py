@@ -22,14 +22,14 @@ from shared.config import has_key, load_config, parse_command_line
 from shared.data.order import ImageBatches
 from shared.disk.atomic import write_atomically
 from shared.errors import UserError, run_command
-from shared.memory import check_fits
 from shared.runs.run_directory import BEST, RUNS, RunDirectory, newest_run
 from shared.runs.token_cache import TokenCache, TokenInfo, open_cache, read_info
-from shared.sharding import whole
-from shared.training.accelerator import make_accelerator
 from shared.training.config import MAY_CHANGE_ON_RESUME, RunConfig, TrainingConfig
+from shared.training.devices.accelerator import make_accelerator
+from shared.training.devices.memory import check_fits
+from shared.training.devices.precision import usable
+from shared.training.devices.sharding import whole
 from shared.training.log import Log
-from shared.training.precision import usable
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
 from stage2_prior.evaluate import Evaluation, evaluate

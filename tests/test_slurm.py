@@ -14,7 +14,6 @@ from tests.launch import ROOT
 from tests.tiny import tokenizer_run
 
 SCRIPT = ROOT / "slurm/train.sh"
-
 SCONTROL = """#!/bin/bash
 echo "$@" >> scontrol.log
 if [ "$1 $2" = "show hostnames" ]; then echo first; echo second; fi

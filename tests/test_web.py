@@ -21,8 +21,9 @@ from torch import Tensor
 
 from shared.data.pixels import to_uint8
 from shared.errors import UserError
-from shared.report import Section, curves_section, png_of_pixels, strip
-from shared.report import page as report_page
+from shared.reporting.curves import curves_section
+from shared.reporting.page import Section, png_of_pixels, strip
+from shared.reporting.page import page as report_page
 from shared.runs.token_cache import open_cache
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens

@@ -22,7 +22,6 @@ from shared.data.read_ahead import ReadAhead
 from shared.errors import UserError
 
 Batch = tuple[Tensor, Tensor | None]  # images (B, 3, H, W) in [-1, 1]; labels (B,) int64, where the source has them
-
 Order = ImageBatches | list[list[tuple[int, int]]]  # batches of (epoch, position)
 
 

@@ -14,7 +14,6 @@ from shared.data.order import SPARE, Blocks
 from shared.errors import UserError
 
 Batch = list[tuple[int, int]]  # (epoch, position) of each image
-
 # Held while a thread fetches, and by who forks: a child must not begin with a network library's lock closed for good.
 _fetching = threading.RLock()
 os.register_at_fork(before=_fetching.acquire, after_in_parent=_fetching.release, after_in_child=_fetching.release)

@@ -13,7 +13,6 @@ import torch
 from shared.kernels.compiler import OPTIONS, compiled
 
 SERIAL = 2**14  # numbers to go through in all, below which waking another thread costs more than it saves
-
 _local = threading.local()  # .threads: how many Numba uses in this thread
 
 

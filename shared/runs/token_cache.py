@@ -39,7 +39,6 @@ disable_progress_bars()  # a cache is written in a blink; the tokenizing before 
 
 Split = Literal["train", "validation"]
 Rows = Iterable[tuple[Tensor, Tensor | None]]  # batches of tokens (B, h, w) int64 and labels (B,) int64
-
 PIECE = 4096  # grids at a time, where all are gone through
 HOW_IMAGES_ARE_READ: Any = {"workers": True, "max_bad_fraction": True, "augment": {"run_on": True}}  # of DataConfig
 

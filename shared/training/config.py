@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, PositiveInt
 
 from shared.config import Config
-from shared.training.precision import Precision
+from shared.training.devices.precision import Precision
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -19,7 +19,6 @@ def check_name(name: str) -> str:
 
 
 RunName = Annotated[str, AfterValidator(check_name)]
-
 # Keys of a run's configuration that may differ when it goes on: they do not alter what was trained so far.
 MAY_CHANGE_ON_RESUME = {f"training.{key}" for key in ("log_every", "evaluate_every", "save_every", "max_bad_steps")}
 MAY_CHANGE_ON_RESUME |= {"data.workers", "data.augment.run_on", "data.max_bad_fraction", "cache.source", "cache.views"}

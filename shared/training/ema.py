@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from shared.sharding import part_of
+from shared.training.devices.sharding import part_of
 
 
 class EMA:

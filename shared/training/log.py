@@ -61,3 +61,8 @@ def _images_of(line: str) -> float:
         return json.loads(line)["images"]
     except (ValueError, KeyError, TypeError):
         return math.inf
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl; none where the run was too short to log any."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -14,13 +14,13 @@ from shared import signals
 from shared.errors import UserError
 from shared.runs.run_directory import RunDirectory
 from shared.runs.weights import load_strictly
-from shared.sharding import complete, optimizer_parts, part_of, shard, whole
 from shared.training.config import TrainingConfig
 from shared.training.data_wait import DataWait
+from shared.training.devices.precision import usable
+from shared.training.devices.sharding import complete, optimizer_parts, part_of, shard, whole
 from shared.training.ema import EMA
 from shared.training.means import Means
 from shared.training.optimizer import make_optimizer
-from shared.training.precision import usable
 from shared.training.schedule import learning_rate, seed_step
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,6 @@ from shared.training.config import Fraction
 from stage1_tokenizer.losses.discriminators import DiscriminatorConfig, PatchganConfig, build_discriminator
 
 GanLoss = Literal["hinge", "non_saturating"]
-
 LECAM_DECAY = 0.999  # of the means, for each forward pass
 LARGEST_WEIGHT = 1e4  # of `adaptive_weight`
 

@@ -30,11 +30,9 @@ from shared.errors import UserError
 Weights = dict[str, torch.Tensor]
 Stages = list[list[nn.Module]]
 Pool = Callable[[int], list[nn.Module]]
-
 # The classifiers saw images of this mean and deviation (ImageNet's, moved from [0, 1] to [-1, 1]).
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
-
 CHANNELS = {"vgg": (64, 128, 256, 512, 512), "alex": (64, 192, 384, 256, 256)}
 BACKBONE_URLS = {
     "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
@@ -42,7 +40,6 @@ BACKBONE_URLS = {
 }
 # The smallest side that leaves every pooling and every reflection something to work on.
 MINIMUM_SIZE = {("lpips", "vgg"): 16, ("lpips", "alex"): 31, ("stlpips", "vgg"): 18, ("stlpips", "alex"): 21}
-
 EPSILON = 1e-10
 # Images end at 1; a resize or an augmentation may overshoot a little, [0, 255] or standardised images do so by far.
 LARGEST_VALUE = 1.5

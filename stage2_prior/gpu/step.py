@@ -21,7 +21,7 @@ from shared.layers.mamba2 import Mamba2, Mamba2State
 from shared.layers.positions import LearnedPositions
 from shared.layers.rms_norm import RMSNorm
 from shared.layers.swiglu import SwiGLU
-from shared.training.precision import multiplies_bfloat16
+from shared.training.devices.precision import multiplies_bfloat16
 from stage2_prior.attention import Attention, KVCache
 from stage2_prior.gpu.attend import Attend
 from stage2_prior.gpu.norm import Added, add_and_norm

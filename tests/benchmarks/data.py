@@ -45,8 +45,9 @@ from shared.data.open import open_datasets
 from shared.data.order import ImageBatches
 from shared.data.sources.parquet import ParquetFiles, ParquetSource
 from shared.data.vision import torchvision
-from shared.report import COLOURS, read_metrics
+from shared.reporting.curves import COLOURS
 from shared.runs.token_cache import TokenInfo, open_cache, write_cache
+from shared.training.log import read_metrics
 from stage1_tokenizer import train as stage1
 from stage2_prior import train as stage2
 from tests.launch import ROOT

@@ -23,7 +23,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from shared.training.precision import multiplies_bfloat16
+from shared.training.devices.precision import multiplies_bfloat16
 from stage2_prior.prior import Prior, PriorConfig
 from stage2_prior.sampling import generate
 from tests.benchmarks import peers

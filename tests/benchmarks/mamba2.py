@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import shared.data.vision  # noqa: F401  (makes torchvision importable, which transformers imports)
 from shared.layers.mamba2 import Mamba2
-from shared.training.precision import multiplies_bfloat16
+from shared.training.devices.precision import multiplies_bfloat16
 from tests.benchmarks.timing import interleaved_medians, peak_mb
 
 BATCH, LENGTH, D_MODEL, D_STATE, HEADDIM = 4, 1024, 384, 64, 64

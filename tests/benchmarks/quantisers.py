@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shared.config import load_config
-from shared.training.precision import multiplies_bfloat16
+from shared.training.devices.precision import multiplies_bfloat16
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from stage1_tokenizer.train import DEFAULT_CONFIG, TokenizerRun
 from tests.benchmarks.timing import interleaved_medians, peak_mb

@@ -9,7 +9,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 CPU = torch.device("cpu")
-
 Step = Callable[[], object]
 
 

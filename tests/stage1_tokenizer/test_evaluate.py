@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from shared.data.pixels import to_float, to_uint8
-from shared.fidelity import frechet_distance, kernel_distance
+from shared.reporting.set_distances import frechet_distance, kernel_distance
 from stage1_tokenizer.evaluate import TITLES, datasets_of, evaluate, evaluate_run
 from stage1_tokenizer.instruments import open_instruments
 from stage1_tokenizer.measures import psnr_of, ssim

@@ -15,7 +15,7 @@ from shared.data.pixels import to_float
 from shared.errors import UserError
 from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import RunDirectory
-from shared.training.accelerator import make_accelerator
+from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 from stage1_tokenizer import export as command
 from stage1_tokenizer.evaluate import datasets_of

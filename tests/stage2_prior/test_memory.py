@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from shared.config import load_config
-from shared.memory import TRAINING_BYTES, kept_for_backward
 from shared.runs.token_cache import TokenInfo
-from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig
-from shared.training.precision import Precision, usable
+from shared.training.devices.accelerator import make_accelerator
+from shared.training.devices.memory import TRAINING_BYTES, kept_for_backward
+from shared.training.devices.precision import Precision, usable
 from shared.training.trainee import Trainee
 from stage2_prior.memory import training_memory
 from stage2_prior.prior import PriorConfig, build_prior

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shared.training.precision import multiplies_bfloat16
+from shared.training.devices.precision import multiplies_bfloat16
 from stage2_prior import packed
 from stage2_prior.packed import can_pack, converts_halves, narrowest, pack
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from shared.data.pixels import to_float, to_uint8
 from shared.errors import UserError
-from shared.fidelity import distances
+from shared.reporting.set_distances import distances
 from shared.runs.token_cache import Split, TokenCache, open_cache, read_info
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens

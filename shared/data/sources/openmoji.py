@@ -66,7 +66,6 @@ _RANGES = {
     "extras": "E000-F8FF",
 }
 GROUPS = list(_RANGES)
-
 # One drawing under two names, each spelled as `variant_key` spells it: couples and the handshake, whose mixed skin
 # tones are written as a sequence; the flags of territories that fly another country's; two plain shapes.
 _SAME_DRAWING = {

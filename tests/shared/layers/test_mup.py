@@ -16,8 +16,8 @@ from shared.layers import mup
 from shared.layers.mup import MupConfig
 from shared.layers.swiglu import SwiGLU
 from shared.runs.run_directory import RunDirectory
-from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig
+from shared.training.devices.accelerator import make_accelerator
 from shared.training.optimizer import make_optimizer
 from shared.training.schedule import learning_rate
 from shared.training.trainee import Trainee

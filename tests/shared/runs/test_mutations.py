@@ -18,8 +18,8 @@ from shared.config import Config, load_config
 from shared.disk.manifest import write_manifest
 from shared.errors import UserError
 from shared.runs.run_directory import RunDirectory
-from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig
+from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 from stage1_tokenizer.train import TokenizerRun
 from stage2_prior.train import PriorRun

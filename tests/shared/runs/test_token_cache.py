@@ -10,7 +10,7 @@ import torch
 from datasets import load_from_disk
 
 from shared.data.config import DataConfig
-from shared.disk import manifest
+from shared.disk import atomic, manifest
 from shared.errors import UserError
 from shared.runs.token_cache import TokenInfo, open_cache, write_cache
 from tests.full_disk import largest_file
@@ -114,7 +114,7 @@ def test_a_new_cache_takes_the_place_of_the_old(
     tmp_path: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchange:  # as on a file system that cannot
-        monkeypatch.setattr(manifest, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     for token in (1, 2):
         rows = [(torch.full((4, 2, 3), token), None)]
         write_cache(tmp_path / "tokens", info(), torch.zeros(16_384, 4), {"train": rows, "validation": rows})

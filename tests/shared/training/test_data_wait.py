@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from shared.training import data_wait
-from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig
 from shared.training.data_wait import DataWait
+from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 from stage1_tokenizer import train as stage1
 from stage2_prior import train as stage2

@@ -2,7 +2,7 @@
 
 import torch
 
-from shared.training.accelerator import make_accelerator
+from shared.training.devices.accelerator import make_accelerator
 from shared.training.means import Means
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from shared.errors import UserError
 from shared.runs.run_directory import RunDirectory
-from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig
+from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig
+from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 from stage1_tokenizer.losses.adversarial import AdversarialConfig
 from stage1_tokenizer.losses.adversary import Adversary

@@ -16,7 +16,6 @@ pytest.importorskip("triton", reason="Triton is not installed, so the CUDA looku
 
 # (vectors, codes, dimensions): one of each, whole tiles, and one more or less than whole tiles in every way.
 SIZES = [(1, 1, 1), (64, 128, 16), (65, 129, 17), (63, 127, 15), (3, 500, 16), (70, 5, 8), (10, 300, 64), (7, 40, 150)]
-
 # The interpreter must be chosen before Triton is imported, so it has a process of its own.
 SCRIPT = """
 import sys, torch

@@ -10,7 +10,7 @@ from tests.launch import ROOT
 
 PAGES_ASKED_FOR = """
 import resource
-from shared.training.allocator import keep_freed_memory
+from shared.training.devices.allocator import keep_freed_memory
 if {keep}: keep_freed_memory()
 for _ in range(20):
     bytearray(b'x') * (24 * 2**20), bytearray(b'x') * (64 * 2**20)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.training.accelerator import _leave_the_others, make_accelerator
 from shared.training.config import TrainingConfig
+from shared.training.devices.accelerator import _leave_the_others, make_accelerator
 from shared.training.trainee import Trainee
 from tests.launch import launch
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from shared.data.pixels import to_float
-from shared.pictures import save_grid, save_picture
+from shared.reporting.contact_sheet import save_grid, save_picture
 
 
 def test_a_picture_is_its_pixels(tmp_path: Path) -> None:

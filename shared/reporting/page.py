@@ -1,15 +1,12 @@
-"""Pages that open offline, with every picture inside them, and the figures that all of them share."""
+"""Pages that open offline, with every picture inside them."""
 
 import base64
 import html
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.ticker
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -17,15 +14,8 @@ from torch import Tensor
 from shared.data.pixels import to_uint8
 from shared.environment import machine, versions
 
-# Okabe & Ito 2008, "Color Universal Design": told apart by people with any common colour blindness. Yellow is hard to
-# see on white and comes last.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 WIDEST, WIDEST_TILE = 1600, 100  # pixels of a picture in a page, and of one in a strip; larger ones are shrunk
 MOST_STAGES = 8  # of a run shown one below another
-HELD_OUT = "validation/"
-COUNTS = ("images", HELD_OUT + "images")  # what the others are over or of
-TITLES = {"gradient_norm": "norm of the gradient", "lr": "learning rate"}  # of what both stages log
-
 STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; font-size: 14px } .wide { overflow-x: auto }
@@ -101,55 +91,11 @@ def figures(bodies: Sequence[str]) -> str:
     return f'<div class="figures">{"".join(bodies)}</div>'
 
 
-def curves_section(lines: list[dict[str, float]], titles: Mapping[str, str], seen: str) -> Section:
-    """Every metric of a run, over how much of what it has seen.
-
-    titles: of the stage's own metrics, with their units; one that has none goes by its name.
-    """
-    names = dict.fromkeys(name.removeprefix(HELD_OUT) for line in lines for name in line if name not in COUNTS)
-    panels = [
-        captioned(draw_metric(lines, name, seen), {**TITLES, **titles}.get(name, name.replace("_", " ")), "figure")
-        for name in names
-    ]
-    return Section("Curves", figures(panels) if panels else "<p>The run was too short to log any.</p>")
-
-
 def settings_sections(run: Path) -> list[Section]:
     """The configuration of a run, and the machine that the page is written on."""
     text = html.escape((run / "config.yaml").read_text(encoding="utf-8"))
     environment = {"machine": machine(), **versions()}
     return [Section("Configuration", f"<pre>{text}</pre>"), Section("Written on", described(environment))]
-
-
-def draw_metric(lines: list[dict[str, float]], name: str, seen: str) -> bytes:
-    """One metric of metrics.jsonl, in training and on held-out images."""
-    figure = Figure(figsize=(3.6, 2.4), layout="constrained")
-    axis = figure.add_subplot()
-    for key, label, colour in ((name, "training", COLOURS[0]), (HELD_OUT + name, "held out", COLOURS[1])):
-        if any(key in line for line in lines):
-            draw_curve(axis, lines, key, label, colour)
-    axis.set_xlabel(seen)
-    finish(axis)
-    return png_of(figure)
-
-
-def draw_curve(axis: Axes, lines: list[dict[str, float]], name: str, label: str, colour: str) -> None:
-    """One metric over images seen; with dots where there are few."""
-    points = [(line["images"], line[name]) for line in lines if name in line]
-    axis.plot(*zip(*points, strict=True), color=colour, label=label, marker="o" if len(points) < 10 else None)
-
-
-def finish(axis: Axes) -> None:
-    """A logarithm where values span more than a factor of 20; each line's name in its colour."""
-    low, high = axis.dataLim.intervaly
-    if low > 0 and high > 20 * low:
-        axis.set_yscale("log")
-        axis.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
-        axis.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8, labelcolor="linecolor", handlelength=0, markerscale=0)
 
 
 def stages(paths: Sequence[Path]) -> list[tuple[int, Path]]:
@@ -159,11 +105,6 @@ def stages(paths: Sequence[Path]) -> list[tuple[int, Path]]:
         return numbered
     step = (len(numbered) - 1) / (MOST_STAGES - 1)
     return [numbered[round(place * step)] for place in range(MOST_STAGES)]
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl; none where the run was too short to log any."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def png_of(figure: Figure) -> bytes:

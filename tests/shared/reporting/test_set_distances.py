@@ -9,14 +9,14 @@ import torch
 from scipy.linalg import sqrtm
 
 from shared.errors import UserError
-from shared.fidelity import (
-    NotMeasured,
+from shared.reporting.feature_networks import open_inception
+from shared.reporting.findings import NotMeasured
+from shared.reporting.set_distances import (
     distances,
     few_images,
     frechet_distance,
     inception_score,
     kernel_distance,
-    open_inception,
     precision_recall,
 )
 

@@ -70,3 +70,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
     return str(value)
+
+
+class NotMeasured(Exception):
+    """Why some measure cannot be taken here."""

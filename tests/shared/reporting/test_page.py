@@ -6,7 +6,8 @@ from pathlib import Path
 import matplotlib.figure
 import pytest
 
-from shared.report import Section, curves_section, image, page, stages, strip
+from shared.reporting.curves import curves_section
+from shared.reporting.page import Section, image, page, stages, strip
 
 
 def test_a_page_needs_nothing_from_elsewhere_and_shows_text_as_text() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from shared.errors import UserError
-from shared.memory import check_fits, kept_for_backward, total_memory
+from shared.training.devices.memory import check_fits, kept_for_backward, total_memory
 
 CPU = torch.device("cpu")
 GIB = 2**30

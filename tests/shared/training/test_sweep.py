@@ -11,8 +11,8 @@ from pydantic import PositiveInt
 
 from shared.errors import UserError
 from shared.layers.mup import MupConfig
-from shared.sweep import Cell, Line, Study, advice, cells, draw, main, sweep, table
 from shared.training.config import RunConfig, TrainingConfig
+from shared.training.sweep import Cell, Line, Study, advice, cells, draw, main, sweep, table
 
 WIDTHS, RATES = (16, 32, 64), (0.5, 1.0, 2.0, 4.0)
 

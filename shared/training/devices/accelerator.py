@@ -7,7 +7,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from shared.training.allocator import keep_freed_memory
+from shared.training.devices.allocator import keep_freed_memory
 
 
 def make_accelerator() -> Accelerator:

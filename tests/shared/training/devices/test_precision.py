@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from shared.training import precision
-from shared.training.accelerator import make_accelerator
 from shared.training.config import TrainingConfig
+from shared.training.devices import precision
+from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 
 

@@ -27,9 +27,11 @@ from shared.disk.atomic import write_atomically, write_text
 from shared.environment import machine, now
 from shared.errors import UserError
 from shared.layers.mup import MupConfig
-from shared.report import COLOURS, png_of, read_metrics
+from shared.reporting.curves import COLOURS
+from shared.reporting.page import png_of
 from shared.runs.run_directory import BEST, RUNS, WEIGHTS
 from shared.training.config import RunConfig, TrainingConfig
+from shared.training.log import read_metrics
 
 PARTS = 8  # a run's loss is the mean over the last eighth of its training
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # of the configuration's learning rate, where none are given

@@ -1,94 +1,31 @@
 """How far one set of images lies from another, in the features of a frozen network.
 
-The two distances that everybody reports, FID and KID, and precision, recall and the Inception score, all through
-torch-fidelity's Inception; the same distances in another network's features go by that network's name, because they
-are other numbers. Numbers of two papers agree only where the reference images, N, the resolution and the rounding do.
+The two distances that everybody reports, FID and KID, and precision, recall and the Inception score, all by
+torch-fidelity; in another network's features they go by that network's name, because they are other numbers. Numbers of
+two papers agree only where the reference images, N, the resolution and the rounding do.
 
-Shapes: N images to be judged, M images of the reference, D features, R rows of a root of a covariance, B a batch.
+Shapes: N images to be judged, M images of the reference, D features, R rows of a root of a covariance, K classes.
 """
 
 import math
-import pickle
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import pad_across_processes
 from torch import Tensor
 
 from shared.data.vision import torchvision  # noqa: F401  # before torch-fidelity imports it
-from shared.errors import UserError
-from shared.runs.fingerprint import fingerprint
 
 # isort: split
-from torch_fidelity import FeatureExtractorInceptionV3
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+from shared.reporting.findings import NotMeasured
 
 SUBSETS, SUBSET_SIZE = 100, 1000  # of the kernel distance, as torch-fidelity's
 NEIGHBOURS = 3  # whose distance is the radius of an image's ball (Kynkäänniemi et al. 2019)
 SPLITS = 10  # of the Inception score (Salimans et al. 2016)
 SMALLEST_SET = NEIGHBOURS + 1  # images without which nothing here is defined
-
-
-class Extractor(Protocol):
-    """A frozen network: uint8 images (B, 3, H, W) on its device -> features (B, D) float32."""
-
-    name: str
-    fingerprint: str  # of its weights
-
-    def __call__(self, pixels_BCHW: Tensor) -> Tensor: ...
-
-
-class Inception:
-    """torch-fidelity's InceptionV3, the network of FID: 2048 features of images that it resizes to 299 x 299."""
-
-    name = "inception"
-
-    def __init__(self, network: FeatureExtractorInceptionV3) -> None:
-        self.network = network
-        self.fingerprint = fingerprint(network)
-
-    def __call__(self, pixels_BCHW: Tensor) -> Tensor:
-        return self.network(pixels_BCHW)[0]
-
-    def logits(self, features_ND: Tensor) -> Tensor:
-        """Of its 1008 classes, without the bias, from which the Inception score is taken."""
-        return features_ND.to(self.network.fc.weight.device) @ self.network.fc.weight.T
-
-
-class NotMeasured(Exception):
-    """Why some measure cannot be taken here."""
-
-
-def open_inception(path: Path | None, device: torch.device | str) -> Inception:
-    """The Inception network with the weights of `path`, or else with those that torch-fidelity publishes.
-
-    Raises UserError where `path` cannot be used, NotMeasured where nothing was named and nothing can be downloaded.
-    """
-    place = path or downloaded(URL_INCEPTION_V3)
-    try:
-        # torch-fidelity unpickles without a guard: read first as weights only, so that no code in the file can run.
-        torch.load(place, map_location="cpu", weights_only=True)
-        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(place))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{place} does not hold torch-fidelity's Inception weights: {error}") from None
-    return Inception(network.to(device))
-
-
-def downloaded(url: str) -> Path:
-    """The file of `url` in torch.hub's folder, fetched where it is not there yet; NotMeasured where it cannot be."""
-    try:
-        torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise NotMeasured(
-            f"Inception's weights could not be had ({error}): download {url} where there is internet and give "
-            "--inception PATH"
-        ) from None
-    return Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
 
 
 class Distances(NamedTuple):
@@ -187,13 +124,3 @@ def few_images(name: str, images: int, dimensions: int) -> str | None:
         f"{name} is of {images} images in {dimensions} dimensions: too few for a covariance, so it is biased upwards "
         "and comparable only with others of as many images; go by the kernel distance, which is unbiased"
     )
-
-
-def gather_rows(accelerator: Accelerator, rows: Tensor, total: int) -> Tensor:
-    """What every process has of `total` rows, dealt out in turns (process r has rows r, r + processes, ...), in order.
-
-    Every process needs at least one row. Returns all rows on every process, on the CPU.
-    """
-    padded = pad_across_processes(rows.to(accelerator.device), dim=0)
-    gathered = accelerator.gather(padded).unflatten(0, (accelerator.num_processes, -1))
-    return gathered.transpose(0, 1).flatten(0, 1)[:total].cpu()

@@ -1,0 +1,1 @@
+"""What is found and how it is shown: measures of sets, findings, pages, curves, contact sheets."""
