@@ -21,13 +21,13 @@ from shared.reporting.contact_sheet import save_grid, save_picture
 from shared.runs.hub import WHICH_PRIOR, local_run, prior_place
 from shared.runs.run_directory import RUNS
 from shared.runs.token_cache import TokenInfo
+from stage1_tokenizer.judging.pictures import decode_rows
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
-from stage1_tokenizer.views import decode_rows
 from stage2_prior.completion import Photo, ShownRows, open_photo, paste
-from stage2_prior.filters import SamplingConfig
-from stage2_prior.guidance import GuidanceConfig
+from stage2_prior.decoding.filters import SamplingConfig
+from stage2_prior.decoding.generate import generate
+from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.prior import Weights, load_prior
-from stage2_prior.sampling import generate
 
 IN_GRID = 64  # images shown in grid.png
 COLUMNS = 8

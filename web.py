@@ -32,8 +32,7 @@ from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import uses_of
 from shipped import OPENMOJI
 from stage1_tokenizer.evaluate import psnr_of
-from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
-from stage1_tokenizer.views import (
+from stage1_tokenizer.judging.pictures import (
     ERROR_LEVELS,
     code_colours,
     cut_picture,
@@ -43,12 +42,13 @@ from stage1_tokenizer.views import (
     places_picture,
     token_picture,
 )
+from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.completion import ShownRows, open_photo, paste
-from stage2_prior.filters import SamplingConfig
-from stage2_prior.guidance import GuidanceConfig
+from stage2_prior.decoding.filters import SamplingConfig
+from stage2_prior.decoding.generate import generate
+from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.decoding.stream import stream
 from stage2_prior.prior import Prior, load_prior
-from stage2_prior.sampling import generate
-from stage2_prior.stream import stream
 
 BATCH = 16  # images that grow side by side
 MOST_IMAGES = 64

@@ -23,8 +23,8 @@ from shared.runs.run_directory import RUNS, RunDirectory
 from shared.runs.weights import load_strictly
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
+from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer
-from stage1_tokenizer.train import TokenizerRun
 
 # Our name for each part of a name of theirs, in this order. Levels of taming's decoder are counted from the finest.
 NAMES = (

@@ -28,8 +28,8 @@ from shared.runs.run_directory import newest_run, read_yaml
 from shared.runs.token_cache import Rows, Split, TokenInfo, open_cache, write_cache
 from shared.training.devices.gather import gather_rows
 from stage1_tokenizer.quantisers.counts import count_codes, usage
+from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
-from stage1_tokenizer.train import TokenizerRun
 
 
 def cache_tokens(run: Path, batch_size: int = 64) -> Path:

@@ -23,15 +23,16 @@ from shared.environment import machine, now
 from shared.errors import UserError, run_command
 from shared.runs.run_directory import RUNS, RunDirectory, read_yaml
 from shared.training.config import RunName
-from stage1_tokenizer.comparison import write_report
-from stage1_tokenizer.describe import describe
+from stage1_tokenizer.comparing.pace import Pace
+from stage1_tokenizer.comparing.report import write_report
 from stage1_tokenizer.evaluate import draw_reconstructions
+from stage1_tokenizer.judging.description import describe
+from stage1_tokenizer.judging.measures import WINDOW, Measures, measure
+from stage1_tokenizer.losses.objective import check_losses
 from stage1_tokenizer.losses.perceptual import PerceptualLoss, StlpipsConfig, build_perceptual
-from stage1_tokenizer.measures import WINDOW, Measures, measure
-from stage1_tokenizer.objective import check_losses
-from stage1_tokenizer.pace import Pace
+from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
-from stage1_tokenizer.train import TokenizerRun, check_warm_up, train
+from stage1_tokenizer.train import check_warm_up, train
 
 DEFAULT_CONFIG = "configs/compare/backbones-demo.yaml"
 PANEL_COLUMNS = 8

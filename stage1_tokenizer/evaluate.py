@@ -29,8 +29,8 @@ from shared.reporting.set_distances import distances, few_images
 from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import newest_run, read_yaml
 from shared.training.devices.gather import gather_rows
-from stage1_tokenizer.instruments import Instruments, open_instruments
-from stage1_tokenizer.measures import psnr_of
+from stage1_tokenizer.judging.instruments import Instruments, open_instruments
+from stage1_tokenizer.judging.measures import psnr_of
 from stage1_tokenizer.quantisers.counts import count_codes, perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 

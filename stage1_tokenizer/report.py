@@ -36,9 +36,9 @@ from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import newest_run
 from shared.training.log import read_metrics
 from stage1_tokenizer.evaluate import datasets_of
+from stage1_tokenizer.judging.pictures import decode_codes
 from stage1_tokenizer.quantisers.counts import count_codes, perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
-from stage1_tokenizer.views import decode_codes
 
 COUNTED = 2_000  # held-out images at most whose codes are counted: a page should take seconds
 CODES_SHOWN = 1_024

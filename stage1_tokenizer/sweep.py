@@ -9,7 +9,8 @@ from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
 from shared.layers.mup import MupConfig
 from shared.training.sweep import Study, main
-from stage1_tokenizer.train import TokenizerRun, train
+from stage1_tokenizer.run_config import TokenizerRun
+from stage1_tokenizer.train import train
 
 DEFAULT_CONFIG = "configs/sweep/tokenizer.yaml"
 

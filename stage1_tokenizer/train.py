@@ -10,62 +10,32 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from pydantic import PositiveInt, model_validator
 
-from shared.config import Config, has_key, load_config, parse_command_line
-from shared.data.config import DataConfig
+from shared.config import load_config, parse_command_line
 from shared.data.dataset import ImageDataset
 from shared.data.loader import Batch, training_loader
 from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
 from shared.runs.run_directory import RUNS, RunDirectory
-from shared.training.config import MAY_CHANGE_ON_RESUME, RunConfig
+from shared.training.config import MAY_CHANGE_ON_RESUME
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.devices.memory import check_fits
 from shared.training.devices.precision import usable
 from shared.training.log import Log
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
-from stage1_tokenizer.describe import describe
 from stage1_tokenizer.evaluate import Evaluation, draw_reconstructions, evaluate
-from stage1_tokenizer.objective import LossConfig, Objective, check_losses
+from stage1_tokenizer.judging.description import describe
+from stage1_tokenizer.losses.objective import Objective, check_losses
 from stage1_tokenizer.quantisers.counts import perplexity, usage
 from stage1_tokenizer.report import write_report
-from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from stage1_tokenizer.run_config import TokenizerRun
+from stage1_tokenizer.tokenizer import Tokenizer
 
 DEFAULT_CONFIG = "configs/demo/tokenizer.yaml"
-
-
-class CacheConfig(Config):
-    """Which images are tokenized for stage two once the tokenizer is trained, and how often."""
-
-    source: str | None = None  # null: those it was trained on (data.source)
-    # Views of each training image: as it is, mirrored (where data.augment.flip allows it), and then augmented as in
-    # training.
-    views: PositiveInt = 2
-
-
-class TokenizerRun(RunConfig):
-    """Everything a stage-one run is made of."""
-
-    data: DataConfig = DataConfig()
-    model: TokenizerConfig = TokenizerConfig()
-    loss: LossConfig = LossConfig()
-    cache: CacheConfig = CacheConfig()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_priors(cls, values: Any) -> Any:
-        if has_key(values, "model.kind") and not has_key(values, "model.backbone"):
-            raise UserError(
-                "this is the configuration of a prior, and a tokenizer's is needed, such as "
-                "configs/demo/tokenizer.yaml (`make prior CONFIG=...` trains a prior)"
-            )
-        return values
 
 
 def train(

@@ -32,14 +32,14 @@ from shared.runs.fingerprint import fingerprint
 from shared.runs.token_cache import Split, TokenInfo, open_cache
 from shared.training.devices.gather import gather_rows
 from stage1_tokenizer.cache import open_views, tokens_of_views
-from stage1_tokenizer.instruments import open_networks
+from stage1_tokenizer.judging.instruments import open_networks
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
+from stage2_prior.decoding.filters import SamplingConfig
+from stage2_prior.decoding.generate import generate
+from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.evaluate import tokens_of
-from stage2_prior.filters import SamplingConfig
-from stage2_prior.guidance import GuidanceConfig
 from stage2_prior.memorisation import copying, nearest, nearest_grids
 from stage2_prior.prior import Prior, Weights, load_prior
-from stage2_prior.sampling import generate
 
 SHOWN = 64  # images in the picture
 COPIES_SHOWN = 16  # of them, above the nearest training image of each

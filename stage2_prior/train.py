@@ -10,21 +10,19 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
 
 import torch
 from accelerate import Accelerator, PartialState
-from pydantic import model_validator
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shared.config import has_key, load_config, parse_command_line
+from shared.config import load_config, parse_command_line
 from shared.data.order import ImageBatches
 from shared.disk.atomic import write_atomically
 from shared.errors import UserError, run_command
 from shared.runs.run_directory import BEST, RUNS, RunDirectory, newest_run
 from shared.runs.token_cache import TokenCache, TokenInfo, open_cache, read_info
-from shared.training.config import MAY_CHANGE_ON_RESUME, RunConfig, TrainingConfig
+from shared.training.config import MAY_CHANGE_ON_RESUME, TrainingConfig
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.devices.memory import check_fits
 from shared.training.devices.precision import usable
@@ -32,45 +30,14 @@ from shared.training.devices.sharding import whole
 from shared.training.log import Log
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
+from stage2_prior.decoding.generate import generate
 from stage2_prior.evaluate import Evaluation, evaluate
 from stage2_prior.memory import training_memory
-from stage2_prior.prior import Prior, PriorConfig, build_prior
-from stage2_prior.sampling import generate
+from stage2_prior.prior import Prior, build_prior
+from stage2_prior.run_config import PriorRun
 
 DEFAULT_CONFIG = "configs/demo/prior.yaml"
 SHOWN = 16  # grids drawn whenever held-out ones are evaluated
-
-
-class PriorTrainingConfig(TrainingConfig):
-    """How a prior is trained: as a tokenizer is, and where one process has no room for it, shared out over all."""
-
-    # Each process keeps a part of every weight, and of its gradient, moments and average (FSDP2), and gathers a block's
-    # when it runs. A checkpoint is the same as without. One process alone has nothing to share.
-    shard: bool = False
-
-    @model_validator(mode="after")
-    def _one_or_the_other(self) -> Self:
-        if self.shard and self.compile:
-            raise ValueError("shard: true and compile: true do not go together: leave one of them out")
-        return self
-
-
-class PriorRun(RunConfig):
-    """Everything a stage-two run is made of; one "image" of its training is one token grid."""
-
-    tokens: str | None = None  # a token cache; null: that of the tokenizer trained last
-    model: PriorConfig = PriorConfig()
-    training: PriorTrainingConfig
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_tokenizers(cls, values: Any) -> Any:
-        if has_key(values, "model.backbone") and not has_key(values, "model.kind"):
-            raise UserError(
-                "this is the configuration of a tokenizer, and a prior's is needed, such as configs/demo/prior.yaml "
-                "(`make tokenizer CONFIG=...` trains a tokenizer)"
-            )
-        return values
 
 
 def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Evaluation]:

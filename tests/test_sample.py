@@ -19,7 +19,7 @@ from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import train as stage2
 from stage2_prior.completion import ShownRows, open_photo
-from stage2_prior.guidance import GuidanceConfig
+from stage2_prior.decoding.guidance import GuidanceConfig
 from tests.tiny import NAMES, prior_run, save_drawings, tokenizer_run
 
 TOP = ShownRows(shown=3, margin=1, total=4)

@@ -29,9 +29,9 @@ from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.evaluate import psnr_of
 from stage2_prior import train as stage2
-from stage2_prior.filters import SamplingConfig, filter_logits
-from stage2_prior.guidance import GuidanceConfig
-from stage2_prior.sampling import generate
+from stage2_prior.decoding.filters import SamplingConfig, filter_logits
+from stage2_prior.decoding.generate import generate
+from stage2_prior.decoding.guidance import GuidanceConfig
 from tests.launch import ROOT
 from tests.tiny import prior_run, save_drawings, tokenizer_run
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from shared.config import parse_config
 from shared.data.sources import openmoji
-from stage1_tokenizer.train import TokenizerRun
-from stage2_prior.train import PriorRun
+from stage1_tokenizer.run_config import TokenizerRun
+from stage2_prior.run_config import PriorRun
 
 # Every quantiser with about 64 codes.
 QUANTISERS: dict[str, dict[str, Any]] = {

@@ -49,7 +49,9 @@ from shared.reporting.curves import COLOURS
 from shared.runs.token_cache import TokenInfo, open_cache, write_cache
 from shared.training.log import read_metrics
 from stage1_tokenizer import train as stage1
+from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior import train as stage2
+from stage2_prior.run_config import PriorRun
 from tests.launch import ROOT
 from tests.resident import Watch
 
@@ -292,13 +294,13 @@ def training(folder: Path, grid_count: int, image_count: int, steps: int) -> Non
     keys = [f"training.images={steps * BATCH}", f"training.batch_size={BATCH}", f"training.log_every={5 * BATCH}"]
     keys += ["training.evaluate_every=1000000", "training.save_every=1000000"]
     prior = [f"tokens={tokens}", *keys]
-    run, _ = stage2.train(load_config(stage2.PriorRun, CONFIGS / "prior.yaml", prior), folder / "prior")
+    run, _ = stage2.train(load_config(PriorRun, CONFIGS / "prior.yaml", prior), folder / "prior")
     report(f"training the demo's prior on {grid_count} token grids", **waits(run.path))
     for workers in (0, 1):
         tokenizer = [f"data.source={shards}", f"data.buffer_gb={size_of(shards) / 5 / 1e9}", *keys]
         tokenizer += [f"data.workers={workers}", "data.validation_fraction=0.001", "cache.source=null"]
         tokenizer += ["model.quantiser.warm_up=0"]
-        config = load_config(stage1.TokenizerRun, CONFIGS / "tokenizer.yaml", tokenizer)
+        config = load_config(TokenizerRun, CONFIGS / "tokenizer.yaml", tokenizer)
         run, _ = stage1.train(config, folder / f"tokenizer-{workers}")
         report(f"training the demo's tokenizer on {image_count} encoded images", workers=workers, **waits(run.path))
 

@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 from shared.training.devices.precision import multiplies_bfloat16
+from stage2_prior.decoding.generate import generate
 from stage2_prior.prior import Prior, PriorConfig
-from stage2_prior.sampling import generate
 from tests.benchmarks import peers
 from tests.benchmarks.peers import CODES, Peer, Size
 from tests.benchmarks.timing import peak_mb

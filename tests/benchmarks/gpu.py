@@ -25,9 +25,9 @@ from torch import nn
 from shared.config import load_config
 from shared.environment import machine, now
 from shared.training.optimizer import make_optimizer
+from stage2_prior.decoding.generate import generate
 from stage2_prior.prior import Prior
-from stage2_prior.sampling import generate
-from stage2_prior.train import PriorRun
+from stage2_prior.run_config import PriorRun
 from tests.benchmarks import peers
 from tests.benchmarks.peers import CODES, Generate, Peer, Size
 from tests.benchmarks.timing import interleaved_medians, peak_mb

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from shared.config import load_config
 from shared.training.devices.precision import multiplies_bfloat16
+from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from stage1_tokenizer.train import DEFAULT_CONFIG, TokenizerRun
+from stage1_tokenizer.train import DEFAULT_CONFIG
 from tests.benchmarks.timing import interleaved_medians, peak_mb
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -20,8 +20,8 @@ from stage1_tokenizer.backbones.sequence import (
     patch_kernel,
 )
 from stage1_tokenizer.evaluate import psnr_of
+from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from stage1_tokenizer.train import TokenizerRun
 from tests.launch import ROOT
 
 KINDS = ["conv", "resnet", "attention", "mamba", "bimamba", "mambavision"]

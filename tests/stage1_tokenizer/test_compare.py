@@ -9,10 +9,11 @@ import torch
 import yaml
 
 from shared.errors import UserError
+from shared.training.trainee import Trainee
 from stage1_tokenizer import compare as compare_module
 from stage1_tokenizer.compare import compare, load_comparison, main
 from stage1_tokenizer.tokenizer import load_tokenizer
-from stage1_tokenizer.train import Trainee, train
+from stage1_tokenizer.train import train
 from tests.launch import ROOT
 from tests.tiny import QUANTISERS
 

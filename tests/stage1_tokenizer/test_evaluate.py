@@ -14,8 +14,8 @@ from PIL import Image
 from shared.data.pixels import to_float, to_uint8
 from shared.reporting.set_distances import frechet_distance, kernel_distance
 from stage1_tokenizer.evaluate import TITLES, datasets_of, evaluate, evaluate_run
-from stage1_tokenizer.instruments import open_instruments
-from stage1_tokenizer.measures import psnr_of, ssim
+from stage1_tokenizer.judging.instruments import open_instruments
+from stage1_tokenizer.judging.measures import psnr_of, ssim
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
 from tests.launch import ROOT

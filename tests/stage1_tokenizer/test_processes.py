@@ -16,6 +16,7 @@ from shared.runs.token_cache import open_cache
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.quantisers.vector import VectorConfig
+from stage1_tokenizer.run_config import TokenizerRun
 from tests.launch import launch
 from tests.tiny import logged, save_drawings, tokenizer_run
 
@@ -23,7 +24,7 @@ STEP = 8  # images, whatever the number of processes
 HALF = 48  # images, where a run changes the number of its processes
 
 
-def configuration(processes: int, accumulation: int = 1, **quantiser: Any) -> stage1.TokenizerRun:
+def configuration(processes: int, accumulation: int = 1, **quantiser: Any) -> TokenizerRun:
     """A run that does not depend on the number of processes, unless `quantiser` says otherwise."""
     config = tokenizer_run(
         Path("drawings"), batch_size=STEP // processes // accumulation, accumulation=accumulation, precision="fp32",

@@ -17,8 +17,8 @@ import torch
 from shared import signals
 from shared.errors import UserError, run_command
 from shared.runs.run_directory import RunDirectory
-from stage1_tokenizer import objective
 from stage1_tokenizer import train as training
+from stage1_tokenizer.losses import objective
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
 from tests.launch import ROOT

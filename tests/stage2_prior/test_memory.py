@@ -14,7 +14,7 @@ from shared.training.devices.precision import Precision, usable
 from shared.training.trainee import Trainee
 from stage2_prior.memory import training_memory
 from stage2_prior.prior import PriorConfig, build_prior
-from stage2_prior.train import PriorRun
+from stage2_prior.run_config import PriorRun
 from tests.benchmarks.timing import peak_mb
 from tests.launch import ROOT
 

@@ -8,7 +8,7 @@ import torch
 
 from shared.config import load_config
 from stage2_prior.prior import Prior
-from stage2_prior.train import PriorRun
+from stage2_prior.run_config import PriorRun
 from tests.launch import ROOT
 
 FILES = sorted((ROOT / "configs/prior").glob("*.yaml"))

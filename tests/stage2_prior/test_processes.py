@@ -17,6 +17,7 @@ from shared.runs.run_directory import RunDirectory, State
 from shared.runs.token_cache import Rows, Split, TokenInfo, write_cache
 from stage2_prior import train as stage2
 from stage2_prior.prior import load_prior
+from stage2_prior.run_config import PriorRun
 from tests.launch import launch
 from tests.tiny import logged, prior_run, tokenizer_run
 
@@ -36,7 +37,7 @@ def write_random_cache() -> None:
     write_cache(Path("tokens"), info, torch.randn(20, 8), rows)
 
 
-def configuration(processes: int, accumulation: int = 1, **training: Any) -> stage2.PriorRun:
+def configuration(processes: int, accumulation: int = 1, **training: Any) -> PriorRun:
     """A run that does not depend on the number of processes: dropout would, each draws its own."""
     config = prior_run(
         "hybrid", "codes", batch_size=STEP // processes // accumulation, accumulation=accumulation, precision="fp32",
@@ -50,7 +51,7 @@ class Killed(Exception):
     """Stands for a kill between two steps."""
 
 
-def train(place: str, config: stage2.PriorRun, killed_at: int | None = None) -> None:
+def train(place: str, config: PriorRun, killed_at: int | None = None) -> None:
     """Train in a directory of its own, to the end or until a kill in the step after `killed_at` grids."""
     end_step = stage2.Trainee.end_step
 

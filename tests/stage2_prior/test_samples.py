@@ -22,11 +22,12 @@ from shared.reporting.set_distances import distances
 from shared.runs.token_cache import Split, TokenCache, open_cache, read_info
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
-from stage1_tokenizer.instruments import open_networks
+from stage1_tokenizer.judging.instruments import open_networks
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage2_prior import evaluate, samples
 from stage2_prior import train as stage2
-from stage2_prior.filters import SamplingConfig
+from stage2_prior.decoding.filters import SamplingConfig
+from stage2_prior.decoding.generate import generate
 from stage2_prior.prior import load_prior
 from stage2_prior.samples import (
     MEASURES,
@@ -37,7 +38,6 @@ from stage2_prior.samples import (
     measure_samples,
     reference_images,
 )
-from stage2_prior.sampling import generate
 from tests.launch import ROOT
 from tests.tiny import prior_run, tokenizer_run
 

@@ -21,8 +21,8 @@ from shared.runs.run_directory import RunDirectory
 from shared.training.config import TrainingConfig
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
-from stage1_tokenizer.train import TokenizerRun
-from stage2_prior.train import PriorRun
+from stage1_tokenizer.run_config import TokenizerRun
+from stage2_prior.run_config import PriorRun
 from tests.launch import ROOT
 
 SHIPPED = [

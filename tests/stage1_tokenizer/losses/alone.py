@@ -14,7 +14,7 @@ from shared.training.config import TrainingConfig
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 from stage1_tokenizer.losses.adversarial import AdversarialConfig
-from stage1_tokenizer.losses.adversary import Adversary
+from stage1_tokenizer.losses.adversarial_training import Adversary
 
 ALWAYS = {"start": 0.0, "warm_up": 0.0, "ramp": 0.0}
 SMALL = {"discriminator": {"kind": "patchgan", "width": 8, "layers": 1, "norm": "group"}, "lecam": 0.0}

@@ -22,7 +22,7 @@ from stage1_tokenizer.losses.adversarial import (
     learning_factor,
 )
 from stage1_tokenizer.losses.discriminators import PatchganConfig
-from stage1_tokenizer.train import LossConfig
+from stage1_tokenizer.losses.objective import LossConfig
 
 SMALL = PatchganConfig(width=8, layers=1)
 

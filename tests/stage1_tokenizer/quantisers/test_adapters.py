@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from shared.config import parse_config
 from shared.errors import UserError
 from stage1_tokenizer.compare import load_comparison
-from stage1_tokenizer.describe import describe
+from stage1_tokenizer.judging.description import describe
 from stage1_tokenizer.quantisers.quantiser import Quantiser
 from stage1_tokenizer.quantisers.residual import ResidualConfig, ResidualQuantiser
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig, build_quantiser
@@ -327,7 +327,7 @@ def save(trainee, run):
 
 stage1.Trainee.save = save
 for values in json.loads(sys.argv[1]):
-    stage1.train(parse_config(stage1.TokenizerRun, values, where="test"))
+    stage1.train(parse_config(TokenizerRun, values, where="test"))
 z_BHWD = torch.load("vectors.pt").requires_grad_()
 LookupFreeQuantiser(LFQConfig(codes=64))(z_BHWD).loss.backward()
 torch.save(z_BHWD.grad, "gradient.pt")

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import load_tokenizer
-from stage1_tokenizer.train import TokenizerRun, train
+from stage1_tokenizer.train import train
 from tests.tiny import tokenizer_run
 
 

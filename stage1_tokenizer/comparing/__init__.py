@@ -1,0 +1,1 @@
+"""Tokenizers trained on the same images and held against one another."""

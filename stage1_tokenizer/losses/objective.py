@@ -1,0 +1,77 @@
+"""What a tokenizer is trained for: its losses, of one batch at a time.
+
+Shapes: B images, C channels, H x W pixels.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from shared.config import Config
+from shared.training.trainee import Trainee
+from stage1_tokenizer.losses.adversarial import AdversarialConfig
+from stage1_tokenizer.losses.adversarial_training import Adversary, Terms
+from stage1_tokenizer.losses.discriminators import check_discriminator_size
+from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual, check_perceptual_size
+from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
+from stage1_tokenizer.tokenizer import Tokenizer
+
+
+class LossConfig(Config):
+    """What a reconstruction is judged by, besides the codebook loss, whose weights are the quantiser's."""
+
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    perceptual: PerceptualConfig | None = Field(None, discriminator="kind")
+    adversarial: AdversarialConfig | None = None
+
+
+def check_losses(config: LossConfig, image_size: tuple[int, int]) -> None:
+    """UserError where images of (height, width) are too small for a network that is to judge them."""
+    if config.perceptual:
+        check_perceptual_size(config.perceptual, image_size)
+    if config.adversarial:
+        check_discriminator_size(config.adversarial.discriminator, image_size)
+
+
+class Objective:
+    """The losses of a tokenizer in training, and the networks that judge what it decodes."""
+
+    def __init__(self, config: LossConfig, tokenizer: Tokenizer, trainee: Trainee, image_size: tuple[int, int]) -> None:
+        self.config, self.trainee = config, trainee
+        self.perceptual = build_perceptual(config.perceptual, trainee.accelerator.device) if config.perceptual else None
+        self.adversary = None
+        if config.adversarial:
+            self.adversary = Adversary(config.adversarial, trainee, image_size, tokenizer.decoder.last_layer)
+
+    def begin_step(self) -> None:
+        """Call it after the trainee's."""
+        if self.adversary:
+            self.adversary.begin_step()
+
+    def learn(self, x_BCHW: Tensor) -> Terms:
+        """Forward and backward pass of one batch; returns its metrics, which are means over the batch."""
+        with self.trainee.autocast():
+            result = self.trainee.wrapped(x_BCHW)
+            reconstruction, terms = self._judge(result.images_BCHW, x_BCHW)
+            loss = reconstruction + result.codebook_loss
+            if self.adversary:
+                adversarial, adversary_terms = self.adversary.mislead(result.images_BCHW, reconstruction)
+                loss, terms = loss + adversarial, terms | adversary_terms
+        self.trainee.backward(loss)
+        if self.adversary:
+            terms |= self.adversary.learn(x_BCHW, result.images_BCHW)
+        return {"loss": loss, **terms, "codebook": result.codebook_loss}
+
+    def end_step(self) -> None:
+        """Call it after the trainee's."""
+        if self.adversary:
+            self.adversary.end_step()
+
+    def _judge(self, x_hat_BCHW: Tensor, x_BCHW: Tensor) -> tuple[Tensor, Terms]:
+        """How far images are from their originals: the loss, and the metrics of it."""
+        loss = reconstruction_loss(x_hat_BCHW, x_BCHW, self.config.reconstruction)
+        terms = {"l2": torch.nn.functional.mse_loss(x_hat_BCHW, x_BCHW)}
+        if self.perceptual and self.config.perceptual:
+            terms["perceptual"] = self.perceptual(x_hat_BCHW, x_BCHW).mean()
+            loss = loss + self.config.perceptual.weight * terms["perceptual"]
+        return loss, terms

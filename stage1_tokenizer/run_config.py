@@ -1,0 +1,40 @@
+"""Everything a stage-one run is made of."""
+
+from typing import Any
+
+from pydantic import PositiveInt, model_validator
+
+from shared.config import Config, has_key
+from shared.data.config import DataConfig
+from shared.errors import UserError
+from shared.training.config import RunConfig
+from stage1_tokenizer.losses.objective import LossConfig
+from stage1_tokenizer.tokenizer import TokenizerConfig
+
+
+class CacheConfig(Config):
+    """Which images are tokenized for stage two once the tokenizer is trained, and how often."""
+
+    source: str | None = None  # null: those it was trained on (data.source)
+    # Views of each training image: as it is, mirrored (where data.augment.flip allows it), and then augmented as in
+    # training.
+    views: PositiveInt = 2
+
+
+class TokenizerRun(RunConfig):
+    """Everything a stage-one run is made of."""
+
+    data: DataConfig = DataConfig()
+    model: TokenizerConfig = TokenizerConfig()
+    loss: LossConfig = LossConfig()
+    cache: CacheConfig = CacheConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_priors(cls, values: Any) -> Any:
+        if has_key(values, "model.kind") and not has_key(values, "model.backbone"):
+            raise UserError(
+                "this is the configuration of a prior, and a tokenizer's is needed, such as "
+                "configs/demo/tokenizer.yaml (`make prior CONFIG=...` trains a prior)"
+            )
+        return values

@@ -1,0 +1,36 @@
+"""Choosing tokens from logits: guidance, filters and draw, by `cpu/choose.py` or `gpu/choose.py`.
+
+Shapes: R rows of logits, B = R (or R / 2 with guidance) of tokens, V codes, U levels of the tree of `draw.py`.
+"""
+
+from functools import cache
+
+from torch import Tensor
+
+from stage2_prior.decoding.cpu.choose import choose_on_cpu
+from stage2_prior.decoding.draw import draw
+from stage2_prior.decoding.engine import Choose
+from stage2_prior.decoding.filters import SamplingConfig, filter_logits
+from stage2_prior.decoding.guidance import guide
+
+MOST_CODES = 2**16  # of which one program of a GPU holds all logits; of more, PyTorch's operations choose
+
+
+@cache  # equal configurations are the same function, so that what was captured with it can be used again
+def chooser(config: SamplingConfig) -> Choose:
+    """How tokens are chosen: guided where a scale is given, filtered as `config` says, drawn."""
+
+    def choose(logits_RV: Tensor, uniforms_BU: Tensor, scale_1: Tensor | None) -> Tensor:
+        on_gpu = logits_RV.device.type != "cpu"
+        if on_gpu and logits_RV.shape[1] <= MOST_CODES:
+            from stage2_prior.decoding.gpu.choose import (
+                choose_on_gpu,  # Triton comes with PyTorch's builds for GPUs only
+            )
+
+            return choose_on_gpu(logits_RV, uniforms_BU, scale_1, config)
+        logits_BV = logits_RV if scale_1 is None else guide(logits_RV.float(), scale_1)
+        if on_gpu:
+            return draw(filter_logits(logits_BV.float(), config), uniforms_BU)
+        return choose_on_cpu(logits_BV, uniforms_BU, config)
+
+    return choose

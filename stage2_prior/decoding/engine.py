@@ -1,0 +1,207 @@
+"""The decoding engine: weights laid out once a call, memory allocated once a prior, a step that touches nothing else.
+
+A step takes in one id a row and draws the next token. On CUDA it is that of `gpu/step.py`, captured in a graph, filters
+and draw included, and replayed for every position: nothing is launched from Python, and nothing waits for the host. On
+a CPU it is that of `cpu/step.py`.
+
+Shapes: B images, R rows (B; with guidance B conditional ones, then B unconditional ones), L grid length, K prefix
+length, V codes, U random numbers per token.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from shared.errors import UserError
+from stage2_prior.decoding.cpu.step import PackedWeights
+from stage2_prior.prior import Prior, PriorState
+
+if TYPE_CHECKING:
+    from stage2_prior.decoding.gpu.step import StaticWeights
+
+MOST_GRAPHS = 8  # batch sizes and ways to choose for which graphs are kept
+# (logits (R, V), uniforms (B, U), guidance scale (1,) or None) -> tokens (B,)
+Choose = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass
+class Batch:
+    """What one batch uses of a decoder's memory: views, so that a smaller batch needs no memory of its own."""
+
+    state: PriorState
+    input_R: Tensor  # the ids to take in next
+    tokens_LB: Tensor
+    uniforms_LBU: Tensor
+    scale_L: Tensor | None  # of guidance, at each position
+
+
+class Decoder:
+    """Draws grids of one prior, up to `rows` rows at a time, on the device where the prior is when this is made.
+
+    Unless `exact`, keys and values are rounded to bfloat16, and matrices to what the hardware is fast with; recurrent
+    states are float32. `levels` is the number of uniforms per token.
+    """
+
+    def __init__(self, prior: Prior, rows: int, levels: int, exact: bool) -> None:
+        self.device = device = prior.norm.weight.device
+        self.rows, self.exact = rows, exact
+        self.weights = _weights(prior, exact)
+        self.state = prior.init_state(rows, dtype=self.weights.dtype)
+        self.input_R = torch.zeros(rows, dtype=torch.long, device=device)
+        self.tokens_LR = torch.zeros(prior.length, rows, dtype=torch.long, device=device)
+        self.uniforms_LRU = torch.zeros(prior.length, rows, levels, dtype=torch.float64, device=device)
+        self.scale_L = torch.ones(prior.length, device=device)
+        self.graphs: dict[tuple[int, bool, Choose], Callable[[], None]] = {}
+
+    def fits(self, prior: Prior, rows: int, exact: bool) -> bool:
+        """Whether this decoder can serve a call for `rows` rows."""
+        return rows <= self.rows and exact == self.exact and prior.norm.weight.device == self.device
+
+    def load(self, prior: Prior) -> None:
+        """Take over the weights as they are now."""
+        self.weights.load(prior)
+        self.state = replace(self.state, table_KR=self.weights.table_KR, score=self.weights.score)
+
+    def decode(
+        self,
+        start_R: Tensor,
+        prefix_BK: Tensor,
+        uniforms_BLU: Tensor,
+        choose: Choose,
+        scale_L: Tensor | None = None,
+        progress: Callable[[int], None] | None = None,
+        on_row: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
+        """(B, L) tokens, on the CPU, behind these start tokens and prefixes.
+
+        With guidance of `scale_L` (L,) there are twice as many start tokens as prefixes: B of classes, then B of none.
+        `progress` is called with the number of tokens at each step; a GPU may be behind it. `on_row` is called with the
+        rows (B, r, w) so far, on this device, after each whole one.
+        """
+        width = self.weights.model.grid[1]
+        count, known = prefix_BK.shape
+        batch = self._batch(count, guided=scale_L is not None)
+        step = self._step(batch, choose)
+        if batch.scale_L is not None and scale_L is not None:
+            batch.scale_L.copy_(scale_L)
+        batch.uniforms_LBU.copy_(uniforms_BLU.transpose(0, 1))
+        self._begin(batch, start_R.to(self.device), prefix_BK.to(self.device))
+        place = batch.state.place
+        for position in range(known, len(self.tokens_LR)):
+            step()
+            place.position += 1
+            if progress is not None:
+                progress(count)
+            if on_row is not None and (position + 1) % width == 0:
+                on_row(batch.tokens_LB[: position + 1].T.unflatten(1, (-1, width)))
+        return batch.tokens_LB.T.to("cpu", copy=True)
+
+    def _batch(self, count: int, guided: bool) -> Batch:
+        rows = 2 * count if guided else count
+        state = self.state.rows(rows)
+        return Batch(
+            state,
+            self.input_R[:rows],
+            self.tokens_LR[:, :count],
+            self.uniforms_LRU[:, :count],
+            self.scale_L if guided else None,
+        )
+
+    def _begin(self, batch: Batch, start_R: Tensor, prefix_BK: Tensor) -> None:
+        """Take in all that is known but its last id, which is left for the first step."""
+        known = prefix_BK.shape[1]
+        batch.state.reset()
+        batch.tokens_LB[:known] = prefix_BK.T
+        inputs_RK = torch.cat((start_R[:, None], prefix_BK.repeat(len(start_R) // len(prefix_BK), 1)), dim=1)
+        if known:
+            self.weights.model.prefill(inputs_RK[:, :-1], batch.state)
+        else:
+            self.weights.model.condition(start_R, batch.state)
+        batch.input_R.copy_(inputs_RK[:, -1])
+
+    def _step(self, batch: Batch, choose: Choose) -> Callable[[], None]:
+        """The step of this batch; on CUDA captured, and kept for batches of the same size."""
+        if _on_cpu(self.device):
+            return partial(take_step, batch, self.weights.advance(batch.state), choose)
+        key = (len(batch.input_R), batch.scale_L is not None, choose)
+        if key not in self.graphs:
+            if len(self.graphs) == MOST_GRAPHS:
+                self.graphs.clear()
+            step = partial(take_step, batch, self.weights.advance(batch.state), choose)
+            self.graphs[key] = capture(step, batch.state.place.reset)
+        return self.graphs[key]
+
+
+def take_step(batch: Batch, advance: Callable[[Tensor], Tensor], choose: Choose) -> None:
+    """Take in an id a row, draw the next, move on. All that changes from step to step is in tensors.
+
+    `advance` leads from the ids taken in to the logits of the next.
+    """
+    index_1 = batch.state.place.index_1
+    logits_RV = advance(batch.input_R)
+    scale_1 = None if batch.scale_L is None else batch.scale_L.index_select(0, index_1)
+    drawn_B = choose(logits_RV, batch.uniforms_LBU.index_select(0, index_1)[0], scale_1)
+    batch.tokens_LB.index_copy_(0, index_1, drawn_B[None])
+    batch.input_R.view(-1, len(drawn_B)).copy_(drawn_B)
+    index_1.add_(1)
+
+
+def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[], None]:
+    """A function that replays what `step` does on the GPU, whose side effects here are undone by whoever begins anew.
+
+    It runs twice on a side stream first, since libraries set themselves up in their first calls; `reset` comes before
+    each run.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            reset()
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    reset()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return partial(_replay, graph, step)
+
+
+def _replay(graph: torch.cuda.CUDAGraph, step: Callable[[], None]) -> None:
+    """`step` is what owns the memory that the graph works in; it does not own the decoder, which owns this."""
+    graph.replay()
+
+
+def _weights(prior: Prior, exact: bool) -> "PackedWeights | StaticWeights":
+    if _on_cpu(prior.norm.weight.device):
+        return PackedWeights(prior, exact)
+    try:
+        from stage2_prior.decoding.gpu.step import (
+            StaticWeights,  # Triton comes with PyTorch's builds for GPUs only
+        )
+    except ImportError as error:
+        raise UserError(
+            f"drawing on a GPU needs Triton, which cannot be imported ({error}): pip install triton"
+        ) from error
+    return StaticWeights(prior, exact)
+
+
+def _on_cpu(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
+_decoders: WeakKeyDictionary[Prior, Decoder] = WeakKeyDictionary()
+
+
+def decoder_for(prior: Prior, rows: int, levels: int, exact: bool) -> Decoder:
+    """A decoder of at least `rows` rows with the prior's present weights: the last one, where it is large enough."""
+    decoder = _decoders.get(prior)
+    if decoder is None or not decoder.fits(prior, rows, exact):
+        _decoders.pop(prior, None)  # its memory goes before the new one's comes
+        decoder = _decoders[prior] = Decoder(prior, rows, levels, exact)
+    decoder.load(prior)
+    return decoder

@@ -1,0 +1,42 @@
+"""Everything a stage-two run is made of."""
+
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from shared.config import has_key
+from shared.errors import UserError
+from shared.training.config import RunConfig, TrainingConfig
+from stage2_prior.prior import PriorConfig
+
+
+class PriorTrainingConfig(TrainingConfig):
+    """How a prior is trained: as a tokenizer is, and where one process has no room for it, shared out over all."""
+
+    # Each process keeps a part of every weight, and of its gradient, moments and average (FSDP2), and gathers a block's
+    # when it runs. A checkpoint is the same as without. One process alone has nothing to share.
+    shard: bool = False
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.shard and self.compile:
+            raise ValueError("shard: true and compile: true do not go together: leave one of them out")
+        return self
+
+
+class PriorRun(RunConfig):
+    """Everything a stage-two run is made of; one "image" of its training is one token grid."""
+
+    tokens: str | None = None  # a token cache; null: that of the tokenizer trained last
+    model: PriorConfig = PriorConfig()
+    training: PriorTrainingConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_tokenizers(cls, values: Any) -> Any:
+        if has_key(values, "model.backbone") and not has_key(values, "model.kind"):
+            raise UserError(
+                "this is the configuration of a tokenizer, and a prior's is needed, such as configs/demo/prior.yaml "
+                "(`make tokenizer CONFIG=...` trains a tokenizer)"
+            )
+        return values

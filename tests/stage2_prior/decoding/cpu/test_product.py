@@ -1,0 +1,53 @@
+"""Packed products against float64, and the choice of what to round weights to."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from shared.training.devices.precision import multiplies_bfloat16
+from stage2_prior.decoding.cpu import product as packed
+from stage2_prior.decoding.cpu.product import can_pack, converts_halves, narrowest, pack
+
+CPU = torch.device("cpu")
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 5e-4}
+
+
+def usable_dtypes() -> list[torch.dtype]:
+    """What this CPU can multiply weights in."""
+    halves = [torch.float16] if converts_halves() else []
+    return [torch.float32, *halves, *([torch.bfloat16] if can_pack() and multiplies_bfloat16(CPU) else [])]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_packed_products_are_products_and_rows_do_not_depend_on_each_other(dtype: torch.dtype, bias: bool) -> None:
+    if dtype not in usable_dtypes():
+        pytest.skip(f"this CPU has no packed products of {dtype}")
+    x_BI, weight_OI, bias_O = torch.randn(33, 96), torch.randn(200, 96), torch.randn(200) if bias else None
+    product = pack(weight_OI, bias_O, dtype)
+    y_BO = product(x_BI)
+    expected_BO = F.linear(x_BI.double(), weight_OI.double(), None if bias_O is None else bias_O.double())
+    assert (y_BO - expected_BO).abs().max() < TOLERANCE[dtype] * expected_BO.abs().max()
+    if dtype == torch.float16 or can_pack():
+        for rows in (1, 2, 7, 32):
+            assert torch.equal(product(x_BI[:rows]), y_BO[:rows])
+        assert torch.equal(product(x_BI[None]), y_BO[None])
+
+
+@pytest.mark.parametrize(
+    ("packs", "multiplies", "halves", "expected"),
+    [
+        (True, True, True, torch.bfloat16),
+        (True, False, True, torch.float16),
+        (False, True, True, torch.float16),
+        (True, False, False, torch.float32),
+        (False, False, False, torch.float32),
+    ],
+)
+def test_weights_are_rounded_to_what_the_cpu_is_fast_with(
+    packs: bool, multiplies: bool, halves: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "can_pack", lambda: packs)
+    monkeypatch.setattr(packed, "multiplies_bfloat16", lambda device: multiplies)
+    monkeypatch.setattr(packed, "converts_halves", lambda: halves)
+    assert narrowest() == expected

@@ -1,0 +1,249 @@
+"""The decoding engine against the plain step loop, its memory between calls, and the path that CUDA graphs take."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stage2_prior.decoding import engine as decoding
+from stage2_prior.decoding.cpu import product as packed
+from stage2_prior.decoding.cpu import step as cpu
+from stage2_prior.decoding.cpu.product import can_pack
+from stage2_prior.decoding.cpu.step import PackedWeights
+from stage2_prior.decoding.draw import draw, uniforms
+from stage2_prior.decoding.engine import decoder_for
+from stage2_prior.decoding.filters import SamplingConfig, filter_logits
+from stage2_prior.decoding.generate import generate
+from stage2_prior.decoding.guidance import guide
+from stage2_prior.prior import Prior, PriorConfig
+from tests.stage2_prior.decoding.cpu.test_product import usable_dtypes
+
+SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "pattern": "ma", "head_rank": 12}
+KINDS: list[dict[str, Any]] = [
+    {"kind": "mamba"},
+    {"kind": "mamba", "mlp_ratio": 2.0, "conditioning": "norm"},
+    {"kind": "gpt", "head": "tied"},
+    {"kind": "gpt", "positions": "rotary", "qk_norm": False},
+    {"kind": "hybrid", "head": "codes", "conditioning": "norm", "positions": "rotary"},
+]
+SAMPLING = SamplingConfig(temperature=0.9, top_k=30, top_p=0.95, min_p=0.01)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+
+
+def random_prior(codes: int = 40, grid: tuple[int, int] = (4, 5), **options: Any) -> Prior:
+    """Random weights, with distributions neither flat nor certain."""
+    torch.manual_seed(0)
+    prior = Prior(PriorConfig(**(SMALL | options)), codes, grid, 3, torch.randn(codes, 8)).eval()
+    with torch.no_grad():
+        for name, parameter in prior.named_parameters():
+            if parameter.ndim > 1 and "conv1d" not in name:
+                parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+    return prior
+
+
+@torch.no_grad()
+def plain_loop(prior: Prior, labels_B: Tensor | None, cfg_scale: float, prefix_BK: Tensor, seed: int = 0) -> Tensor:
+    """The same tokens by the model's own steps: two states, no buffers, no prefill."""
+    count, known = prefix_BK.shape
+    branches = [(labels_B, prior.init_state(count)), (None, prior.init_state(count))]
+    inputs = [prior.start_tokens(labels, count) for labels, _ in branches]
+    tokens_BL = F.pad(prefix_BK, (0, prior.length - known))
+    streams = torch.stack([torch.from_numpy(uniforms(seed, k, prior.length, prior.codes)) for k in range(count)])
+    for position in range(prior.length):
+        logits = [prior.step(ids_B, state) for ids_B, (_, state) in zip(inputs, branches, strict=True)]
+        if position >= known:
+            logits_BV = guide(torch.cat(logits), cfg_scale)
+            tokens_BL[:, position] = draw(filter_logits(logits_BV, SAMPLING), streams[:, position])
+        inputs = [tokens_BL[:, position]] * 2
+    return tokens_BL.unflatten(1, prior.grid)
+
+
+@pytest.mark.parametrize("known", [0, 9])
+@pytest.mark.parametrize("cfg_scale", [1.0, 2.5])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_engine_draws_what_the_plain_loop_draws(kind: dict[str, Any], cfg_scale: float, known: int) -> None:
+    prior, labels_B = random_prior(**kind), torch.tensor([2, 0, 1])
+    prefix_BK = torch.randint(40, (3, known))
+    tokens_BHW = generate(prior, range(3), 0, SAMPLING, labels_B=labels_B, cfg_scale=cfg_scale,
+                          prefix_tokens_BK=prefix_BK, exact=True)  # fmt: skip
+    assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, cfg_scale, prefix_BK))
+
+
+def test_a_cpu_without_packed_products_draws_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "can_pack", lambda: False)
+    prior, labels_B = random_prior(kind="hybrid"), torch.tensor([2, 0, 1])
+    tokens_BHW = generate(prior, range(3), 0, SAMPLING, labels_B=labels_B, exact=True)
+    assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, 1.0, torch.zeros(3, 0, dtype=torch.long)))
+
+
+def decoder_logits(prior: Prior, tokens_BL: Tensor, known: int, exact: bool) -> Tensor:
+    """(B, L - known, V) logits that the engine computes on the way through the given tokens."""
+    seen: list[Tensor] = []
+
+    def choose(logits_BV: Tensor, uniforms_BU: Tensor, scale_1: Tensor | None) -> Tensor:
+        seen.append(logits_BV.clone())
+        return tokens_BL[:, known + len(seen) - 1]
+
+    with torch.inference_mode():
+        decoder = decoder_for(prior, len(tokens_BL), 2, exact)
+        start_B = prior.start_tokens(None, len(tokens_BL))
+        decoder.decode(start_B, tokens_BL[:, :known], torch.zeros(len(tokens_BL), prior.length, 2), choose)
+    return torch.stack(seen, 1)
+
+
+@pytest.mark.parametrize("known", [0, 7])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_cached_logits_are_the_uncached_ones(kind: dict[str, Any], known: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = random_prior(**kind, codes=200)
+    tokens_BL = torch.randint(200, (3, prior.length))
+    with torch.no_grad():
+        expected_BLV = prior(prior.inputs(tokens_BL))[:, known:]
+    exact_BLV = decoder_logits(prior, tokens_BL, known, exact=True)
+    torch.testing.assert_close(exact_BLV, expected_BLV, atol=1e-4, rtol=0)
+    packs = can_pack()
+    for matrices, packing in [(torch.float32, False), *((dtype, packs) for dtype in usable_dtypes())]:
+        monkeypatch.setattr(packed, "can_pack", lambda found=packing: found)
+        monkeypatch.setattr(cpu, "narrowest", lambda found=matrices: found)
+        decoding._decoders.clear()
+        rounded_BLV = decoder_logits(prior, tokens_BL, known, exact=False)
+        error = (rounded_BLV - expected_BLV).square().mean().sqrt() / expected_BLV.std()
+        assert error < (0.02 if matrices == torch.bfloat16 else 0.005)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_nothing_leaks_from_one_call_into_the_next(kind: dict[str, Any], exact: bool) -> None:
+    prior, labels_B = random_prior(**kind), torch.tensor([2, 0, 1, 1, 0])
+    calls: list[dict[str, Any]] = [
+        {"images": range(5), "labels_B": labels_B, "cfg_scale": 3.0, "batch_size": 5},
+        {"images": range(2)},
+        {"images": range(3), "labels_B": labels_B[:3], "prefix_tokens_BK": torch.randint(40, (3, 7))},
+        {"images": range(5), "labels_B": labels_B, "batch_size": 2, "cfg_scale": 1.5},
+    ]
+    alone = [generate(random_prior(**kind), **call, exact=exact) for call in calls]
+    for order in ((0, 1, 2, 3), (3, 2, 0, 1)):
+        for i in order:
+            assert torch.equal(generate(prior, **calls[i], exact=exact), alone[i])
+
+
+@torch.inference_mode()
+def test_memory_is_allocated_once_and_kept_for_smaller_batches() -> None:
+    prior = random_prior(kind="hybrid")
+    first = decoder_for(prior, 6, 2, exact=True)
+    assert decoder_for(prior, 4, 2, exact=True) is first
+    assert decoder_for(prior, 4, 2, exact=False) is not first
+    assert decoder_for(prior, 7, 2, exact=False).rows == 7
+    del prior
+    assert not decoding._decoders
+
+
+def test_weights_are_packed_again_only_when_they_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[object] = []
+    pack = PackedWeights._pack
+    monkeypatch.setattr(PackedWeights, "_pack", lambda self, model: packed.append(model) or pack(self, model))
+    prior = random_prior(kind="hybrid")
+    generate(prior, range(2))
+    once = len(packed)
+    generate(prior, range(2))
+    assert len(packed) == once
+    with torch.no_grad():
+        prior.norm.weight.data[0] += 1e-6
+    generate(prior, range(2))
+    assert len(packed) == 2 * once
+
+
+def test_changed_weights_are_seen_by_the_next_call() -> None:
+    prior = random_prior(kind="hybrid", head="codes")
+    before = generate(prior, range(2))
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.data.mul_(-1)  # by .data, which leaves no trace in autograd's version counters
+    after = generate(prior, range(2), exact=True)
+    assert not torch.equal(after, before)
+    assert torch.equal(after, generate(random_prior_like(prior), range(2), exact=True))
+
+
+def random_prior_like(prior: Prior) -> Prior:
+    other = Prior(prior.config, prior.codes, prior.grid, prior.classes, torch.zeros(prior.codes, 8)).eval()
+    other.load_state_dict(prior.state_dict())
+    return other
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the next test captures it")
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_path_that_is_captured_on_a_gpu(kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU: weights at fixed addresses, steps made once, warm-up included; a replay is the step itself, whose
+    kernels Triton interprets.
+    """
+
+    def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[], None]:
+        captured.append(step)
+        reset()
+        step()
+        return step
+
+    pytest.importorskip("triton", reason="Triton is not installed, so the path on a GPU cannot be tested")
+    captured: list[Callable[[], None]] = []
+    monkeypatch.setattr(decoding, "capture", capture)
+    monkeypatch.setattr(decoding, "_on_cpu", lambda device: False)
+    prior, labels_B, prefix_BK = random_prior(**kind, grid=(2, 2)), torch.tensor([2, 0]), torch.randint(40, (2, 2))
+    options: dict[str, Any] = {"labels_B": labels_B, "batch_size": 2, "exact": True}
+    tokens_BHW = generate(prior, range(2), 0, SAMPLING, **options, cfg_scale=2.5)
+    assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, 2.5, prefix_BK[:, :0]))
+    once = len(captured)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.data.mul_(1.1)
+    tokens_BHW = generate(prior, range(2), 0, SAMPLING, **options, cfg_scale=2.5, prefix_tokens_BK=prefix_BK)
+    assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, 2.5, prefix_BK))
+    assert len(captured) == once
+    tokens_BHW = generate(prior, range(1), 0, SAMPLING, labels_B=labels_B[:1], exact=True)
+    assert torch.equal(tokens_BHW, plain_loop(prior, labels_B[:1], 1.0, prefix_BK[:1, :0]))
+    gc.disable()  # its memory goes as soon as the last name for it does
+    decoder = weakref.ref(decoding._decoders.pop(prior))
+    captured.clear()
+    assert decoder() is None
+    gc.enable()
+
+
+@needs_cuda
+@pytest.mark.parametrize(("rows", "exact"), [(3, True), (70, True), (1, False), (70, False)])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_logits_on_a_gpu_are_those_of_the_whole_sequence(kind: dict[str, Any], rows: int, exact: bool) -> None:
+    prior = random_prior(**kind, codes=200).cuda()
+    tokens_BL = torch.randint(200, (rows, prior.length), device="cuda")
+    with torch.no_grad():
+        expected_BLV = prior(prior.inputs(tokens_BL))
+    with torch.inference_mode():
+        weights = decoding._weights(prior, exact)
+        state = prior.init_state(rows, dtype=weights.dtype)
+        state.table_KR = weights.table_KR
+        step = weights.advance(state)
+        weights.model.condition(prior.start_tokens(None, rows), state)
+        for place, ids_B in enumerate(prior.inputs(tokens_BL).T):
+            state.place.index_1.fill_(place)
+            error_BV = step(ids_B).float() - expected_BLV[:, place]
+            if exact:
+                assert error_BV.abs().max() < 1e-4
+            else:
+                assert error_BV.square().mean().sqrt() < 0.03 * expected_BLV.std()
+
+
+@needs_cuda
+@pytest.mark.parametrize("cfg_scale", [1.0, 2.5])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_graphs_draw_what_the_plain_loop_draws(kind: dict[str, Any], cfg_scale: float) -> None:
+    prior, labels_B = random_prior(**kind), torch.tensor([2, 0, 1])
+    prefix_BK = torch.randint(40, (3, 6))
+    expected = plain_loop(prior, labels_B, cfg_scale, prefix_BK)
+    for _ in range(2):
+        tokens_BHW = generate(prior.cuda(), range(3), 0, SAMPLING, labels_B=labels_B, cfg_scale=cfg_scale,
+                              prefix_tokens_BK=prefix_BK, batch_size=2, exact=True)  # fmt: skip
+        assert torch.equal(tokens_BHW, expected)
