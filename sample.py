@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from shared.errors import UserError, run_command
 from shared.reporting.contact_sheet import save_grid, save_picture
-from shared.runs.hub import WHICH_PRIOR, local_run, prior_place
+from shared.runs.hub import WHICH_PRIOR, local_run, prior_directory
 from shared.runs.run_directory import RUNS
 from shared.runs.token_cache import TokenInfo
 from stage1_tokenizer.judging.pictures import decode_rows
@@ -150,7 +150,7 @@ def main() -> None:
     guidance = GuidanceConfig(
         scale=args.cfg_scale, schedule=args.cfg_schedule, power=args.cfg_power, interval=args.cfg_interval
     )
-    run = prior_place(args.prior)
+    run = prior_directory(args.prior)
     prior, info = load_prior(run, args.weights)
     scale_L = guidance.scales(prior.length)
     tokenizer = matching_tokenizer(info, run, local_run(args.tokenizer) if args.tokenizer else None).to(device)

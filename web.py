@@ -27,7 +27,7 @@ from sample import class_label
 from shared.data.pixels import fitted, to_float, to_uint8
 from shared.data.sources.decode import UnreadableImage, decode_rgb
 from shared.errors import UserError, run_command
-from shared.runs.hub import WHICH_PRIOR, prior_place, tokenizer_place
+from shared.runs.hub import WHICH_PRIOR, prior_directory, tokenizer_directory
 from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import uses_of
 from shipped import OPENMOJI
@@ -473,7 +473,7 @@ def load_run(prior_run: Path, tokenizer_run: Path | None) -> Run:
     prior, info = load_prior(prior_run)
     tokenizer = matching_tokenizer(info, prior_run, tokenizer_run)
     colours_K3 = code_colours(tokenizer.quantiser.codes_KD.detach())
-    place = tokenizer_run or tokenizer_place(prior_run, info.tokenizer)
+    place = tokenizer_run or tokenizer_directory(prior_run, info.tokenizer)
     name = "OpenMoji, the model that comes along" if prior_run == OPENMOJI else str(prior_run)
     return Run(name, prior.to(device), info, tokenizer.to(device), uses_of(place, info.fingerprint), colours_K3)
 
@@ -500,7 +500,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other computers too")
     parser.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
     args = parser.parse_args()
-    run = load_run(prior_place(args.prior), args.tokenizer)
+    run = load_run(prior_directory(args.prior), args.tokenizer)
     page = serve(run, args.host, args.port)
     print(f"{run.name}: open {page.local_url} (stop with Ctrl-C)", flush=True)
     page.block_thread()

@@ -15,7 +15,7 @@ from shared.config import Config
 from shared.errors import UserError
 from shared.layers.mup import MupConfig, parametrise
 from shared.runs.fingerprint import fingerprint
-from shared.runs.hub import Shareable, tokenizer_place
+from shared.runs.hub import Shareable, tokenizer_directory
 from shared.runs.token_cache import TokenInfo
 from shared.runs.weights import load_for_inference
 from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder, ConvEncoder
@@ -168,7 +168,7 @@ def matching_tokenizer(info: TokenInfo, run: Path, place: Path | None = None) ->
     place: where it is, if not inside of `run` (a shared prior) nor where it was trained. Raises UserError where there
     is none, or another one.
     """
-    path = place or tokenizer_place(run, info.tokenizer)
+    path = place or tokenizer_directory(run, info.tokenizer)
     tokenizer = load_tokenizer(path)
     found = fingerprint(tokenizer)
     if found != info.fingerprint:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shared.kernels.arrays import as_array, numbers_of, takes
+from shared.kernels.arrays import as_array, numbers_of, suit_kernels
 from shared.kernels.cross_entropy import BLOCK, turn_into_errors
 
 TILE_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}  # logits a tile: 16 MiB stays in a CPU's last cache, 256 MiB fills a GPU
@@ -36,6 +36,12 @@ def linear_cross_entropy(h_NR: Tensor, table_KR: Tensor, bias_K: Tensor | None, 
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
+    """Of logits l = h table^T + bias with softmax p, the loss of a row with target t is log sum_k exp(l_k) - l_t.
+
+    Its gradient with regard to l, the row's "errors", is e = p - onehot(t). So dh = e table, dtable = sum of e^T h,
+    dbias = sum of e over the rows; all divided by their number N, and times the gradient that comes in.
+    """
+
     @staticmethod
     def forward(
         ctx: Any, h_NR: Tensor, table_KR: Tensor, bias_K: Tensor | None, targets_N: Tensor, dtype: Any, with_grads: bool
@@ -69,7 +75,7 @@ class _Tiles:
         budget = TILE_ELEMENTS.get(h_NR.device.type, TILE_ELEMENTS["cuda"])
         self.size = min(len(h_NR), max(1, budget // len(table_KR)))
         self.products_TK = h_NR.new_empty(self.size, len(table_KR), dtype=dtype)
-        self.compiled = takes(self.products_TK)
+        self.compiled = suit_kernels(self.products_TK)
         if not self.compiled:
             self.logits_TK = self.products_TK if dtype == self.wide else self.products_TK.to(self.wide)
             self.probs_TK = torch.empty_like(self.logits_TK)

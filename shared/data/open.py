@@ -36,7 +36,7 @@ def open_source(config: DataConfig) -> ImageSource:
         )
     if kind != "hf" and not _is_table(path):
         return FolderSource(path, config)
-    from shared.data.sources import tables  # not above: it imports `datasets`, which takes seconds
+    from shared.data.sources import tables  # not above: it imports `datasets`, which suit_kernels seconds
 
     return tables.open_hub(rest, config) if kind == "hf" else tables.open_folder(path, config)
 

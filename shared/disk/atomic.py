@@ -26,16 +26,16 @@ def write_text(text: str, path: Path) -> None:
     write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
 
 
-def publish_directory(temporary: Path, place: Path) -> None:
-    """Give a whole directory its place; one that is there already makes way in the same step, and is removed.
+def publish_directory(temporary: Path, path: Path) -> None:
+    """Give a whole directory its path; one that is there already makes way in the same step, and is removed.
 
-    Where the file system cannot exchange two names (some network disks), a kill can leave nothing at `place`.
+    Where the file system cannot exchange two names (some network disks), a kill can leave nothing at `path`.
     """
-    if not _exchange(temporary, place):
-        shutil.rmtree(place, ignore_errors=True)
-        temporary.rename(place)
-    flush(place.parent)
-    shutil.rmtree(temporary, ignore_errors=True)  # by now what was at `place` before
+    if not _exchange(temporary, path):
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    flush(path.parent)
+    shutil.rmtree(temporary, ignore_errors=True)  # by now what was at `path` before
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -23,7 +23,7 @@ def numbers_of(weight: Tensor) -> np.ndarray:
     return weight.detach().to(torch.float32, copy=True).numpy()
 
 
-def takes(*tensors: Tensor) -> bool:
+def suit_kernels(*tensors: Tensor) -> bool:
     """Whether kernels can work on these: on a CPU, in float32 or bfloat16, and while nobody traces or counts PyTorch's
     operations.
     """

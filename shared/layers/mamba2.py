@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from shared.layers.causal_conv import convolved_silu
 from shared.layers.rms_norm import GatedRMSNorm
 from shared.layers.ssd import ssd, ssd_step
+from shared.layers.wide import wide
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ class Mamba2(nn.Module):
         self._check_input(u_BD, ndim=2, state=state)
         z_BI, xBC_BC, dt_BH = self._project(u_BD)
         x_BHP, B_BGN, C_BGN = self._split(self._convolve_step(xBC_BC, state.conv_BKC))
-        y_BHP = ssd_step(x_BHP, self._positive(dt_BH), self._A(), B_BGN, C_BGN, _wide(self.D), state.ssm_BGNJ)
+        y_BHP = ssd_step(x_BHP, self._positive(dt_BH), self._A(), B_BGN, C_BGN, wide(self.D), state.ssm_BGNJ)
         return self.out_proj(self.norm(y_BHP.flatten(1), z_BI))
 
     def _project(self, u: Tensor) -> tuple[Tensor, ...]:
@@ -159,7 +160,7 @@ class Mamba2(nn.Module):
     def _scan(self, xBC_BLC: Tensor, dt_BLH: Tensor, state_BGNJ: Tensor | None = None) -> Tensor:
         x_BLHP, B_BLGN, C_BLGN = self._split(xBC_BLC)
         chunk = min(self.chunk_size, CPU_CHUNK) if x_BLHP.device.type == "cpu" else self.chunk_size
-        return ssd(x_BLHP, self._positive(dt_BLH), self._A(), B_BLGN, C_BLGN, _wide(self.D), chunk, state_BGNJ)
+        return ssd(x_BLHP, self._positive(dt_BLH), self._A(), B_BLGN, C_BLGN, wide(self.D), chunk, state_BGNJ)
 
     def _fused_scan(self, kernels: "Kernels", xBC_BLC: Tensor, dt_BLH: Tensor) -> Tensor:
         """Convolution and scan by mamba_ssm's kernels, but not its one kernel for everything (`use_mem_eff_path`): that
@@ -176,10 +177,10 @@ class Mamba2(nn.Module):
         return _run(kernels.scan, x_BLHP, dt_BLH, self._A(), B_BLGN, C_BLGN, self.chunk_size, **options)
 
     def _A(self) -> Tensor:
-        return -_wide(self.A_log).exp()
+        return -wide(self.A_log).exp()
 
     def _positive(self, dt: Tensor) -> Tensor:
-        return F.softplus(_wide(dt) + _wide(self.dt_bias))
+        return F.softplus(wide(dt) + wide(self.dt_bias))
 
     def _check_sizes(self) -> None:
         for name in ("d_model", "d_state", "d_conv", "d_inner", "headdim", "ngroups", "chunk_size"):
@@ -249,8 +250,3 @@ def _without_decay(values: Tensor) -> nn.Parameter:
     parameter = nn.Parameter(values)
     parameter._no_weight_decay = True  # type: ignore[attr-defined]  # mamba_ssm's mark, read by `shared.training`
     return parameter
-
-
-def _wide(t: Tensor) -> Tensor:
-    """At least float32."""
-    return t if t.dtype == torch.float64 else t.float()

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from shared.kernels import rms_norm as kernels
-from shared.kernels.arrays import takes
+from shared.kernels.arrays import suit_kernels
+from shared.layers.wide import wide
 
 
 class RMSNorm(nn.Module):
@@ -29,31 +30,38 @@ class RMSNorm(nn.Module):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """On a CPU, most of the time of a norm goes into passes over memory: here there is one each way."""
+    """On a CPU, most of the time of a norm goes into passes over memory: here there is one each way.
+
+    y = w n, where n = x / rms(x): dw = sum dy n, dn = dy w, and dx as in `_past_norm`.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
-        if takes(x, weight):
+        if suit_kernels(x, weight):
             return kernels.norm(x, weight, eps)
-        return F.rms_norm(_wide(x), weight.shape, _wide(weight), eps).to(x.dtype)
+        return F.rms_norm(wide(x), weight.shape, wide(weight), eps).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        if takes(dy, x, weight):
+        if suit_kernels(dy, x, weight):
             return *kernels.norm_gradients(dy, x, weight, ctx.eps), None
-        wide_x, wide_dy = _wide(x), _wide(dy)
+        wide_x, wide_dy = wide(x), wide(dy)
         rstd = wide_x.square().mean(-1, keepdim=True).add_(ctx.eps).rsqrt_()
-        normed, dnormed = wide_x * rstd, wide_dy * _wide(weight)
+        normed, dnormed = wide_x * rstd, wide_dy * wide(weight)
         dx = _past_norm(dnormed, normed, rstd)
         return dx.to(x.dtype), (wide_dy * normed).flatten(0, -2).sum(0).to(weight.dtype), None
 
 
 def _past_norm(dnormed: Tensor, normed: Tensor, rstd: Tensor) -> Tensor:
-    """The gradient of what was normed: the norm takes away what points along its output."""
+    """The gradient of what was normed: the norm takes away what points along its output.
+
+    With n = x r and r = (mean(x^2) + eps)^(-1/2), dr/dx_j = -r^3 x_j / D. So with dn of the loss with regard to n,
+    dx_j = r dn_j + sum_i dn_i x_i dr/dx_j = r (dn_j - n_j mean(dn n)).
+    """
     along = (dnormed * normed).mean(-1, keepdim=True)
     return (dnormed - normed * along) * rstd
 
@@ -74,15 +82,19 @@ class GatedRMSNorm(nn.Module):
 
 
 class _GatedNorm(torch.autograd.Function):
-    """Keeps its inputs only; autograd would keep five tensors of their size, in float32."""
+    """Keeps its inputs only; autograd would keep five tensors of their size, in float32.
+
+    out = w n, where n = a r is the norm of a = y silu(z). So dw = sum dout n, dn = dout w, da as in `_past_norm`, and
+    dy = da silu(z), dz = da y silu'(z) with silu'(z) = s (1 + z (1 - s)), s = sigmoid(z).
+    """
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
         ctx.save_for_backward(y, z, weight)
         ctx.groups, ctx.eps = groups, eps
-        if takes(y, z, weight):
+        if suit_kernels(y, z, weight):
             return kernels.gated_norm(y, z, weight, groups, eps)
-        gated = (F.silu(_wide(z)) * y).unflatten(-1, (groups, -1))
+        gated = (F.silu(wide(z)) * y).unflatten(-1, (groups, -1))
         normed = F.rms_norm(gated, gated.shape[-1:], eps=eps).flatten(-2)
         return (normed * weight).to(z.dtype)
 
@@ -90,20 +102,15 @@ class _GatedNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         y, z, weight = ctx.saved_tensors
-        if takes(dout, y, z, weight):
+        if suit_kernels(dout, y, z, weight):
             return *kernels.gated_norm_gradients(dout, y, z, weight, ctx.groups, ctx.eps), None, None
-        wide_z, grouped = _wide(z), (ctx.groups, -1)
+        wide_z, grouped = wide(z), (ctx.groups, -1)
         gate = F.silu(wide_z)
         gated = (gate * y).unflatten(-1, grouped)
         rstd = gated.square().mean(-1, keepdim=True).add_(ctx.eps).rsqrt_()
         normed = gated.mul_(rstd)
         dweight = (dout * normed.flatten(-2)).flatten(0, -2).sum(0)
-        dnormed = (dout * _wide(weight)).unflatten(-1, grouped)
+        dnormed = (dout * wide(weight)).unflatten(-1, grouped)
         dgated = _past_norm(dnormed, normed, rstd).flatten(-2)
         dz = torch.ops.aten.silu_backward(dgated * y, wide_z)
         return dgated.mul_(gate).to(y.dtype), dz.to(z.dtype), dweight.to(weight.dtype), None, None
-
-
-def _wide(t: Tensor) -> Tensor:
-    """At least float32."""
-    return t if t.dtype == torch.float64 else t.float()

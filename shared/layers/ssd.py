@@ -147,7 +147,14 @@ def _within_chunks_gradients(
     C_BcGQN: Tensor,
     D_B1GR1: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Of what each position takes from its own chunk, with regard to all inputs."""
+    """Of what each position takes from its own chunk, with regard to all inputs.
+
+    y_q = sum_s M_qs x_s, where S = C B^T is shared by the heads of a group and, with u = until and f = from,
+    M_qs = S_qs E_qs with E_qs = exp(u_q + f_s) for s < q, and M_qq = S_qq dt_q + D. So dx_s = sum_q M_qs dy_q,
+    dM_qs = dy_q . x_s, and for s < q: dS_qs = sum over heads of E_qs dM_qs; the exponent has the gradient
+    e_qs = S_qs E_qs dM_qs, hence du_q = sum_s e_qs and df_s = sum_q e_qs. On the diagonal: dS_qq = sum over heads of
+    dt_q dM_qq, ddt_q = S_qq dM_qq, dD = sum_q dM_qq. At last dC_q = sum_s dS_qs B_s and dB_s = sum_q dS_qs C_q.
+    """
     scores_BcG1QS = (C_BcGQN @ B_BcGQN.mT)[:, :, :, None]
     decay_BcGRQS = _decay(until_BcGRQ, from_BcGRQ)
     mix_BcGRQS = _mix(scores_BcG1QS, decay_BcGRQS, dt_BcGRQ, D_B1GR1, x_BcQGRP.dtype)
@@ -181,7 +188,16 @@ def _between_chunks_gradients(
     B_BcGQN: Tensor,
     C_BcGQN: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Of what each position takes from the chunks before its own, with regard to x, until, from, B and C."""
+    """Of what each position takes from the chunks before its own, with regard to x, until, from, B and C.
+
+    With H_k the state before chunk k, of Q positions: H_(k+1) = a_k H_k + sum_s B_s w_s x_s^T, where w_s =
+    exp(u_Q + f_s) is what is left of an input after its chunk (`_to_the_end`) and a_k = exp(u_Q) of the state before it
+    (`_chunk_decay`); and y_q gains exp(u_q) C_q H_k. With g_q = exp(u_q) dy_q ("dgained"): du_q = g_q . (C_q H_k),
+    dC_q = H_k g_q. The states' gradients run backwards, dH_k = sum_q C_q g_q^T + a_k dH_(k+1) ("dadded" is dH_(k+1)).
+    Of it: dB_s = dH_(k+1) w_s x_s; v_s = B_s dH_(k+1) is the gradient of w_s x_s, so dx_s = w_s v_s and
+    df_s = w_s x_s . v_s. The last position's u stands in every w_s and in a_k, so du_Q gains sum_s df_s and
+    a_k <dH_(k+1), H_k>.
+    """
     headdim = x_BcQGRP.shape[-1]
     weight_BcQGR1, gain_BcQGR1 = _to_the_end(until_BcGRQ, from_BcGRQ), _from_the_start(until_BcGRQ)
     decay_BcG1J, wide_B_BcGQN = _chunk_decay(until_BcGRQ, headdim), B_BcGQN.to(until_BcGRQ.dtype)

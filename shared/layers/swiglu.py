@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from shared.kernels.arrays import as_rows, takes
+from shared.kernels.arrays import as_rows, suit_kernels
 from shared.kernels.swiglu import differentiate_gate, gate_rows
 from shared.layers.dropout import Dropout
 
@@ -48,12 +48,15 @@ def _plain(hidden: Tensor) -> Tensor:
 
 
 class _Gate(torch.autograd.Function):
-    """On a CPU, one pass over memory each way, where PyTorch's operations take two there and four back."""
+    """On a CPU, one pass over memory each way, where PyTorch's operations take two there and four back.
+
+    y = silu(g) v: dv = dy silu(g), dg = dy v silu'(g), with silu'(g) = s (1 + g (1 - s)), s = sigmoid(g).
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor) -> Tensor:
         ctx.save_for_backward(hidden)
-        if not takes(hidden):
+        if not suit_kernels(hidden):
             return _plain(hidden)
         gated = hidden.new_empty(*hidden.shape[:-1], hidden.shape[-1] // 2)
         hidden_NX, gated_NM = map(as_rows, (hidden, gated))
@@ -64,7 +67,7 @@ class _Gate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dgated: Tensor) -> Tensor:
         (hidden,) = ctx.saved_tensors
-        if not takes(dgated, hidden):
+        if not suit_kernels(dgated, hidden):
             opening, value = hidden.chunk(2, dim=-1)
             dopening = torch.ops.aten.silu_backward(dgated * value, opening)
             return torch.cat((dopening, dgated * F.silu(opening)), dim=-1)

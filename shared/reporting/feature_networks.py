@@ -52,13 +52,13 @@ def open_inception(path: Path | None, device: torch.device | str) -> Inception:
 
     Raises UserError where `path` cannot be used, NotMeasured where nothing was named and nothing can be downloaded.
     """
-    place = path or downloaded(URL_INCEPTION_V3)
+    weights = path or downloaded(URL_INCEPTION_V3)
     try:
         # torch-fidelity unpickles without a guard: read first as weights only, so that no code in the file can run.
-        torch.load(place, map_location="cpu", weights_only=True)
-        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(place))
+        torch.load(weights, map_location="cpu", weights_only=True)
+        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{place} does not hold torch-fidelity's Inception weights: {error}") from None
+        raise UserError(f"{weights} does not hold torch-fidelity's Inception weights: {error}") from None
     return Inception(network.to(device))
 
 

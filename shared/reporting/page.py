@@ -104,7 +104,7 @@ def stages(paths: Sequence[Path]) -> list[tuple[int, Path]]:
     if len(numbered) <= MOST_STAGES:
         return numbered
     step = (len(numbered) - 1) / (MOST_STAGES - 1)
-    return [numbered[round(place * step)] for place in range(MOST_STAGES)]
+    return [numbered[round(number * step)] for number in range(MOST_STAGES)]
 
 
 def png_of(figure: Figure) -> bytes:

@@ -64,14 +64,14 @@ def local_run(name: str | Path, **options: Any) -> Path:
         raise UserError(f"{name}: there is no such directory, and the hub gives no such model: {reason}") from None
 
 
-def prior_place(name: Path | None) -> Path:
+def prior_directory(name: Path | None) -> Path:
     """Where the prior `name` is (`local_run`); None: the one trained last, or else the one that comes with Tessera."""
     if name is not None:
         return local_run(name)
     return newest_run("prior", WEIGHTS[1], otherwise=OPENMOJI)
 
 
-def tokenizer_place(prior: Path, trained_at: str) -> Path:
+def tokenizer_directory(prior: Path, trained_at: str) -> Path:
     """Where the tokenizer of a prior's run is: inside of it, where it was shared, or else where it was trained."""
     inside = prior / TOKENIZER
     return inside if inside.is_dir() else Path(trained_at)
@@ -135,14 +135,14 @@ def _save(run: Path, weights: dict[str, Tensor], folder: Path) -> None:
 def _save_tokenizer(prior: Path, folder: Path, dtype: torch.dtype) -> None:
     """Put a prior's tokenizer into `folder`, and beside it what the prior's tokens are: of the tokenizer as rounded."""
     info = read_info(prior)
-    place = tokenizer_place(prior, info.tokenizer)
-    if not (place / WEIGHTS[1]).exists():
-        raise UserError(f"{prior} is shared with its tokenizer, and {place} does not hold it: bring it back there")
-    weights = read_weights(place / WEIGHTS[1])
+    tokenizer = tokenizer_directory(prior, info.tokenizer)
+    if not (tokenizer / WEIGHTS[1]).exists():
+        raise UserError(f"{prior} is shared with its tokenizer, and {tokenizer} does not hold it: bring it back there")
+    weights = read_weights(tokenizer / WEIGHTS[1])
     rounded = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     (folder / TOKENIZER).mkdir(exist_ok=True)
-    _save(place, rounded, folder / TOKENIZER)
-    save_uses(place, info.fingerprint, folder / TOKENIZER)
+    _save(tokenizer, rounded, folder / TOKENIZER)
+    save_uses(tokenizer, info.fingerprint, folder / TOKENIZER)
     info = info.model_copy(update={"tokenizer": TOKENIZER, "fingerprint": fingerprint_of(_as_loaded(rounded))})
     (folder / TOKENS).write_text(info.model_dump_json(indent=2))
 

@@ -111,28 +111,28 @@ class RunDirectory:
     def save(self, images: int, model: dict[str, Tensor], ema: dict[str, Tensor], training: dict[str, Any]) -> None:
         """Publish a checkpoint taken after `images` images; older ones than the one before go once it is whole."""
         temporary = self.state / f"unfinished-{os.getpid()}"
-        place = self.state_after(images)
+        state = self.state_after(images)
         try:
             temporary.mkdir(parents=True, exist_ok=True)
             save_file({name: tensor.contiguous() for name, tensor in model.items()}, temporary / WEIGHTS[0])
             save_file({name: tensor.contiguous() for name, tensor in ema.items()}, temporary / WEIGHTS[1])
             torch.save(training, temporary / "training.pt")
             write_manifest(temporary)
-            shutil.rmtree(place, ignore_errors=True)  # there only if it was found damaged
-            temporary.rename(place)
+            shutil.rmtree(state, ignore_errors=True)  # there only if it was found damaged
+            temporary.rename(state)
             flush(self.state)
-            self.publish(place)
+            self.publish(state)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch.save's own writer raises RuntimeError
             shutil.rmtree(temporary, ignore_errors=True)
             raise UserError(
                 f"the checkpoint after {images} images could not be written to {self.state}: {error}. The one before "
                 "is whole: make room and start the same command again"
             ) from None
-        self._remove_others(place)
+        self._remove_others(state)
 
-    def _remove_others(self, place: Path) -> None:
-        """Keep `place` and the states right before it; one after it was damaged, and left behind."""
-        kept = [state for state in self.states() if state.name <= place.name][:KEPT]
+    def _remove_others(self, state: Path) -> None:
+        """Keep `state` and the states right before it; one after it was damaged, and left behind."""
+        kept = [other for other in self.states() if other.name <= state.name][:KEPT]
         for old in list(self.state.iterdir()):
             if old in kept:
                 continue
@@ -168,15 +168,15 @@ class RunDirectory:
         Raises UserError where there are states, and none is whole.
         """
         damaged = []
-        for place in self.states():
+        for directory in self.states():
             try:
-                state = self.load(place)
+                state = self.load(directory)
             except Damaged as damage:
-                damaged.append(f"{place} is damaged: {damage}")
+                damaged.append(f"{directory} is damaged: {damage}")
                 continue
             if damaged:
-                log.warning("%s. Going on from %s instead", "; ".join(damaged), place)
-            return place, state
+                log.warning("%s. Going on from %s instead", "; ".join(damaged), directory)
+            return directory, state
         if damaged:
             raise UserError(
                 f"no checkpoint of {self.path} is whole: {'; '.join(damaged)}. Bring them back from a copy, or remove "

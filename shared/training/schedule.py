@@ -6,6 +6,9 @@ import torch
 
 from shared.training.config import TrainingConfig
 
+PRIME_1, PRIME_2, PRIME_5 = 11400714785074694791, 14029467366897019727, 2870177450012600261  # xxHash64's
+BITS_64, MERSENNE_61 = 2**64 - 1, 2**61 - 1
+
 
 def learning_rate(images: int, config: TrainingConfig) -> float:
     """Linear warm-up, then cosine decay to final_learning_rate; a pure function of images seen."""
@@ -18,7 +21,22 @@ def learning_rate(images: int, config: TrainingConfig) -> float:
 
 def seed_step(seed: int, images: int, rank: int) -> None:
     """Make everything random in the coming step a function of (seed, images seen, rank)."""
-    torch.manual_seed(hash((seed, images, rank)) & 0x7FFF_FFFF_FFFF_FFFF)
+    torch.manual_seed(mixed(seed, images, rank) & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+def mixed(*numbers: int) -> int:
+    """64 bits that depend on every number (each 0 or more) and its position.
+
+    xxHash64's rounds (Collet 2012), a number a round. It is what CPython 3.8 and later give as the hash of a tuple, and
+    what runs began with, written out so that a run resumes with the same random numbers whatever interpreter it is on.
+    """
+    total = PRIME_5
+    for number in numbers:
+        total = (total + number % MERSENNE_61 * PRIME_2) & BITS_64
+        total = (total << 31 | total >> 33) & BITS_64
+        total = total * PRIME_1 & BITS_64
+    total = (total + (len(numbers) ^ PRIME_5 ^ 3527539)) & BITS_64
+    return 1546275796 if total == BITS_64 else total
 
 
 def crossed(every: int, images: int, step_images: int) -> bool:

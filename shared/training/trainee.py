@@ -195,9 +195,9 @@ class Trainee:
         found = run.load_newest()
         if found is None:
             return
-        place, (model, ema, training) = found
+        state, (model, ema, training) = found
         likes = self.model.state_dict()
-        load_strictly(self.model, {name: part_of(w, likes.get(name, w)) for name, w in model.items()}, place)
+        load_strictly(self.model, {name: part_of(w, likes.get(name, w)) for name, w in model.items()}, state)
         try:
             if 0 < training["images"] < self.config.images:  # steps are behind it, and before it
                 self._check_step(training.get("step_images", self.step_images))
@@ -209,10 +209,10 @@ class Trainee:
             self.images = self.saved = int(training["images"])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"{place} is not a checkpoint of this run ({error}): give a name of its own, name=..."
+                f"{state} is not a checkpoint of this run ({error}): give a name of its own, name=..."
             ) from None
         if self.accelerator.is_main_process:
-            run.publish(place)
+            run.publish(state)
 
     def _check_step(self, before: int) -> None:
         if self.step_images == before:

@@ -3,15 +3,15 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from shared.kernels.arrays import takes
+from shared.kernels.arrays import suit_kernels
 
 
 def test_kernels_take_what_they_can_read_and_nobody_watches() -> None:
     x, seen = torch.ones(2), []
-    assert takes(x, x.bfloat16())
-    assert not takes(x, x.double())
-    assert not takes(x.to("meta"))
+    assert suit_kernels(x, x.bfloat16())
+    assert not suit_kernels(x, x.double())
+    assert not suit_kernels(x.to("meta"))
     with FlopCounterMode(display=False):
-        assert not takes(x)
-    torch.compile(lambda x: seen.append(takes(x)) or x, backend="eager")(x)
+        assert not suit_kernels(x)
+    torch.compile(lambda x: seen.append(suit_kernels(x)) or x, backend="eager")(x)
     assert seen == [False]

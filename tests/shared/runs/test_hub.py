@@ -12,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from shared.errors import UserError
 from shared.runs import hub
 from shared.runs.fingerprint import fingerprint
-from shared.runs.hub import local_run, prior_place
+from shared.runs.hub import local_run, prior_directory
 from shipped import OPENMOJI
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer, matching_tokenizer
@@ -78,10 +78,10 @@ def test_a_prior_whose_tokenizer_is_gone_is_not_shared(runs: tuple[Path, Path], 
 
 
 def test_the_prior_trained_last_comes_before_the_one_that_is_shipped(runs: tuple[Path, Path]) -> None:
-    assert prior_place(None) == runs[1]
-    assert prior_place(runs[1]) == runs[1]
+    assert prior_directory(None) == runs[1]
+    assert prior_directory(runs[1]) == runs[1]
     shutil.rmtree("runs")
-    assert prior_place(None) == OPENMOJI
+    assert prior_directory(None) == OPENMOJI
 
 
 def test_a_run_can_be_loaded_as_it_is(runs: tuple[Path, Path]) -> None:
