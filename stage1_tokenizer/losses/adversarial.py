@@ -1,6 +1,6 @@
 """The adversarial loss: a discriminator learns to tell decoded images from real ones, the tokenizer to prevent it.
 
-This file holds the formulas and the schedule; `adversary.py` trains the discriminator beside the tokenizer.
+This file holds the formulas and the schedule; `adversarial_training.py` trains the discriminator beside the tokenizer.
 
 Shapes: B images, C channels, H x W pixels.
 """

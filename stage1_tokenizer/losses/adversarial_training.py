@@ -2,12 +2,12 @@
 
 One step of training:
 
-    adversary.begin_step()
+    adversarial.begin_step()
     for each batch:
-        loss, terms = adversary.mislead(x_hat, reconstruction loss)     a part of the tokenizer's loss
+        loss, terms = adversarial.mislead(x_hat, reconstruction loss)   a part of the tokenizer's loss
         (the tokenizer's backward pass)
-        terms = adversary.learn(x, x_hat)                               the discriminator's own backward pass
-    adversary.end_step()
+        terms = adversarial.learn(x, x_hat)                             the discriminator's own backward pass
+    adversarial.end_step()
 
 Shapes: B images, C channels, H x W pixels.
 """
@@ -34,7 +34,7 @@ Terms = dict[str, Tensor]
 LastLayer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 
-class Adversary:
+class AdversarialTraining:
     """A discriminator in training against a tokenizer. It is saved and resumed with the tokenizer's `Trainee`."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Adversary:
         self.wrapped, self.optimizer = trainee.accelerator.prepare(self.critic, optimizer)
         self.learns, self.weight, self.batches = False, 0.0, 0
         self._buffers: list[Tensor] = []  # as they were before the step
-        trainee.also_save(adversary=self)
+        trainee.also_save(adversary=self)  # a name in checkpoints
 
     def begin_step(self) -> None:
         """Set what the coming step does: a function of the images seen."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from shared.config import Config
 from shared.training.trainee import Trainee
 from stage1_tokenizer.losses.adversarial import AdversarialConfig
-from stage1_tokenizer.losses.adversarial_training import Adversary, Terms
+from stage1_tokenizer.losses.adversarial_training import AdversarialTraining, Terms
 from stage1_tokenizer.losses.discriminators import check_discriminator_size
 from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual, check_perceptual_size
 from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
@@ -39,14 +39,16 @@ class Objective:
     def __init__(self, config: LossConfig, tokenizer: Tokenizer, trainee: Trainee, image_size: tuple[int, int]) -> None:
         self.config, self.trainee = config, trainee
         self.perceptual = build_perceptual(config.perceptual, trainee.accelerator.device) if config.perceptual else None
-        self.adversary = None
+        self.adversarial = None
         if config.adversarial:
-            self.adversary = Adversary(config.adversarial, trainee, image_size, tokenizer.decoder.last_layer)
+            self.adversarial = AdversarialTraining(
+                config.adversarial, trainee, image_size, tokenizer.decoder.last_layer
+            )
 
     def begin_step(self) -> None:
         """Call it after the trainee's."""
-        if self.adversary:
-            self.adversary.begin_step()
+        if self.adversarial:
+            self.adversarial.begin_step()
 
     def learn(self, x_BCHW: Tensor) -> Terms:
         """Forward and backward pass of one batch; returns its metrics, which are means over the batch."""
@@ -54,18 +56,18 @@ class Objective:
             result = self.trainee.wrapped(x_BCHW)
             reconstruction, terms = self._judge(result.images_BCHW, x_BCHW)
             loss = reconstruction + result.codebook_loss
-            if self.adversary:
-                adversarial, adversary_terms = self.adversary.mislead(result.images_BCHW, reconstruction)
-                loss, terms = loss + adversarial, terms | adversary_terms
+            if self.adversarial:
+                adversarial_loss, adversarial_terms = self.adversarial.mislead(result.images_BCHW, reconstruction)
+                loss, terms = loss + adversarial_loss, terms | adversarial_terms
         self.trainee.backward(loss)
-        if self.adversary:
-            terms |= self.adversary.learn(x_BCHW, result.images_BCHW)
+        if self.adversarial:
+            terms |= self.adversarial.learn(x_BCHW, result.images_BCHW)
         return {"loss": loss, **terms, "codebook": result.codebook_loss}
 
     def end_step(self) -> None:
         """Call it after the trainee's."""
-        if self.adversary:
-            self.adversary.end_step()
+        if self.adversarial:
+            self.adversarial.end_step()
 
     def _judge(self, x_hat_BCHW: Tensor, x_BCHW: Tensor) -> tuple[Tensor, Terms]:
         """How far images are from their originals: the loss, and the metrics of it."""

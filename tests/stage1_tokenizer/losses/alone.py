@@ -14,7 +14,7 @@ from shared.training.config import TrainingConfig
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 from stage1_tokenizer.losses.adversarial import AdversarialConfig
-from stage1_tokenizer.losses.adversarial_training import Adversary
+from stage1_tokenizer.losses.adversarial_training import AdversarialTraining
 
 ALWAYS = {"start": 0.0, "warm_up": 0.0, "ramp": 0.0}
 SMALL = {"discriminator": {"kind": "patchgan", "width": 8, "layers": 1, "norm": "group"}, "lecam": 0.0}
@@ -31,12 +31,12 @@ class Decoder(nn.Module):
         return self.last_layer(F.gelu(self.first(z))).view(-1, 3, 16, 16)
 
 
-def adversary(config: dict[str, Any], **training: Any) -> Adversary:
+def adversary(config: dict[str, Any], **training: Any) -> AdversarialTraining:
     """An adversary of a decoder, in a run of 1,000 images."""
     torch.manual_seed(0)
     options = TrainingConfig(**{"images": 1000, "precision": "fp32", "compile": False, **training})
     trainee = Trainee(Decoder(), options, make_accelerator())
-    return Adversary(AdversarialConfig(**{**SMALL, **config}), trainee, (16, 16), trainee.model.last_layer)
+    return AdversarialTraining(AdversarialConfig(**{**SMALL, **config}), trainee, (16, 16), trainee.model.last_layer)
 
 
 def gradients(module: nn.Module) -> list[Tensor]:
