@@ -31,7 +31,8 @@ C = TypeVar("C", bound=Config)
 def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
     """Read `path` (YAML) into `model`, after setting each `a.b=value` of `overrides` (values are YAML too).
 
-    A file may begin from another, beside it: `extends: other.yaml`; its own keys then change the other's.
+    A file may begin from another, beside it: `extends: other.yaml`; its own keys then change the other's, and a part
+    that names another `kind` than the other's takes its place whole.
     Raises UserError naming the key, the value, what is allowed, and for an unknown key the nearest known one.
     """
     path = Path(path)
@@ -115,6 +116,9 @@ def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, An
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Changes on top of values; what is of another `kind` takes the place of the one before, whose keys it lacks."""
+    if "kind" in values and changes.get("kind", values["kind"]) != values["kind"]:
+        return changes
     both = {key: (values[key], changes[key]) for key in values.keys() & changes.keys()}
     nested = {key: _merged(*pair) for key, pair in both.items() if all(isinstance(side, dict) for side in pair)}
     return values | changes | nested
@@ -174,12 +178,9 @@ def _set(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(problem: Any, model: type[Config]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+    key = _typed_key(model, problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(model, problem["loc"][:-1])
-        near = _nearest(str(problem["loc"][-1]), known)
-        hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(sorted(known))}"
-        return f"{key}: there is no such key; {hint}"
+        return f"{key}: {_explain_unknown(model, problem['loc'])}"
     if problem["type"] == "missing":
         return f"{key}: this key is needed"
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
@@ -193,6 +194,28 @@ def _explain(problem: Any, model: type[Config]) -> str:
         kind = type(value).__name__
         return f"{key}: text is needed, and YAML reads {value} as {kind}: put it in quotes, '\"{value}\"'"
     return f"{key or 'the whole'}: {problem['msg'].removeprefix('Value error, ')} (got {_short(value)})"
+
+
+def _explain_unknown(model: type[Config], location: Sequence[str | int]) -> str:
+    """Why there is no such key: it is that of other kinds, a slip, or neither."""
+    *place, name = location
+    known, tag = _known_keys(model, place), place[-1] if place else ""
+    others = _kinds_with(model, place[:-1], str(name)) if _is_tag(model, place) else []
+    if others:
+        kinds, do = ("kinds", "do") if len(others) > 1 else ("kind", "does")
+        return f"kind {tag} does not read it; {kinds} {_listed(others)} {do}"
+    near = _nearest(str(name), known)
+    hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+    return f"there is no such key; {hint}"
+
+
+def _kinds_with(model: type[Config], location: Sequence[str | int], name: str) -> list[str]:
+    """The alternatives at `location` that have a key."""
+    return sorted(tag for one in _models_at(model, location) if name in one.model_fields for tag in _kinds(one))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _nearest(name: str, known: Sequence[str]) -> str | None:
@@ -209,8 +232,24 @@ def _short(value: Any) -> str:
 
 
 def _tags(model: type[Config], location: Sequence[str | int]) -> list[str]:
-    kinds = [m.model_fields["kind"] for m in _models_at(model, location) if "kind" in m.model_fields]
-    return sorted(tag for kind in kinds for tag in get_args(kind.annotation))
+    return sorted(tag for one in _models_at(model, location) for tag in _kinds(one))
+
+
+def _kinds(model: type[Config]) -> tuple[str, ...]:
+    """What `kind` says where a union's alternative is this one; nothing for a model of no union."""
+    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+
+
+def _is_tag(model: type[Config], location: Sequence[str | int]) -> bool:
+    """Whether the last part of a place is no key, but the kind that pydantic chose there."""
+    *place, last = location or [""]
+    models = _models_at(model, place)
+    return not any(last in one.model_fields for one in models) and any(last in _kinds(one) for one in models)
+
+
+def _typed_key(model: type[Config], location: Sequence[str | int]) -> str:
+    """A place as an override would name it: without the kinds that pydantic notes in it."""
+    return ".".join(str(part) for end, part in enumerate(location, 1) if not _is_tag(model, location[:end]))
 
 
 def _known_keys(model: type[Config], location: Sequence[str | int]) -> list[str]:
@@ -221,7 +260,7 @@ def _models_at(model: type[Config], location: Sequence[str | int]) -> list[type[
     """Every model that may stand at `location`; a union's tag in the path narrows it to one alternative."""
     models = [model]
     for part in location:
-        tagged = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
+        tagged = [m for m in models if part in _kinds(m)]
         fields = [m.model_fields[part].annotation for m in models if isinstance(part, str) and part in m.model_fields]
         models = tagged or [child for annotation in fields for child in _configs_in(annotation)]
     return models

@@ -4,6 +4,7 @@ Shapes: B batch, C image channels (3), H and W pixels, h and w the token grid (H
 several tokens of one place makes it as many times as wide), D code dimensions.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from shared.config import Config
+from shared.config import Config, parse_config
 from shared.errors import UserError
 from shared.layers.mup import MupConfig, parametrise
 from shared.runs.fingerprint import fingerprint
@@ -157,7 +158,7 @@ def build_quantiser(config: QuantiserConfig) -> Quantiser:
 
 def load_tokenizer(run: Path) -> Tokenizer:
     """The tokenizer of a run directory: averaged weights, eval mode, on the CPU. UserError where it cannot be had."""
-    tokenizer = load_for_inference(run, "model", TokenizerConfig, Tokenizer)
+    tokenizer = load_for_inference(run, "model", partial(parse_config, TokenizerConfig), Tokenizer)
     tokenizer.run = run
     return tokenizer
 

@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from shared.runs.token_cache import TokenInfo
 from shared.training.devices.memory import TRAINING_BYTES, kept_for_backward
-from stage2_prior.prior import PriorConfig, build_prior
+from stage2_prior.config import PriorConfig
+from stage2_prior.prior import build_prior
 
 
 class TrainingMemory(NamedTuple):

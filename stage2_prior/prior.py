@@ -16,13 +16,12 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from shared.errors import UserError
 from shared.layers.dropout import Dropout
 from shared.layers.mamba2 import Mamba2
-from shared.layers.mup import MupConfig, parametrise
+from shared.layers.mup import parametrise
 from shared.layers.positions import LearnedPositions, Rotary
 from shared.layers.rms_norm import RMSNorm
 from shared.layers.swiglu import SwiGLU, hidden_width
@@ -32,56 +31,19 @@ from shared.runs.token_cache import TokenInfo, read_info
 from shared.runs.weights import load_for_inference
 from stage2_prior.attention import Attention, Place
 from stage2_prior.block import INIT_STD, Block, ClassModulation
+from stage2_prior.config import (
+    AttentionOptions,
+    GptConfig,
+    HybridConfig,
+    MambaConfig,
+    MambaOptions,
+    PriorConfig,
+    parse_prior,
+)
 from stage2_prior.cross_entropy import linear_cross_entropy
 from stage2_prior.vocabulary import CodeVocabulary, FullVocabulary, TiedVocabulary
 
 Weights = Literal["last", "best"]
-
-
-class PriorConfig(MupConfig):
-    """The model of stage two. `mamba` reads no attention options, `gpt` no Mamba-2 options, `hybrid` both."""
-
-    kind: Literal["mamba", "gpt", "hybrid"] = "mamba"
-    depth: int = Field(12, ge=1)
-    width: int = Field(768, ge=1)
-    positions: Literal["learned", "rotary"] = "learned"  # rotary: over rows and columns, in attention
-    dropout: float = Field(0.0, ge=0, lt=1)
-    conditioning: Literal["token", "norm"] = "token"  # norm: the class modulates every norm too, beside its start token
-    label_dropout: float = Field(0.1, ge=0, le=1)  # share of labels hidden in training, for classifier-free guidance
-
-    heads: int = Field(12, ge=1)
-    qk_norm: bool = True
-    pattern: str = Field("mmma", pattern=r"^[ma]+$")  # hybrid: m Mamba-2, a attention; repeated over the depth
-
-    d_state: int = Field(128, ge=1)
-    headdim: int = Field(64, ge=1)
-    expand: int = Field(2, ge=1)
-    chunk_size: int = Field(64, ge=1)
-    mlp_ratio: float = Field(0.0, ge=0)  # hidden width over width of the MLP behind each Mamba-2 mixer; 0: no MLP
-
-    head: Literal["full", "tied", "codes"] = "full"
-    head_rank: int = Field(64, ge=1)  # codes: width of a code's row in the table
-
-    @model_validator(mode="after")
-    def _widths_fit(self) -> "PriorConfig":
-        has_attention, has_mamba = self.kind != "mamba", self.kind != "gpt"
-        if self.kind == "hybrid" and len(set(self.pattern)) == 1:
-            name = {"m": "mamba", "a": "gpt"}[self.pattern[0]]
-            raise ValueError(f"pattern {self.pattern} has one kind of block: use kind={name}, or both m and a")
-        if has_attention and self.width % self.heads:
-            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
-        if has_attention and self.positions == "rotary" and self.width // self.heads % 4:
-            raise ValueError(f"rotary positions need a head width of a multiple of 4, not {self.width // self.heads}")
-        inner = self.expand * self.width
-        if has_mamba and inner % self.headdim:
-            raise ValueError(f"expand * width = {inner} must be a multiple of headdim {self.headdim}")
-        if self.kind == "mamba" and self.positions == "rotary":
-            raise ValueError("rotary positions belong to attention, which kind mamba has not: use positions=learned")
-        return self
-
-    def is_attention(self, layer: int) -> bool:
-        """Whether block `layer` mixes by attention, rather than by Mamba-2."""
-        return self.kind == "gpt" or (self.kind == "hybrid" and self.pattern[layer % len(self.pattern)] == "a")
 
 
 @dataclass
@@ -306,24 +268,42 @@ def _along_length(modulations: Sequence[Tensor | None]) -> list[Tensor | None]:
 def _vocabulary(
     config: PriorConfig, codes: int, starts: int, code_vectors_KD: Tensor | None
 ) -> FullVocabulary | TiedVocabulary | CodeVocabulary:
-    if config.head == "full":
-        return FullVocabulary(codes, starts, config.width)
-    if config.head == "tied":
-        return TiedVocabulary(codes, starts, config.width, config.growth)
+    match config.head:
+        case "full":
+            return FullVocabulary(codes, starts, config.width)
+        case "tied":
+            return TiedVocabulary(codes, starts, config.width, config.growth)
+        case "codes":
+            assert config.head_rank is not None  # the configuration sees to it
+            return CodeVocabulary(_checked(code_vectors_KD, codes), starts, config.width, config.head_rank)
+
+
+def _checked(code_vectors_KD: Tensor | None, codes: int) -> Tensor:
+    """The tokenizer's vectors; UserError where they are missing or not as many as there are codes."""
     if code_vectors_KD is None:
         raise UserError("head: codes needs the tokenizer's code vectors, and none were given: use head: full or tied")
     if len(code_vectors_KD) != codes:
         raise UserError(f"head: codes was given {len(code_vectors_KD)} code vectors for a prior over {codes} codes")
-    return CodeVocabulary(code_vectors_KD, starts, config.width, config.head_rank)
+    return code_vectors_KD
 
 
 def _block(config: PriorConfig, grid: tuple[int, int], layer: int) -> Block:
-    if config.is_attention(layer):
-        rotary = Rotary(config.width // config.heads, _coordinates(grid)) if config.positions == "rotary" else None
-        attention = Attention(
-            config.width, config.heads, grid[0] * grid[1], config.qk_norm, rotary, config.score_factor
-        )
-        return Block(config.width, attention, SwiGLU(config.width), config.dropout)
+    match config:
+        case GptConfig():
+            return _attention_block(config, grid)
+        case MambaConfig():
+            return _mamba_block(config)
+        case HybridConfig():
+            return _attention_block(config, grid) if config.is_attention(layer) else _mamba_block(config)
+
+
+def _attention_block(config: AttentionOptions, grid: tuple[int, int]) -> Block:
+    rotary = Rotary(config.width // config.heads, _coordinates(grid)) if config.positions == "rotary" else None
+    attention = Attention(config.width, config.heads, grid[0] * grid[1], config.qk_norm, rotary, config.score_factor)
+    return Block(config.width, attention, SwiGLU(config.width), config.dropout)
+
+
+def _mamba_block(config: MambaOptions) -> Block:
     mixer = Mamba2(
         d_model=config.width,
         d_state=config.d_state,
@@ -361,6 +341,6 @@ def load_prior(run: Path, weights: Weights = "last") -> tuple[Prior, TokenInfo]:
         dim = info.code_dim
         return build_prior(config, info, torch.zeros(info.codes, dim))
 
-    prior = load_for_inference(run, "model", PriorConfig, build, BEST if weights == "best" else WEIGHTS[1])
+    prior = load_for_inference(run, "model", parse_prior, build, BEST if weights == "best" else WEIGHTS[1])
     prior.run = run
     return prior, info

@@ -7,7 +7,7 @@ from pydantic import model_validator
 from shared.config import has_key
 from shared.errors import UserError
 from shared.training.config import RunConfig, TrainingConfig
-from stage2_prior.prior import PriorConfig
+from stage2_prior.config import MambaConfig, PriorConfig
 
 
 class PriorTrainingConfig(TrainingConfig):
@@ -28,7 +28,7 @@ class PriorRun(RunConfig):
     """Everything a stage-two run is made of; one "image" of its training is one token grid."""
 
     tokens: str | None = None  # a token cache; null: that of the tokenizer trained last
-    model: PriorConfig = PriorConfig()
+    model: PriorConfig = MambaConfig()
     training: PriorTrainingConfig
 
     @model_validator(mode="before")

@@ -9,6 +9,7 @@ from PIL import Image
 from shared.config import parse_config
 from shared.data.sources import openmoji
 from stage1_tokenizer.run_config import TokenizerRun
+from stage2_prior.config import KINDS, PriorConfig, parse_prior
 from stage2_prior.run_config import PriorRun
 
 # Every quantiser with about 64 codes.
@@ -46,21 +47,22 @@ def tokenizer_run(source: Path, quantiser: str = "vector", **training: Any) -> T
     return parse_config(TokenizerRun, values, where="tiny")
 
 
+def prior_config(kind: str = "mamba", **options: Any) -> PriorConfig:
+    """A prior of a kind out of options for all kinds: those that it does not read are left out."""
+    others = {name for model in KINDS.values() for name in model.model_fields} - KINDS[kind].model_fields.keys()
+    if options.get("head") != "codes":
+        others.add("head_rank")
+    return parse_prior({"kind": kind} | {key: options[key] for key in options.keys() - others}, where="tiny")
+
+
 def prior_run(kind: str = "mamba", head: str = "codes", **training: Any) -> PriorRun:
     """A prior of two narrow blocks."""
-    model = {
-        "kind": kind,
-        "depth": 2,
-        "width": 32,
-        "heads": 2,
-        "headdim": 16,
-        "d_state": 16,
-        "head": head,
-        "dropout": 0.1,
-    }
+    model = prior_config(
+        kind, depth=2, width=32, heads=2, headdim=16, d_state=16, pattern="ma", head=head, head_rank=16, dropout=0.1
+    )
     values = {
         "name": "tiny",
-        "model": {**model, "head_rank": 16, "pattern": "ma"},
+        "model": model.model_dump(),
         "training": {"images": 64, "batch_size": 8, "learning_rate": 1e-3, "log_every": 16, **training},
     }
     return parse_config(PriorRun, values, where="tiny")

@@ -8,16 +8,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from shared.config import C, parse_config
+from shared.config import C
 from shared.errors import UserError
 from shared.runs.run_directory import WEIGHTS, RunDirectory, read_yaml
 
 
 def load_for_inference(
-    run: Path, key: str, config: type[C], build: Callable[[C], nn.Module], weights: str = WEIGHTS[1]
+    run: Path, key: str, parse: Callable[[Any, str], C], build: Callable[[C], nn.Module], weights: str = WEIGHTS[1]
 ) -> Any:
     """The model of a run with its averaged weights, in eval mode: `build(config)` of the part `key` of its config.yaml.
 
+    parse: makes the configuration of its plain values and their origin, and raises UserError where it cannot.
     Raises UserError where the run or a part of it is missing or does not fit.
     """
     if not run.is_dir():
@@ -26,7 +27,7 @@ def load_for_inference(
     if not (run / "config.yaml").is_file() or not (run / weights).exists():
         raise UserError(f"{run} holds no finished checkpoint (config.yaml and {weights} are needed)")
     saved = read_yaml(run / "config.yaml")
-    model = build(parse_config(config, saved.get(key), where=f"{run / 'config.yaml'}, {key}"))
+    model = build(parse(saved.get(key), f"{run / 'config.yaml'}, {key}"))
     if weights in WEIGHTS:
         RunDirectory(run).check_published(weights)
     load_strictly(model, read_weights(run / weights), run / weights)

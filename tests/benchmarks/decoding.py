@@ -25,10 +25,11 @@ from torch import nn
 
 from shared.training.devices.precision import multiplies_bfloat16
 from stage2_prior.decoding.generate import generate
-from stage2_prior.prior import Prior, PriorConfig
+from stage2_prior.prior import Prior
 from tests.benchmarks import peers
 from tests.benchmarks.peers import CODES, Peer, Size
 from tests.benchmarks.timing import peak_mb
+from tests.tiny import prior_config
 
 SIZE = Size(width=384, depth=6, heads=6, d_state=64, headdim=64)
 TOKENS = 256  # unless a name says how many
@@ -136,7 +137,7 @@ def medians(*runs: Callable[[], object]) -> list[float]:
 def prior(kind: str, tokens: int) -> Prior:
     torch.manual_seed(0)
     shape = {name: getattr(SIZE, name) for name in ("depth", "width", "heads", "d_state", "headdim")}
-    config = PriorConfig(kind=kind, **shape)
+    config = prior_config(kind=kind, **shape)
     return Prior(config, CODES, (tokens // 16, 16)).eval()
 
 

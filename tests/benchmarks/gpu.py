@@ -25,6 +25,7 @@ from torch import nn
 from shared.config import load_config
 from shared.environment import machine, now
 from shared.training.optimizer import make_optimizer
+from stage2_prior.config import MambaConfig, PriorConfig
 from stage2_prior.decoding.generate import generate
 from stage2_prior.prior import Prior
 from stage2_prior.run_config import PriorRun
@@ -36,6 +37,7 @@ DEVICE = torch.device("cuda")
 KINDS, BATCHES, GRID = ("gpt", "mamba"), (1, 16, 64), (32, 32)
 TOKENS = GRID[0] * GRID[1]
 CONFIGS = {kind: load_config(PriorRun, Path(f"configs/prior/{kind}-343m.yaml"), []) for kind in KINDS}
+SIZES = ("width", "depth", "heads", "d_state", "headdim")  # options that are a peer's too
 PEERS: dict[str, tuple[str, str, Peer]] = {  # name: package, the kind of ours whose size it has
     "x-transformers": ("x_transformers", "gpt", peers.x_transformers),
     "transformers-llama": ("transformers", "gpt", peers.llama),
@@ -117,19 +119,22 @@ def drawing(prior: Prior, batch: int) -> Generate:
 
 def drawing_of_peer(name: str, batch: int) -> Generate:
     _, kind, peer = PEERS[name]
-    model = CONFIGS[kind].model
-    size = Size(model.width, model.depth, model.heads, model.d_state, model.headdim, "cuda", torch.bfloat16)
-    return peer(size, batch, TOKENS)
+    options = {key: value for key, value in CONFIGS[kind].model if key in SIZES}
+    return peer(Size(**options, device="cuda", dtype=torch.bfloat16), batch, TOKENS)
 
 
 def floor_s(prior: Prior, batch: int, bandwidth: float, peak: float) -> float:
     """The least seconds a step can take."""
-    model = prior.config
-    inner = model.expand * model.width
-    read_and_written = 2 * inner * model.d_state + 4 * (inner + 2 * model.d_state)  # and 4 taps of the convolution
-    of_a_row = 2 * 2 * model.width * TOKENS / 2 if model.kind == "gpt" else 4 * read_and_written
-    traffic = 2 * linear_weights(prior) + batch * model.depth * of_a_row
+    traffic = 2 * linear_weights(prior) + batch * prior.config.depth * bytes_of_a_row(prior.config)
     return max(traffic / bandwidth / 1e9, 2 * batch * linear_weights(prior) / peak / 1e12)
+
+
+def bytes_of_a_row(model: PriorConfig) -> float:
+    """State that a step of one block reads and writes for one image."""
+    if not isinstance(model, MambaConfig):
+        return 2 * 2 * model.width * TOKENS / 2
+    inner = model.expand * model.width
+    return 4 * (2 * inner * model.d_state + 4 * (inner + 2 * model.d_state))  # and 4 taps of the convolution
 
 
 def linear_weights(prior: Prior) -> int:
@@ -168,7 +173,8 @@ def train(kind: str, rounds: int, peak: float) -> dict[str, object]:
 def operations_of(prior: Prior) -> float:
     """Floating-point operations of training on one token."""
     model = prior.config
-    mixing = 2 * model.width * TOKENS / 2 if model.kind == "gpt" else 2 * model.expand * model.width * model.d_state
+    mamba = isinstance(model, MambaConfig)
+    mixing = 2 * model.expand * model.width * model.d_state if mamba else 2 * model.width * TOKENS / 2
     return 6 * (linear_weights(prior) + model.depth * mixing)
 
 

@@ -18,9 +18,9 @@ class Size:
 
     width: int
     depth: int
-    heads: int
-    d_state: int
-    headdim: int
+    heads: int = 0  # of attention
+    d_state: int = 0  # of Mamba-2, as headdim
+    headdim: int = 0
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
 

@@ -36,6 +36,12 @@ def test_overrides_are_yaml_values_at_dotted_keys() -> None:
     [
         ("training.image=5", r"training\.image: there is no such key; did you mean 'images'"),
         ("model.backbone.wdths=[8]", r"wdths: there is no such key; did you mean 'widths'"),
+        ("model.backbone.heds=8", r"  model\.backbone\.heds: there is no such key"),
+        (
+            "model.backbone.patch=8",
+            r"model\.backbone\.patch: kind conv does not read it; kinds attention, .* do",
+        ),
+        ("model.quantiser.levels=[8]", r"model\.quantiser\.levels: kind vector does not read it; kind fsq does"),
         ("model.backbone.kind=convv", r"backbone\.kind: 'convv' is not one of 'conv', .*\(did you mean 'conv'\?\)"),
         ("training.batch_size=0", r"training\.batch_size: .*greater than 0 \(got 0\)"),
         ("training.learning_rate=fast", r"training\.learning_rate: .*\(got 'fast'\)"),
@@ -156,7 +162,9 @@ def test_a_missing_key_is_named() -> None:
 
 
 def test_a_file_that_extends_another_changes_its_keys_only(tmp_path: Path) -> None:
-    (tmp_path / "one.yaml").write_text("name: one\nmodel: {depth: 3, width: 32, heads: 2}\ntraining: {images: 5}\n")
+    (tmp_path / "one.yaml").write_text(
+        "name: one\nmodel: {kind: gpt, depth: 3, width: 32, heads: 2}\ntraining: {images: 5}\n"
+    )
     (tmp_path / "two.yaml").write_text("extends: one.yaml\nname: two\nmodel: {depth: 4}\n")
     (tmp_path / "three.yaml").write_text("extends: two.yaml\ntraining: {batch_size: 7}\n")
     config = load_config(PriorRun, tmp_path / "three.yaml", ["model.heads=4"])
@@ -176,3 +184,12 @@ def test_a_file_that_extends_what_it_cannot_is_refused(tmp_path: Path, extends: 
     (tmp_path / "self.yaml").write_text(f"extends: {extends}\n")
     with pytest.raises(UserError, match=said):
         load_config(PriorRun, tmp_path / "self.yaml")
+
+
+def test_a_part_of_another_kind_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("name: one\nmodel: {kind: mamba, d_state: 16}\ntraining: {images: 5}\n")
+    (tmp_path / "gpt.yaml").write_text("extends: one.yaml\nmodel: {kind: gpt, depth: 4}\n")
+    (tmp_path / "same.yaml").write_text("extends: one.yaml\nmodel: {kind: mamba, depth: 4}\n")
+    gpt, same = (load_config(PriorRun, tmp_path / f"{name}.yaml") for name in ("gpt", "same"))
+    assert (gpt.model.kind, gpt.model.depth, gpt.training.images) == ("gpt", 4, 5)
+    assert (same.model.d_state, same.model.depth) == (16, 4)

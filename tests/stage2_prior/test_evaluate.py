@@ -14,9 +14,9 @@ from shared.errors import UserError
 from shared.runs.token_cache import TokenCache, TokenInfo, write_cache
 from stage2_prior import evaluate as command
 from stage2_prior.evaluate import Accuracy, evaluate
-from stage2_prior.prior import Prior, PriorConfig
+from stage2_prior.prior import Prior
 from stage2_prior.train import train
-from tests.tiny import prior_run
+from tests.tiny import prior_config, prior_run
 
 INFO = TokenInfo(
     grid=(3, 4), codes=20, code_dim=8, tokenizer="nowhere", fingerprint="0", source="none",
@@ -38,7 +38,7 @@ def random_cache(train: int = 7, validation: int = 5) -> TokenCache:
 
 def random_prior() -> Prior:
     torch.manual_seed(0)
-    prior = Prior(PriorConfig(kind="gpt", depth=2, width=32, heads=2, dropout=0.3), 20, (3, 4), classes=2)
+    prior = Prior(prior_config(kind="gpt", depth=2, width=32, heads=2, dropout=0.3), 20, (3, 4), classes=2)
     with torch.no_grad():
         for parameter in prior.parameters():
             if parameter.ndim > 1:
@@ -88,7 +88,7 @@ def test_fewer_than_five_codes_are_all_among_the_first_five() -> None:
     cache = TokenCache(
         cache.path, INFO, {"validation": cache.tokens["validation"] % 3}, cache.labels, torch.zeros(3, 8)
     )
-    prior = Prior(PriorConfig(kind="gpt", depth=1, width=32, heads=2), 3, (3, 4), classes=2)
+    prior = Prior(prior_config(kind="gpt", depth=1, width=32, heads=2), 3, (3, 4), classes=2)
     assert evaluate(prior, cache, "validation").top5 == 1
 
 

@@ -13,10 +13,11 @@ from shared.training.devices.memory import TRAINING_BYTES, kept_for_backward
 from shared.training.devices.precision import Precision, usable
 from shared.training.trainee import Trainee
 from stage2_prior.memory import training_memory
-from stage2_prior.prior import PriorConfig, build_prior
+from stage2_prior.prior import build_prior
 from stage2_prior.run_config import PriorRun
 from tests.benchmarks.timing import peak_mb
 from tests.launch import ROOT
+from tests.tiny import prior_config
 
 SMALL = {"depth": 3, "width": 64, "heads": 2, "headdim": 16, "d_state": 16, "head_rank": 16, "dropout": 0.1}
 
@@ -36,7 +37,7 @@ def info_of(codes: int, side: int, class_names: list[str] | None = None) -> Toke
     ids=str,
 )  # fmt: skip
 def test_shapes_without_contents_keep_what_real_tensors_do(options: dict, precision: str) -> None:
-    config, info = PriorConfig(**SMALL, **options), info_of(300, 8, ["a", "b"])
+    config, info = prior_config(**SMALL, **options), info_of(300, 8, ["a", "b"])
     memory = training_memory(config, info, precision)
     prior = build_prior(config, info, torch.randn(300, 8))
     assert memory.weights == TRAINING_BYTES * sum(parameter.numel() for parameter in prior.parameters())
@@ -48,7 +49,7 @@ def test_shapes_without_contents_keep_what_real_tensors_do(options: dict, precis
 
 def test_looking_at_a_prior_takes_nothing_from_the_runs_random_numbers() -> None:
     before = torch.get_rng_state()
-    training_memory(PriorConfig(kind="hybrid", **SMALL), info_of(300, 8), "bf16")
+    training_memory(prior_config(kind="hybrid", **SMALL), info_of(300, 8), "bf16")
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -66,7 +67,7 @@ LARGER = {"depth": 8, "width": 128, "heads": 4, "d_state": 32, "headdim": 32}
 @pytest.mark.parametrize(("kind", "precision"), [("gpt", "bf16"), ("mamba", "bf16"), ("hybrid", "fp32")])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's kernels keep other things than a CPU's")
 def test_training_holds_what_was_foreseen_at_its_peak(kind: str, precision: Precision) -> None:
-    config, info, batch_size = PriorConfig(kind=kind, **LARGER), info_of(256, 8), 32
+    config, info, batch_size = prior_config(kind=kind, **LARGER), info_of(256, 8), 32
     training = TrainingConfig(images=1000, batch_size=batch_size, precision=precision, compile=False)
 
     def train() -> None:

@@ -9,10 +9,11 @@ import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.config import parse_config
 from shared.errors import UserError
 from shared.layers.mamba2 import Mamba2
-from stage2_prior.prior import Prior, PriorConfig
+from stage2_prior.config import parse_prior
+from stage2_prior.prior import Prior
+from tests.tiny import prior_config
 
 SMALL = {"depth": 3, "width": 32, "heads": 4, "d_state": 16, "headdim": 16, "pattern": "ma", "chunk_size": 4}
 KINDS: list[dict[str, Any]] = [
@@ -32,7 +33,7 @@ KINDS: list[dict[str, Any]] = [
 def small_prior(codes: int = 50, grid: tuple[int, int] = (3, 5), classes: int = 4, **options: Any) -> Prior:
     torch.manual_seed(0)
     vectors_KD = F.normalize(torch.randn(codes, 8), dim=-1)
-    return Prior(PriorConfig(**(SMALL | options)), codes, grid, classes, vectors_KD).eval()
+    return Prior(prior_config(**(SMALL | options)), codes, grid, classes, vectors_KD).eval()
 
 
 def random_weights(prior: Prior) -> Prior:
@@ -210,7 +211,7 @@ def test_what_writes_into_the_residual_stream_starts_small_and_mamba_keeps_its_o
     torch.manual_seed(1)
     own = Mamba2(**config)
     torch.manual_seed(1)
-    prior = Prior(PriorConfig(**(SMALL | {"depth": 1})), 1, (1, 1))
+    prior = Prior(prior_config(**(SMALL | {"depth": 1})), 1, (1, 1))
     mixer = prior.blocks[0].mixer
     with torch.no_grad():
         assert own.in_proj.weight.std().item() == pytest.approx(mixer.in_proj.weight.std().item(), rel=0.1)
@@ -239,13 +240,13 @@ def test_code_vectors_travel_in_the_state_dict() -> None:
 def test_alike_codes_start_alike_in_the_codes_head() -> None:
     vectors_KD = torch.randn(50, 8)
     vectors_KD[7] = vectors_KD[3]
-    table_KR = Prior(PriorConfig(**SMALL, head="codes"), 50, (3, 5), 0, vectors_KD).vocabulary.table()
+    table_KR = Prior(prior_config(**SMALL, head="codes"), 50, (3, 5), 0, vectors_KD).vocabulary.table()
     torch.testing.assert_close(table_KR[7], table_KR[3])
     assert not torch.allclose(table_KR[7], table_KR[4], atol=0.1)
 
 
 def test_the_codes_head_needs_code_vectors_of_the_right_number() -> None:
-    config = PriorConfig(**SMALL, head="codes")
+    config = prior_config(**SMALL, head="codes")
     with pytest.raises(UserError, match="needs the tokenizer's code vectors"):
         Prior(config, 50, (3, 5))
     with pytest.raises(UserError, match="49 code vectors for a prior over 50 codes"):
@@ -267,18 +268,21 @@ def test_the_codes_head_needs_code_vectors_of_the_right_number() -> None:
 )
 def test_options_that_do_not_fit_are_one_message(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        parse_config(PriorConfig, options, where="prior.yaml")
+        parse_prior(options, where="prior.yaml")
+
+
+def blocks_of(prior: Prior) -> str:
+    return "".join("m" if isinstance(block.mixer, Mamba2) else "a" for block in prior.blocks)
 
 
 @pytest.mark.parametrize(("kind", "pattern"), [("mamba", "mmmmmmmm"), ("gpt", "aaaaaaaa"), ("hybrid", "mmmammma")])
 def test_block_pattern(kind: str, pattern: str) -> None:
-    config = PriorConfig(kind=kind)
-    assert "".join("a" if config.is_attention(layer) else "m" for layer in range(8)) == pattern
+    with torch.device("meta"):
+        assert blocks_of(Prior(prior_config(kind, depth=8), 50, (3, 5))) == pattern
 
 
 def test_any_hybrid_pattern_repeats_over_the_depth() -> None:
-    prior = small_prior(kind="hybrid", pattern="amm", depth=5)
-    assert ["m" if isinstance(block.mixer, Mamba2) else "a" for block in prior.blocks] == list("ammam")
+    assert blocks_of(small_prior(kind="hybrid", pattern="amm", depth=5)) == "ammam"
 
 
 @pytest.mark.parametrize(("kind", "graphs"), [("gpt", 1), ("mamba", 1), ("hybrid", 2)])

@@ -24,7 +24,10 @@ from shared.training.trainee import Trainee
 from stage1_tokenizer.backbones.sequence import AttentionConfig, MambaConfig, transformer
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from stage2_prior.attention import Attention
-from stage2_prior.prior import Prior, PriorConfig
+from stage2_prior.config import GptConfig
+from stage2_prior.config import MambaConfig as MambaPrior
+from stage2_prior.prior import Prior
+from tests.tiny import prior_config
 
 BASE, WIDEST, STEPS, RATE = 64, 512, 4, 3e-3
 CODES, GRID = 64, (4, 4)
@@ -60,7 +63,7 @@ def prior_of(width: int, base: int | None, options: dict[str, Any]) -> Prior:
         values.pop("mup_base_heads", None)
     torch.manual_seed(0)
     vectors_KD = F.normalize(torch.randn(CODES, 8), dim=-1)
-    return Prior(PriorConfig(**values), CODES, GRID, 0, vectors_KD)
+    return Prior(prior_config(**values), CODES, GRID, 0, vectors_KD)
 
 
 def tokenizer_of(width: int, base: int | None, options: dict[str, Any]) -> Tokenizer:
@@ -277,7 +280,7 @@ def test_initial_biases_are_those_of_the_base_width() -> None:
 
 
 def test_attention_of_wider_heads_divides_by_their_width() -> None:
-    config = PriorConfig(kind="gpt", width=64, heads=2, mup_base_width=16, mup_base_heads=2)
+    config = prior_config(kind="gpt", width=64, heads=2, mup_base_width=16, mup_base_heads=2)
     q, k = torch.randn(2, 32)
     assert (q @ k) * 32**-0.5 * config.score_factor == pytest.approx(float(q @ k) / 32 * 8**0.5)
     blocks = transformer(AttentionConfig(width=64, heads=2, mup_base_width=16, mup_base_heads=2), depth=1)
@@ -323,10 +326,11 @@ def test_a_checkpoint_from_before_learning_rates_had_scales_goes_on() -> None:
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        (PriorConfig, {"mup_base_width": 0}, "mup_base_width: Input should be greater than 0"),
-        (PriorConfig, {"mup_base_width": 30}, "at mup_base_width 30: expand . width = 60 must be a multiple"),
-        (PriorConfig, {"mup_base_heads": 2}, "mup_base_heads 2 needs mup_base_width"),
-        (PriorConfig, {"kind": "gpt", "mup_base_width": 64, "mup_base_heads": 3}, "at mup_base_width 64: .* heads 3"),
+        (MambaPrior, {"mup_base_width": 0}, "mup_base_width: Input should be greater than 0"),
+        (MambaPrior, {"mup_base_width": 30}, "at mup_base_width 30: expand . width = 60 must be a multiple"),
+        (MambaPrior, {"mup_base_heads": 2}, "mup_base_heads 2 needs mup_base_width"),
+        (GptConfig, {"kind": "gpt", "mup_base_width": 64, "mup_base_heads": 3}, "at mup_base_width 64: .* heads 3"),
+        (MambaPrior, {"mup_base_width": 64, "mup_base_heads": 2}, "this model has no attention heads"),
         (MambaConfig, {"mup_base_width": 64, "mup_base_heads": 2}, "this model has no attention heads"),
         (AttentionConfig, {"unpatchify": "conv", "mup_base_width": 33}, "at mup_base_width 33: unpatchify: conv"),
     ],
@@ -337,7 +341,7 @@ def test_a_base_that_cannot_be_is_one_message(config: type[MupConfig], options: 
 
 
 def test_heads_stay_as_wide_at_another_width() -> None:
-    config = PriorConfig(kind="gpt", width=96, heads=4, mup_base_width=48)
+    config = prior_config(kind="gpt", width=96, heads=4, mup_base_width=48)
     assert config.at_width(192).heads == 8
-    assert config.at_base() == PriorConfig(kind="gpt", width=48, heads=2)
-    assert config.at_width(96) == PriorConfig(kind="gpt", width=96, heads=4)
+    assert config.at_base() == prior_config(kind="gpt", width=48, heads=2)
+    assert config.at_width(96) == prior_config(kind="gpt", width=96, heads=4)

@@ -20,8 +20,9 @@ from stage2_prior.decoding.engine import decoder_for
 from stage2_prior.decoding.filters import SamplingConfig, filter_logits
 from stage2_prior.decoding.generate import generate
 from stage2_prior.decoding.guidance import guide
-from stage2_prior.prior import Prior, PriorConfig
+from stage2_prior.prior import Prior
 from tests.stage2_prior.decoding.cpu.test_product import usable_dtypes
+from tests.tiny import prior_config
 
 SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "pattern": "ma", "head_rank": 12}
 KINDS: list[dict[str, Any]] = [
@@ -38,7 +39,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA grap
 def random_prior(codes: int = 40, grid: tuple[int, int] = (4, 5), **options: Any) -> Prior:
     """Random weights, with distributions neither flat nor certain."""
     torch.manual_seed(0)
-    prior = Prior(PriorConfig(**(SMALL | options)), codes, grid, 3, torch.randn(codes, 8)).eval()
+    prior = Prior(prior_config(**(SMALL | options)), codes, grid, 3, torch.randn(codes, 8)).eval()
     with torch.no_grad():
         for name, parameter in prior.named_parameters():
             if parameter.ndim > 1 and "conv1d" not in name:

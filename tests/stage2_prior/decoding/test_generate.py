@@ -12,7 +12,8 @@ from stage2_prior.decoding.cpu.step import Step
 from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.generate import generate
 from stage2_prior.decoding.guidance import GuidanceConfig
-from stage2_prior.prior import Prior, PriorConfig
+from stage2_prior.prior import Prior
+from tests.tiny import prior_config
 
 SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "pattern": "ma", "chunk_size": 4}
 GREEDY = SamplingConfig(temperature=0)
@@ -21,7 +22,7 @@ GREEDY = SamplingConfig(temperature=0)
 def confident_prior(kind: str = "hybrid", codes: int = 40, classes: int = 3, **options: Any) -> Prior:
     """A random prior with distributions neither flat nor certain."""
     torch.manual_seed(0)
-    prior = Prior(PriorConfig(**(SMALL | {"kind": kind} | options)), codes, (4, 5), classes).eval()
+    prior = Prior(prior_config(**(SMALL | {"kind": kind} | options)), codes, (4, 5), classes).eval()
     with torch.no_grad():
         for name, parameter in prior.named_parameters():
             if parameter.ndim > 1 and "conv1d" not in name:

@@ -11,14 +11,15 @@ from torch import Tensor
 from shared.errors import UserError
 from stage2_prior.decoding.generate import generate
 from stage2_prior.decoding.stream import Abandoned, stream
-from stage2_prior.prior import Prior, PriorConfig
+from stage2_prior.prior import Prior
+from tests.tiny import prior_config
 
 WAIT = 60  # seconds until a test that hangs fails
 
 
 def test_rows_come_as_they_are_drawn_and_the_result_at_last() -> None:
     torch.manual_seed(0)
-    prior = Prior(PriorConfig(depth=1, width=16, headdim=8, d_state=8), codes=20, grid=(4, 3)).eval()
+    prior = Prior(prior_config(depth=1, width=16, headdim=8, d_state=8), codes=20, grid=(4, 3)).eval()
     whole_BHW = generate(prior, range(2), seed=1)
     shown = list(stream(lambda on_row: generate(prior, range(2), seed=1, on_row=on_row)))
     assert torch.equal(shown[-1], whole_BHW)

@@ -17,10 +17,11 @@ from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.gpu.choose import choose_on_gpu
 from stage2_prior.decoding.gpu.device import Gpu
 from stage2_prior.decoding.gpu.step import StaticWeights
-from stage2_prior.prior import Prior, PriorConfig
+from stage2_prior.prior import Prior
+from tests.tiny import prior_config
 
 SHARED_MEMORY = {80: 163 * 2**10, 89: 99 * 2**10, 90: 227 * 2**10}  # CUDA C++ programming guide, table 24
-EVERYTHING = PriorConfig(
+EVERYTHING = prior_config(
     kind="hybrid", pattern="ma", depth=2, width=256, heads=4, positions="rotary", conditioning="norm"
 )
 CONFIG = SamplingConfig(temperature=0.9, top_k=9, top_p=0.9, min_p=0.1)
@@ -41,7 +42,7 @@ def main() -> None:
         prior = Prior(EVERYTHING, 500, (4, 4), classes=3)
         for exact in (True, False):
             step(prior, 64, exact)
-        step(Prior(PriorConfig(kind="gpt", depth=1, width=96, heads=2, qk_norm=False), 500, (4, 4)), 1, exact=False)
+        step(Prior(prior_config(kind="gpt", depth=1, width=96, heads=2, qk_norm=False), 500, (4, 4)), 1, exact=False)
         choose_on_gpu(torch.randn(2, 500), torch.rand(2, 3).double(), None, SamplingConfig(temperature=0))
         choose_on_gpu(torch.randn(4, 16_384), torch.rand(2, 5).double(), torch.ones(1), CONFIG)
     print(json.dumps(taken))
