@@ -36,7 +36,7 @@ def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ())
     Raises UserError naming the key, the value, what is allowed, and for an unknown key the nearest known one.
     """
     path = Path(path)
-    return parse_config(model, override(_read_extended(path), overrides), where=str(path))
+    return parse_config(model, override(read_extended(path), overrides), where=str(path))
 
 
 def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -102,8 +102,11 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The keys of a file on top of those of the file that it extends, and so on."""
+def read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The plain keys of a YAML file on top of those of the file that it `extends`, and so on.
+
+    extending: the files that are on the way to this one. Raises UserError where one cannot be read or is among them.
+    """
     if path in extending:
         raise UserError(f"{path} extends itself, by way of {', '.join(map(str, extending))}")
     values = _read_yaml(path)
@@ -112,7 +115,7 @@ def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, An
     other = values.pop("extends")
     if not isinstance(other, str):
         raise UserError(f"{path}: extends must name another configuration's file, not {other!r}")
-    return _merged(_read_extended(path.parent / other, (*extending, path)), values)
+    return _merged(read_extended(path.parent / other, (*extending, path)), values)
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from pydantic import Field, PositiveInt, field_validator
 
-from shared.config import Config, completed, load_config, parse_command_line, parse_config
+from shared.config import Config, completed, load_config, parse_command_line, parse_config, read_extended
 from shared.data.open import open_datasets
 from shared.disk.atomic import write_text
 from shared.environment import machine, now
@@ -167,7 +167,7 @@ def load_comparison(path: str | Path, overrides: list[str]) -> tuple[Comparison,
 def run_of(row: Row, base: TokenizerRun, path: str | Path) -> TokenizerRun:
     """The base's run with a row's model."""
     values = base.model_dump(mode="json")
-    changes = read_yaml(Path(row.model)).get("model", {}) if isinstance(row.model, str) else row.model
+    changes = read_extended(Path(row.model)).get("model", {}) if isinstance(row.model, str) else row.model
     for part, change in changes.items():
         keeps = isinstance(change, dict) and "kind" not in change
         values["model"][part] = {**values["model"].get(part, {}), **change} if keeps else change

@@ -124,6 +124,15 @@ def test_blocks_are_the_identity_where_every_branch_is_scaled_to_nothing(kind: s
     torch.testing.assert_close(tokenizer(kind, layer_scale=1e-12).encoder.blocks(x_BLD), x_BLD)
 
 
+@pytest.mark.parametrize("kind", ["conv", *SEQUENCES])
+def test_the_reference_configs_have_as_many_weights_as_they_say(kind: str) -> None:
+    path = ROOT / f"configs/tokenizer/{kind}.yaml"
+    with torch.device("meta"):
+        model = Tokenizer(load_config(TokenizerRun, path).model)
+    first, *_ = path.read_text().splitlines()
+    assert first.endswith(f" {sum(parameter.numel() for parameter in model.parameters()) / 1e6:.0f}M weights.")
+
+
 @pytest.mark.parametrize(("kind", "millions"), [("conv", 16), ("attention", 36), ("mamba", 33), ("bimamba", 33)])
 def test_the_reference_configs_have_the_recipes_sizes_within_5_percent(kind: str, millions: float) -> None:
     config = load_config(TokenizerRun, ROOT / f"configs/tokenizer/{kind}.yaml")

@@ -8,10 +8,12 @@ import pytest
 import torch
 import yaml
 
+from shared.config import load_config
 from shared.errors import UserError
 from shared.training.trainee import Trainee
 from stage1_tokenizer import compare as compare_module
 from stage1_tokenizer.compare import compare, load_comparison, main
+from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
 from tests.launch import ROOT
@@ -72,6 +74,22 @@ def test_a_comparison_trains_measures_and_reports_every_row(
     # Finished rows are kept.
     monkeypatch.setattr(compare_module, "train", None)
     assert run(path)["rows"] == results["rows"]
+
+
+def test_a_row_takes_the_model_of_a_file_and_of_the_file_that_it_extends(drawings: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: {quantiser: {kind: fsq, levels: [5, 5]}}\n")
+    (tmp_path / "wide.yaml").write_text("extends: recipe.yaml\nmodel: {backbone: {widths: [16, 64]}}\n")
+    rows = [{"name": "wide", "model": str(tmp_path / "wide.yaml")}]
+    _, runs = load_comparison(tiny_comparison(drawings, tmp_path, rows=rows), [])
+    model = runs["wide"].model
+    assert (model.quantiser.levels, model.backbone.widths, model.backbone.heads) == ((5, 5), (16, 64), 2)
+
+
+def test_the_reference_rows_are_the_reference_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    _, runs = load_comparison(ROOT / "configs/compare/backbones.yaml", [])
+    for name, run_of_row in runs.items():
+        assert run_of_row == load_config(TokenizerRun, ROOT / f"configs/tokenizer/{name}.yaml")
 
 
 def test_every_quantiser_is_a_row(drawings: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from shared.config import Config, load_config
+from shared.config import Config, load_config, read_extended
 from shared.disk.manifest import write_manifest
 from shared.errors import UserError
 from shared.runs.run_directory import RunDirectory
@@ -25,11 +25,11 @@ from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.run_config import PriorRun
 from tests.launch import ROOT
 
-SHIPPED = [
-    (model, path.read_text())
+SHIPPED = [  # whole, with what they take over from the file that they extend
+    (model, yaml.safe_dump(read_extended(path), default_flow_style=None, sort_keys=False))
     for folder, model in (("tokenizer", TokenizerRun), ("prior", PriorRun), ("demo", None))
     for path in sorted(ROOT.glob(f"configs/{folder}/*.yaml"))
-    for model in [model or (PriorRun if path.stem == "prior" else TokenizerRun)]
+    for model in [model or (PriorRun if "prior" in path.stem else TokenizerRun)]
 ]
 # What YAML and its readers stumble over: tags, anchors, merges, numbers and dates that are none, other bytes.
 PIECES = st.sampled_from(
