@@ -60,7 +60,7 @@ def stand_in(capability: int) -> None:
     )
     found = Gpu(108, SHARED_MEMORY[capability], overlap=capability >= 90)
     for module in ("product", "norm", "attend", "recur"):
-        sys.modules[f"stage2_prior.gpu.{module}"].gpu = lambda device: found  # type: ignore[attr-defined]
+        sys.modules[f"stage2_prior.decoding.gpu.{module}"].gpu = lambda device: found  # type: ignore[attr-defined]
 
 
 def step(prior: Prior, rows: int, exact: bool) -> None:
