@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.quantisers.quantiser import all_reduced
 
+SMOOTHING = 1e-5  # sonnet's epsilon: in Laplace's rule, the wins that each code is given beside its own
+
 
 class MovingSums(nn.Module):
     """Decaying sums of the vectors each code won; their directions are the codes.
@@ -39,10 +41,40 @@ class MovingSums(nn.Module):
         """
         self.sums_KD.lerp_(all_reduced(self.step_sums_KD), 1 - self.decay)
         won_K1 = (step_counts_K > 0)[:, None]
-        codes_KD.copy_(torch.where(won_K1, F.normalize(self.sums_KD, dim=1), codes_KD))
+        codes_KD.copy_(torch.where(won_K1, self._places(step_counts_K), codes_KD))
         self.step_sums_KD.zero_()
 
     @torch.no_grad()
     def reset(self, replaced_M: Tensor, codes_MD: Tensor) -> None:
         """Forget what replaced codes had won; the new ones count as one vector each."""
         self.sums_KD[replaced_M] = codes_MD
+
+    def _places(self, step_counts_K: Tensor) -> Tensor:
+        """Where the sums put each code: (K, D)."""
+        return F.normalize(self.sums_KD, dim=1)
+
+
+class MovingMeans(MovingSums):
+    """Off the sphere length matters too: each sum over a decaying count of the vectors in it is the code.
+
+    Appendix A.1, equations 6 to 8, with the counts smoothed after Laplace as in sonnet's VectorQuantizerEMA: (count +
+    epsilon) / (total + K epsilon) * total. A code that won nothing stays where it is, as on the sphere.
+    """
+
+    decayed_counts_K: Tensor
+
+    def __init__(self, codes_KD: Tensor, decay: float) -> None:
+        super().__init__(codes_KD, decay)
+        self.register_buffer("decayed_counts_K", torch.ones(len(codes_KD), device=codes_KD.device))
+
+    @torch.no_grad()
+    def reset(self, replaced_M: Tensor, codes_MD: Tensor) -> None:
+        super().reset(replaced_M, codes_MD)
+        self.decayed_counts_K[replaced_M] = 1.0
+
+    def _places(self, step_counts_K: Tensor) -> Tensor:
+        counts_K = self.decayed_counts_K
+        counts_K.lerp_(step_counts_K.to(counts_K.dtype), 1 - self.decay)
+        total = counts_K.sum()
+        smoothed_K = (counts_K + SMOOTHING) / (total + len(counts_K) * SMOOTHING) * total
+        return self.sums_KD / smoothed_K[:, None]

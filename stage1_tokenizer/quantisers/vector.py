@@ -19,7 +19,7 @@ from stage1_tokenizer.quantisers.counts import WINDOW
 from stage1_tokenizer.quantisers.entropy import entropy_loss
 from stage1_tokenizer.quantisers.gradients import rotate, straight_through
 from stage1_tokenizer.quantisers.lookup import nearest_by_distance, nearest_codes
-from stage1_tokenizer.quantisers.moving_sums import MovingSums
+from stage1_tokenizer.quantisers.moving_sums import MovingMeans, MovingSums
 from stage1_tokenizer.quantisers.quantiser import (
     Quantised,
     Quantiser,
@@ -64,7 +64,7 @@ class VectorConfig(QuantiserOptions):
 
 
 class VectorQuantiser(Quantiser):
-    """Replace each vector by the nearest of K unit vectors.
+    """Replace each vector by the nearest of K codes, which are unit vectors unless `unit: false`.
 
     The codebook is trained by gradient, or follows a moving average. Its initial values are encoder outputs, taken
     after an unquantised warm-up: codes drawn at random lie where no encoder output is, and nearly all die at once.
@@ -86,7 +86,8 @@ class VectorQuantiser(Quantiser):
         codes_KD = F.normalize(torch.randn(config.codes, config.dim), dim=1)
         self.codebook = nn.Parameter(codes_KD, requires_grad=config.codebook == "gradient")
         self.codebook._no_weight_decay = True  # type: ignore[attr-defined]
-        self.moving_sums = MovingSums(codes_KD, config.ema_decay) if config.codebook == "ema" else None
+        moving = MovingSums if config.unit else MovingMeans
+        self.moving_sums = moving(codes_KD, config.ema_decay) if config.codebook == "ema" else None
         self.initialised = config.warm_up == 0
         self.register_buffer("recent_RD", torch.zeros(MEMORY * config.codes, config.dim))
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))  # vectors ever remembered
@@ -172,7 +173,8 @@ class VectorQuantiser(Quantiser):
         codebook_weight = config.codebook_weight if config.codebook == "gradient" else 0.0
         loss = codebook_loss(z_BHWD, q_BHWD, config.commitment_weight, codebook_weight)
         if config.entropy_weight:
-            entropy = entropy_loss(z_BHWD.flatten(0, -2), self.codes_KD, config.entropy_temperature)
+            z_ND = z_BHWD.flatten(0, -2)
+            entropy = entropy_loss(z_ND, self.codes_KD, config.entropy_temperature, by_distance=not config.unit)
             loss = loss + config.entropy_weight * entropy
         return loss
 

@@ -18,13 +18,17 @@ from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
 from tests.launch import ROOT
 
 STEPS = 30
-CODEBOOKS = ("gradient", "ema")
+CODEBOOKS: dict[str, dict[str, Any]] = {
+    "gradient": {"codebook": "gradient"},
+    "ema": {"codebook": "ema"},
+    "ema off the sphere": {"codebook": "ema", "unit": False},
+}
 
 
 def train(codebook: str, rank: int) -> dict[str, Any]:
     """Train on this rank's own vectors; gradients are summed over ranks, as DistributedDataParallel would."""
     torch.manual_seed(0)
-    config = VectorConfig(codes=32, dim=4, warm_up=4, revival_window=4, revival_steps=0, codebook=codebook)
+    config = VectorConfig(codes=32, dim=4, warm_up=4, revival_window=4, revival_steps=0, **CODEBOOKS[codebook])
     quantiser = VectorQuantiser(config)
     optimizer = torch.optim.AdamW(quantiser.parameters(), lr=1e-2)
     torch.manual_seed(1 + rank)

@@ -188,10 +188,11 @@ def test_a_step_that_was_undone_ends_no_window() -> None:
     assert int(quantiser.seen) == 64
 
 
+@pytest.mark.parametrize("unit", [True, False])
 @pytest.mark.parametrize("codebook", ["gradient", "ema"])
-def test_the_state_dict_holds_everything_a_resume_needs(codebook: str) -> None:
+def test_the_state_dict_holds_everything_a_resume_needs(codebook: str, unit: bool) -> None:
     vectors = F.normalize(torch.randn(5000, 8), dim=1)
-    one = VectorQuantiser(VectorConfig(codes=64, dim=8, warm_up=4, codebook=codebook))
+    one = VectorQuantiser(VectorConfig(codes=64, dim=8, warm_up=4, codebook=codebook, unit=unit))
     steps(one, 5, vectors)
     two = VectorQuantiser(one.config)
     two.load_state_dict(one.state_dict())
@@ -222,6 +223,15 @@ def test_the_entropy_regulariser_enters_the_loss_with_its_weight() -> None:
     quantiser.load_state_dict(without.state_dict())
     z_BHWD = torch.randn(2, 4, 4, 8)
     p_NK = (F.normalize(z_BHWD, dim=-1).view(-1, 8) @ quantiser.codes_KD.T / 0.1).softmax(1)
+    entropy = torch.special.entr(p_NK).sum(1).mean() - torch.special.entr(p_NK.mean(0)).sum()
+    torch.testing.assert_close(quantiser(z_BHWD).loss, without(z_BHWD).loss + 0.5 * entropy)
+
+
+def test_off_the_sphere_the_entropy_is_of_distances() -> None:
+    without, quantiser = ready(unit=False), ready(unit=False, entropy_weight=0.5, entropy_temperature=2.0)
+    quantiser.load_state_dict(without.state_dict())
+    z_BHWD = 3 * torch.randn(2, 4, 4, 8)
+    p_NK = (torch.cdist(z_BHWD.view(-1, 8), quantiser.codes_KD).square() / -4).softmax(1)
     entropy = torch.special.entr(p_NK).sum(1).mean() - torch.special.entr(p_NK.mean(0)).sum()
     torch.testing.assert_close(quantiser(z_BHWD).loss, without(z_BHWD).loss + 0.5 * entropy)
 
