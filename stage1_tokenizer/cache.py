@@ -130,7 +130,7 @@ def draw_check(path: Path, tokenizer: Tokenizer, images: ImageDataset, picture: 
     cache = open_cache(path)
     rows = torch.linspace(0, len(images) - 1, min(columns, len(images))).round().long()
     tokens_BL, _ = cache.batch("train", rows)
-    decoded = tokenizer.detokenize(tokens_BL.view(-1, *cache.info.grid).to(tokenizer.to_codes.weight.device))
+    decoded = tokenizer.detokenize(tokens_BL.view(-1, *cache.info.grid).to(tokenizer.device))
     originals, _ = next(
         validation_loader(
             ImageDataset(images.source, images.indices[rows].tolist(), images.config, augmented=False), columns

@@ -160,7 +160,7 @@ def draw_reconstructions(tokenizers: Sequence[Tokenizer], dataset: ImageDataset,
     x_BCHW = torch.stack([to_float(dataset[0, position][0]) for position in positions])
     rows = [x_BCHW]
     for tokenizer in tokenizers:
-        rows.append(tokenizer.eval()(x_BCHW.to(tokenizer.to_codes.weight.device)).images_BCHW.cpu())
+        rows.append(tokenizer.eval()(x_BCHW.to(tokenizer.device)).images_BCHW.cpu())
     save_grid(torch.cat(rows), path, columns=len(positions))
 
 

@@ -114,7 +114,7 @@ def held_out_counts(tokenizer: Tokenizer, held_out: ImageDataset) -> Tensor:
     """How often each code occurs on held-out images, (K,) int64."""
     places = torch.linspace(0, len(held_out) - 1, min(len(held_out), COUNTED)).round().long()
     some = ImageDataset(held_out.source, held_out.indices[places].tolist(), held_out.config, augmented=False)
-    device = tokenizer.to_codes.weight.device
+    device = tokenizer.device
     tokens = [tokenizer.tokenize(images.to(device)) for images, _ in validation_loader(some, batch_size=32)]
     return count_codes(torch.cat(tokens), tokenizer.codes, tokenizer.tokens_per_place).cpu()
 

@@ -60,7 +60,7 @@ def decode_codes(tokenizer: Tokenizer, codes_N: Tensor) -> Tensor:
     """
     patch = tokenizer.config.backbone.patch
     grid = tokenizer.grid((3 * patch, 3 * patch))
-    parts = codes_N.to(tokenizer.to_codes.weight.device)[:, None, None].split(128)
+    parts = codes_N.to(tokenizer.device)[:, None, None].split(128)
     images = [
         tokenizer.detokenize(part.expand(-1, *grid))[:, :, patch : 2 * patch, patch : 2 * patch] for part in parts
     ]
@@ -74,7 +74,7 @@ def decode_rows(tokenizer: Tokenizer, tokens_Brw: Tensor, rows: int) -> Tensor:
     # The decoder takes whole grids: the last row known is repeated, and what comes of that is hidden.
     missing_Brw = tokens_Brw[:, -1:].expand(-1, rows - known, -1)
     whole_Bhw = torch.cat((tokens_Brw, missing_Brw), dim=1)
-    images_BCHW = tokenizer.detokenize(whole_Bhw.to(tokenizer.to_codes.weight.device)).cpu()
+    images_BCHW = tokenizer.detokenize(whole_Bhw.to(tokenizer.device)).cpu()
     images_BCHW[:, :, images_BCHW.shape[2] * known // rows :] = 0
     return images_BCHW
 
