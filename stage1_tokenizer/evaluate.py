@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from shared.code_counts import count_codes, perplexity, usage
 from shared.config import parse_config
 from shared.data.config import DataConfig
 from shared.data.dataset import ImageDataset
@@ -31,7 +32,6 @@ from shared.runs.run_directory import newest_run, read_yaml
 from shared.training.devices.gather import gather_rows
 from stage1_tokenizer.judging.instruments import Instruments, open_instruments
 from stage1_tokenizer.judging.measures import psnr_of
-from stage1_tokenizer.quantisers.counts import count_codes, perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 Split = Literal["train", "validation", "all"]

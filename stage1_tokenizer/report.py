@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from shared.code_counts import count_codes, perplexity, usage
 from shared.data.dataset import ImageDataset
 from shared.data.loader import validation_loader
 from shared.disk.atomic import write_text
@@ -37,7 +38,6 @@ from shared.runs.run_directory import newest_run
 from shared.training.log import read_metrics
 from stage1_tokenizer.evaluate import datasets_of
 from stage1_tokenizer.judging.pictures import decode_codes
-from stage1_tokenizer.quantisers.counts import count_codes, perplexity, usage
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 COUNTED = 2_000  # held-out images at most whose codes are counted: a page should take seconds

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, PartialState
 
+from shared.code_counts import perplexity, usage
 from shared.config import load_config, parse_command_line
 from shared.data.dataset import ImageDataset
 from shared.data.loader import Batch, training_loader
@@ -30,7 +31,6 @@ from shared.training.trainee import Trainee
 from stage1_tokenizer.evaluate import Evaluation, draw_reconstructions, evaluate
 from stage1_tokenizer.judging.description import describe
 from stage1_tokenizer.losses.objective import Objective, check_losses
-from stage1_tokenizer.quantisers.counts import perplexity, usage
 from stage1_tokenizer.report import write_report
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer
