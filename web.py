@@ -31,7 +31,6 @@ from shared.runs.hub import WHICH_PRIOR, prior_place, tokenizer_place
 from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import uses_of
 from shipped import OPENMOJI
-from stage1_tokenizer.evaluate import psnr_of
 from stage1_tokenizer.judging.pictures import (
     ERROR_LEVELS,
     code_colours,
@@ -42,6 +41,7 @@ from stage1_tokenizer.judging.pictures import (
     places_picture,
     token_picture,
 )
+from stage1_tokenizer.judging.similarity import psnr_of
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.completion import ShownRows, open_photo, paste
 from stage2_prior.decoding.filters import SamplingConfig
