@@ -31,7 +31,6 @@ from shared.runs.hub import WHICH_PRIOR, prior_directory, tokenizer_directory
 from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import uses_of
 from shipped import OPENMOJI
-from stage1_tokenizer.evaluate import psnr_of
 from stage1_tokenizer.judging.pictures import (
     ERROR_LEVELS,
     code_colours,
@@ -42,6 +41,7 @@ from stage1_tokenizer.judging.pictures import (
     places_picture,
     token_picture,
 )
+from stage1_tokenizer.judging.similarity import psnr_of
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.completion import ShownRows, open_photo, paste
 from stage2_prior.decoding.filters import SamplingConfig
@@ -176,7 +176,7 @@ def reconstruct(run: Run, path: str | None) -> Iterator[tuple[Any, ...]]:
         yield None, None, None, None, "", None, ""
         return
     x_CHW = open_picture(run, path)
-    device = run.tokenizer.to_codes.weight.device
+    device = run.tokenizer.device
     tokens_1hw = run.tokenizer.tokenize(x_CHW[None].to(device))
     x_hat_CHW = run.tokenizer.detokenize(tokens_1hw).cpu()[0]
     tokens_hw = tokens_1hw.cpu()[0]
@@ -201,7 +201,7 @@ def token_sheet(run: Run, tokens_hw: Tensor, row: int, column: int) -> Html:
     """A token's code decoded alone, and where else in the picture that stands."""
     code = int(tokens_hw[row, column])
     chosen_hw = tokens_hw == code
-    device = run.tokenizer.to_codes.weight.device
+    device = run.tokenizer.device
     x_hat_CHW = run.tokenizer.detokenize(tokens_hw[None].to(device)).cpu()[0]
     views = [decode_codes(run.tokenizer, torch.tensor([code]))[0], places_picture(x_hat_CHW, chosen_hw)]
     use = "" if run.uses_K is None else f"; {int(run.uses_K[code]):,} times in all cached images"
@@ -229,7 +229,7 @@ def complete(
     open_picture(run, path)  # says more kindly than `open_photo` that a file is no picture
     rows = ShownRows(kept_rows, margin, run.prior.grid[0])
     photo = open_photo(Path(path), run.size, rows, run.info.data.max_pixels)
-    device = run.tokenizer.to_codes.weight.device
+    device = run.tokenizer.device
     prefix_1K = rows.prefix(run.tokenizer.tokenize(photo.shown_CHW[None].to(device)).cpu())
     for images_BCHW in growing(run, Request(*values), prefix_1K):
         if keep_pixels:

@@ -15,6 +15,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 from tqdm import tqdm
 
+from shared.code_counts import usage
 from shared.config import parse_config
 from shared.data.augment import AugmentConfig
 from shared.data.config import DataConfig
@@ -26,8 +27,8 @@ from shared.reporting.contact_sheet import save_grid
 from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import newest_run, read_yaml
 from shared.runs.token_cache import Rows, Split, TokenInfo, open_cache, write_cache
+from shared.runs.uses import count_uses
 from shared.training.devices.gather import gather_rows
-from stage1_tokenizer.quantisers.counts import count_codes, usage
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -130,7 +131,7 @@ def draw_check(path: Path, tokenizer: Tokenizer, images: ImageDataset, picture: 
     cache = open_cache(path)
     rows = torch.linspace(0, len(images) - 1, min(columns, len(images))).round().long()
     tokens_BL, _ = cache.batch("train", rows)
-    decoded = tokenizer.detokenize(tokens_BL.view(-1, *cache.info.grid).to(tokenizer.to_codes.weight.device))
+    decoded = tokenizer.detokenize(tokens_BL.view(-1, *cache.info.grid).to(tokenizer.device))
     originals, _ = next(
         validation_loader(
             ImageDataset(images.source, images.indices[rows].tolist(), images.config, augmented=False), columns
@@ -152,8 +153,7 @@ def main() -> None:
     if not PartialState().is_main_process:
         return
     cache = open_cache(path)
-    codes, per_place = cache.info.codes, cache.info.tokens_per_place
-    counts_K = torch.stack([count_codes(tokens_NL, codes, per_place) for tokens_NL in cache.pieces()]).sum(0)
+    counts_K = count_uses(cache)
     print(
         f"wrote {path}: {len(cache.tokens['train'])} + {len(cache.tokens['validation'])} grids of "
         f"{cache.info.grid[0]} x {cache.info.grid[1]} tokens, {usage(counts_K):.1%} of {len(counts_K)} codes in use; "

@@ -82,6 +82,11 @@ class Tokenizer(nn.Module, Shareable):
         return load_tokenizer(run)
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where images and tokens must be."""
+        return self.to_codes.weight.device
+
+    @property
     def codes(self) -> int:
         """Size of the vocabulary: tokens are 0 .. codes - 1."""
         return self.config.quantiser.codes

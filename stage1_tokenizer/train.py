@@ -8,12 +8,13 @@ Keys are those of the YAML files under configs/, for example data.source=~/pictu
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
 
+from shared.code_counts import perplexity, usage
 from shared.config import load_config, parse_command_line
 from shared.data.dataset import ImageDataset
 from shared.data.loader import Batch, training_loader
@@ -27,11 +28,13 @@ from shared.training.devices.precision import usable
 from shared.training.log import Log
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
-from stage1_tokenizer.evaluate import Evaluation, draw_reconstructions, evaluate
-from stage1_tokenizer.judging.description import describe
+from stage1_tokenizer.judging.description import description_of
+from stage1_tokenizer.judging.instruments import Instrument, Readings
+from stage1_tokenizer.judging.measure import measure
+from stage1_tokenizer.judging.pictures import draw_reconstructions
+from stage1_tokenizer.judging.quality import ReconstructionQuality, reconstruction_quality
+from stage1_tokenizer.judging.report import write_report
 from stage1_tokenizer.losses.objective import Objective, check_losses
-from stage1_tokenizer.quantisers.counts import perplexity, usage
-from stage1_tokenizer.report import write_report
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer
 
@@ -40,8 +43,9 @@ DEFAULT_CONFIG = "configs/demo/tokenizer.yaml"
 
 def train(
     config: TokenizerRun, path: Path | None = None, ended: Callable[[int], bool] = lambda images: False
-) -> tuple[RunDirectory, Evaluation]:
-    """Train to the end of `config.training.images`, from the last checkpoint if there is one.
+) -> tuple[RunDirectory, "HeldOut"]:
+    """Train to the end of `config.training.images`, from the last checkpoint if there is one; returns the run, and the
+    held-out images to try its averaged weights on.
 
     path: the run's directory, if not runs/tokenizer/<name>.
     ended: called between steps with the images seen so far; training ends early where it returns True.
@@ -52,11 +56,11 @@ def train(
     train_set, validation_set = open_datasets(config.data, training.seed)
     torch.manual_seed(training.seed)
     tokenizer = Tokenizer(config.model)
-    begin(config, run, tokenizer, train_set, accelerator)
+    begin_run(config, run, tokenizer, train_set, accelerator)
     trainee = Trainee(tokenizer, training, accelerator)
     objective = Objective(config.loss, tokenizer, trainee, config.data.height_width)
     trainee.resume(run)
-    batches = batches_of(train_set, config, trainee)
+    batches = training_batches(train_set, config, trainee)
     held_out = HeldOut(tokenizer, trainee, validation_set)
     log = Log(run, training.images, trainee.images, accelerator.is_main_process, unit="img")
     while not trainee.stop_asked and not ended(trainee.images) and trainee.images < training.images:
@@ -78,7 +82,7 @@ def train(
             log_means(log, trainee, tokenizer, gradient_norm)
         # Evaluate, draw, save
         if crossed(training.evaluate_every, trainee.images, trainee.step_images):
-            log_evaluation(log, trainee, held_out.evaluate())
+            log_quality(log, trainee, held_out.quality())
             held_out.draw(run.samples / f"{trainee.images:09d}.png")
         if crossed(training.save_every, trainee.images, trainee.step_images):
             trainee.save(run)
@@ -86,10 +90,10 @@ def train(
     trainee.save_last(run)
     trainee.stop_if_asked(run)
     held_out.draw(run.samples / "reconstructions.png")
-    return run, held_out.evaluate()
+    return run, held_out
 
 
-def begin(
+def begin_run(
     config: TokenizerRun, run: RunDirectory, tokenizer: Tokenizer, images: ImageDataset, accelerator: Accelerator
 ) -> None:
     """Check what can be checked before training, and create or check the run's directory. Raises UserError."""
@@ -104,7 +108,7 @@ def begin(
     accelerator.wait_for_everyone()
 
 
-def batches_of(images: ImageDataset, config: TokenizerRun, trainee: Trainee) -> Iterator[Batch]:
+def training_batches(images: ImageDataset, config: TokenizerRun, trainee: Trainee) -> Iterator[Batch]:
     """This process's batches, from where the run stands."""
     return training_loader(
         images,
@@ -123,15 +127,20 @@ class HeldOut:
 
     def __init__(self, tokenizer: Tokenizer, trainee: Trainee, images: ImageDataset) -> None:
         self.tokenizer, self.trainee, self.images = tokenizer, trainee, images
-        self.newest: tuple[int, Evaluation] | None = None  # after how many images of training
+        self.newest: tuple[int, ReconstructionQuality] | None = None  # after how many images of training
 
-    def evaluate(self) -> Evaluation:
+    def quality(self) -> ReconstructionQuality:
         """How the weights do as they are now, found once; the processes, each of which must call it, share the work."""
         if self.newest is None or self.newest[0] != self.trainee.images:
             with self.trainee.ema.applied():
-                report = evaluate(self.tokenizer, [self.images], accelerator=self.trainee.accelerator)
-            self.newest = self.trainee.images, report
+                quality = reconstruction_quality(self.tokenizer, [self.images], self.trainee.accelerator)
+            self.newest = self.trainee.images, quality
         return self.newest[1]
+
+    def measure(self, instruments: Sequence[Instrument]) -> Readings:
+        """What these instruments say of the weights as they are now; every process must call it."""
+        with self.trainee.ema.applied():
+            return measure(self.tokenizer, [self.images], instruments, self.trainee.accelerator)
 
     def draw(self, path: Path) -> None:
         """Some of the images above their reconstructions."""
@@ -151,10 +160,10 @@ def log_means(log: Log, trainee: Trainee, tokenizer: Tokenizer, gradient_norm: f
     log.show(means)
 
 
-def log_evaluation(log: Log, trainee: Trainee, report: Evaluation) -> None:
+def log_quality(log: Log, trainee: Trainee, quality: ReconstructionQuality) -> None:
     """Log what held-out images say."""
-    log.write(trainee.images, {f"validation/{name}": value for name, value in report._asdict().items()})
-    log.show({"psnr": report.psnr})
+    log.write(trainee.images, {f"validation/{name}": value for name, value in quality._asdict().items()})
+    log.show({"psnr": quality.psnr})
 
 
 def check_warm_up(config: TokenizerRun, tokens: int) -> None:
@@ -171,7 +180,7 @@ def check_warm_up(config: TokenizerRun, tokens: int) -> None:
 def memory_line(config: TokenizerRun, device: torch.device) -> str:
     """What a training step takes, a perceptual loss not counted. Raises UserError where it can never fit."""
     training = config.training
-    parts = describe(config.model, config.data.height_width, usable(training.precision, device))
+    parts = description_of(config.model, config.data.height_width, usable(training.precision, device))
     return check_fits(parts.weight_bytes, parts.activation_bytes, training.batch_size, training.accumulation, device)
 
 
@@ -184,16 +193,17 @@ def main() -> None:
     args = parse_command_line(parser, DEFAULT_CONFIG)
     config = load_config(TokenizerRun, args.config, args.overrides)
     if args.describe:
-        description = describe(config.model, config.data.height_width, config.training.precision)
+        description = description_of(config.model, config.data.height_width, config.training.precision)
         print(f"{config.name}:\n{description}")
         if args.json:
             print(json.dumps({"name": config.name, **description.as_dict()}))
         return
-    run, report = train(config)
+    run, held_out = train(config)
+    quality = held_out.quality()
     if not PartialState().is_main_process:
         return
     print(
-        f"wrote {run.path}: held-out PSNR {report.psnr:.2f} dB over {report.images} images; "
+        f"wrote {run.path}: held-out PSNR {quality.psnr:.2f} dB over {quality.images} images; "
         f"look at {write_report(run.path)}\n"
         f"next: python -m stage1_tokenizer.cache --tokenizer {run.path}    (`make tokenizer` does it by itself)"
     )

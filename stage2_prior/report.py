@@ -171,7 +171,7 @@ def draw_distances(samples_B: Tensor, held_out_B: Tensor) -> bytes:
 @torch.inference_mode()
 def decoded(tokenizer: Tokenizer, tokens_Bhw: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [-1, 1] on the CPU."""
-    return tokenizer.detokenize(tokens_Bhw.long().to(tokenizer.to_codes.weight.device)).cpu()
+    return tokenizer.detokenize(tokens_Bhw.long().to(tokenizer.device)).cpu()
 
 
 def tiles(images_BCHW: Tensor) -> list[bytes]:

@@ -155,7 +155,7 @@ def drawn_tokens(prior: Prior, dataset: ImageDataset, drawing: Drawing, accelera
 def decoded(tokens_Nhw: Tensor, tokenizer: Tokenizer, batch_size: int) -> Iterator[Tensor]:
     """The images of some grids, in uint8 batches (B, 3, H, W) on the tokenizer's device."""
     for tokens_Bhw in tokens_Nhw.split(batch_size):
-        yield to_uint8(tokenizer.detokenize(tokens_Bhw.to(tokenizer.to_codes.weight.device)))
+        yield to_uint8(tokenizer.detokenize(tokens_Bhw.to(tokenizer.device)))
 
 
 def labels_like(dataset: ImageDataset, count: int) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 
 import sample
@@ -21,8 +22,8 @@ from shared.runs.run_directory import read_yaml
 from shared.runs.token_cache import open_cache, read_info
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens, open_views
-from stage1_tokenizer.evaluate import datasets_of
-from stage1_tokenizer.evaluate import evaluate as evaluate_tokenizer
+from stage1_tokenizer.judging.images import datasets_of
+from stage1_tokenizer.judging.quality import reconstruction_quality
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import train as stage2
 from stage2_prior.evaluate import evaluate
@@ -145,11 +146,11 @@ def test_sample_refuses_what_does_not_fit(tokens: Path, monkeypatch: pytest.Monk
 def test_every_quantiser_caches_primes_a_prior_and_samples(
     drawings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quantiser: str
 ) -> None:
-    run, report = stage1.train(tokenizer_run(drawings, quantiser))
+    run, held_out = stage1.train(tokenizer_run(drawings, quantiser))
     last = [line for line in map(json.loads, run.metrics.read_text().splitlines()) if "usage" in line][-1]
     assert 0.02 < last["usage"] <= 1 < last["perplexity"] <= 64
     tokenizer = load_tokenizer(run.path)
-    assert evaluate_tokenizer(tokenizer, datasets_of(run.path, "validation")) == report
+    assert reconstruction_quality(tokenizer, datasets_of(run.path, "validation"), Accelerator()) == held_out.quality()
     cache = open_cache(cache_tokens(run.path))
     _, validation = stage1_views(run.path)
     pixels_BCHW = torch.stack([validation[0, number][0] for number in range(len(validation))]).float() / 127.5 - 1

@@ -10,7 +10,7 @@ from PIL import Image
 from shared.data.pixels import to_float
 from shared.data.sources import openmoji
 from shipped import OPENMOJI
-from stage1_tokenizer.judging.measures import psnr_of
+from stage1_tokenizer.judging.similarity import psnr_of
 from stage1_tokenizer.tokenizer import matching_tokenizer
 from stage2_prior.prior import load_prior
 from tests.launch import ROOT

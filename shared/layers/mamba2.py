@@ -87,9 +87,8 @@ class Mamba2(nn.Module):
         # Random numbers are drawn in the order of mamba_ssm, so that one seed gives the same weights.
         self.in_proj = nn.Linear(d_model, self.d_inner + self.d_xBC + self.nheads, bias=bias)
         self.conv1d = nn.Conv1d(self.d_xBC, self.d_xBC, d_conv, groups=self.d_xBC, padding=d_conv - 1, bias=conv_bias)
-        self.dt_bias = _without_decay(_inverse_softplus(_sample_dt(self.nheads, dt_min, dt_max, dt_init_floor)))
-        self.A_log = _without_decay(torch.empty(self.nheads).uniform_(*A_init_range).log())
-        self.D = _without_decay(torch.ones(self.nheads))
+        steps = (dt_min, dt_max, dt_init_floor)
+        self.dt_bias, self.A_log, self.D = scan_parameters(self.nheads, A_init_range, *steps)
         self.norm = GatedRMSNorm(self.d_inner, ngroups)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
         self._kernels = _fused_kernels()
@@ -198,6 +197,23 @@ class Mamba2(nn.Module):
             raise ValueError(f"Mamba2 needs {wanted} with d_model {self.d_model}, and was given {tuple(u.shape)}")
         if state is not None and len(state.ssm_BGNJ) != len(u):
             raise ValueError(f"the state holds {len(state.ssm_BGNJ)} sequences, and {len(u)} inputs were given")
+
+
+def scan_parameters(
+    heads: int,
+    A_init_range: tuple[float, float] = (1.0, 16.0),
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    dt_init_floor: float = 1e-4,
+) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
+    """What a scan learns beside its inputs, as Mamba-2 begins with it: dt_bias, A_log and D, each (heads,).
+
+    softplus(dt_bias) is log-uniform in [dt_min, dt_max] and at least `dt_init_floor`, exp(A_log) uniform in
+    `A_init_range`; random numbers are drawn in this order. D is one. None of them decays.
+    """
+    dt_bias_H = _inverse_softplus(_sample_dt(heads, dt_min, dt_max, dt_init_floor))
+    A_log_H = torch.empty(heads).uniform_(*A_init_range).log()
+    return _without_decay(dt_bias_H), _without_decay(A_log_H), _without_decay(torch.ones(heads))
 
 
 class Kernels(NamedTuple):

@@ -1,6 +1,6 @@
 """How often each code of a tokenizer occurs: counted in its token cache, and saved with it where it is shared.
 
-Shapes: N grids, L tokens of a grid, K codes.
+Shapes: N grids, L tokens of a grid, Q tokens of one place, K codes that a token may name.
 """
 
 import logging
@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from shared.code_counts import count_codes
 from shared.errors import UserError
 from shared.runs.token_cache import TokenCache, open_cache
 from shared.runs.weights import read_weights
@@ -29,7 +30,7 @@ def uses_of(tokenizer: Path, fingerprint: str) -> Tensor | None:
         cache = open_cache(tokenizer / "tokens")
         if cache.info.fingerprint != fingerprint:
             raise UserError(f"{cache.path} was made by another tokenizer")
-        return count_uses(cache)
+        return count_uses(cache).view(-1, cache.info.codes).sum(0)  # the tokens of a place share their ids
     except UserError as error:
         if (tokenizer / USES).exists():
             return read_uses(tokenizer / USES)
@@ -46,11 +47,10 @@ def read_uses(path: Path) -> Tensor:
 
 
 def count_uses(cache: TokenCache) -> Tensor:
-    """How often each code occurs in a token cache, all views of all images counted: (K,) int64."""
-    return sum(
-        (torch.bincount(tokens_NL.flatten(), minlength=cache.info.codes) for tokens_NL in cache.pieces()),
-        start=torch.zeros(cache.info.codes, dtype=torch.long),
-    )
+    """How often each code occurs in a token cache, all views of all images counted: (Q * K,) int64 (`count_codes`)."""
+    codes, per_place = cache.info.codes, cache.info.tokens_per_place
+    counts = (count_codes(tokens_NL, codes, per_place) for tokens_NL in cache.pieces())
+    return sum(counts, start=torch.zeros(per_place * codes, dtype=torch.int64))
 
 
 def save_uses(tokenizer: Path, fingerprint: str, folder: Path) -> None:

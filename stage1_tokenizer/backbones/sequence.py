@@ -19,7 +19,7 @@ from x_transformers import Encoder as TransformerEncoder
 from x_transformers.attend import Attend
 
 from shared.layers.layer_scale import layer_scale
-from shared.layers.mamba2 import Mamba2
+from shared.layers.mamba2 import Mamba2, scan_parameters
 from shared.layers.mup import MupConfig
 from shared.layers.rms_norm import RMSNorm
 from shared.layers.ssd import ssd
@@ -281,9 +281,7 @@ class MambaVisionMixer(nn.Module):
         self.scan_conv = nn.Conv1d(self.inner, self.inner, 3, padding=1, groups=self.inner)
         self.plain_conv = nn.Conv1d(self.inner, self.inner, 3, padding=1, groups=self.inner)
         self.dtBC_proj = nn.Linear(self.inner, self.heads + 2 * self.d_state, bias=False)
-        # Step sizes, decays and the skip start as Mamba-2's.
-        start = Mamba2(self.inner, d_state=self.d_state, headdim=self.headdim, expand=1)
-        self.dt_bias, self.A_log, self.D = start.dt_bias, start.A_log, start.D
+        self.dt_bias, self.A_log, self.D = scan_parameters(self.heads)
         self.out_proj = nn.Linear(config.width, config.width, bias=False)
 
     def forward(self, x_BLD: Tensor) -> Tensor:

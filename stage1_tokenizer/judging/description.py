@@ -55,10 +55,10 @@ class Description:
         )
 
 
-def describe(
+def description_of(
     config: TokenizerConfig, image_size: tuple[int, int], precision: Literal["bf16", "fp32"] = "bf16"
 ) -> Description:
-    """Describe a tokenizer of `config` for images of (height, width), by running it on blank ones, on the CPU.
+    """Of a tokenizer of `config` for images of (height, width), by running it on blank ones, on the CPU.
 
     Raises UserError where the patch does not divide the image.
     """

@@ -1,119 +1,182 @@
-"""What an evaluation looks at reconstructions with: measures of pairs of images, and networks for sets of them.
+"""What looks on while a tokenizer's images are reconstructed, batch by batch, and says in figures what it saw.
 
-Shapes: B images, C channels, H x W pixels, D features.
+Shapes: B images, C channels, H x W pixels, h and w the token grid, K codes, N images of all processes, D features.
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
-from shared.data.pixels import to_float
-from shared.errors import UserError
-from shared.reporting.feature_networks import Extractor, open_inception
+from shared.code_counts import count_codes, perplexity, usage
+from shared.data.pixels import to_uint8
+from shared.reporting.feature_networks import Extractor
 from shared.reporting.findings import NotMeasured
+from shared.reporting.set_distances import distances, few_images
 from shared.runs.fingerprint import fingerprint_of
-from stage1_tokenizer.judging.measures import WINDOW, psnr_of, ssim
-from stage1_tokenizer.losses.perceptual import LpipsConfig, PerceptualLoss, StlpipsConfig, build_perceptual
+from shared.training.devices.gather import gather_rows
+from stage1_tokenizer.judging.figures import SET_FIGURES, TITLES
+from stage1_tokenizer.judging.networks import open_networks, open_perceptual
+from stage1_tokenizer.judging.patch_grid import patch_gradients, patch_grid_index
+from stage1_tokenizer.judging.similarity import SSIM_WINDOW, Similarity, psnr_of, rounded, squared_error, ssim
+from stage1_tokenizer.losses.perceptual import LpipsConfig, StlpipsConfig
+from stage1_tokenizer.tokenizer import Tokenizer
 
-Pair = Callable[[Tensor, Tensor], Tensor]  # (x_hat, x), both (B, 3, H, W) in [-1, 1] -> (B,)
 # AlexNet, so that no tokenizer is judged by the network (VGG) that it was trained to please.
-DISTANCES: dict[str, LpipsConfig | StlpipsConfig] = {
+PERCEPTUAL: dict[str, LpipsConfig | StlpipsConfig] = {
     "lpips_alex": LpipsConfig(net="alex"),
     "stlpips_alex": StlpipsConfig(net="alex"),
 }
 
 
-@dataclass
-class Instruments:
-    """`pairs` measure an image and its reconstruction, `networks` see one image; `missing` says of each that cannot be
-    had why; `fingerprints` are of weights."""
+class Reconstructed(NamedTuple):
+    """A batch of images and their reconstructions, float (B, 3, H, W) in [-1, 1], these clamped and not rounded, and
+    the tokens between them, (B, h, w) int64: None of a tokenizer that has no codebook yet."""
 
-    pairs: dict[str, Pair]
-    networks: list[Extractor]
+    x_BCHW: Tensor
+    x_hat_BCHW: Tensor
+    tokens_Bhw: Tensor | None
+
+
+@dataclass
+class Readings:
+    """`figures` by name; of each that could not be had the reason, in `not_measured`; and what to beware of."""
+
+    figures: dict[str, float] = field(default_factory=dict)
+    not_measured: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def add(self, others: "Readings") -> None:
+        """Take in what another instrument says."""
+        self.figures |= others.figures
+        self.not_measured |= others.not_measured
+        self.warnings += others.warnings
+
+
+class Instrument(Protocol):
+    """Sees every image beside its reconstruction, each process its share of them, in one pass; a second pass needs
+    another instrument."""
+
+    def see(self, batch: Reconstructed) -> None:
+        """Take in some of this process's images."""
+
+    def read(self, accelerator: Accelerator, images: int) -> Readings:
+        """What was seen by all processes, each of which must call it, of so many images: the same on each of them."""
+        ...
+
+
+class Average:
+    """The mean of a similarity over all images, summed in float64."""
+
+    def __init__(self, name: str, similarity: Similarity) -> None:
+        self.name, self.similarity = name, similarity
+        self.sum: Tensor | float = 0.0
+
+    def see(self, batch: Reconstructed) -> None:
+        self.sum += self.similarity(batch.x_hat_BCHW, batch.x_BCHW).double().sum()
+
+    def read(self, accelerator: Accelerator, images: int) -> Readings:
+        mine = torch.as_tensor(self.sum, dtype=torch.float64, device=accelerator.device)
+        return Readings({self.name: accelerator.reduce(mine, "sum").item() / images})
+
+
+class CodeUse:
+    """Which of all codes occur, and how evenly; where each place has several tokens, those of each have codes of their
+    own, and all are counted."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.codes, self.tokens_per_place = tokenizer.codes, tokenizer.tokens_per_place
+        self.counts_K = torch.zeros(self.codes * self.tokens_per_place, dtype=torch.int64, device=tokenizer.device)
+
+    def see(self, batch: Reconstructed) -> None:
+        if batch.tokens_Bhw is not None:
+            self.counts_K += count_codes(batch.tokens_Bhw, self.codes, self.tokens_per_place)
+
+    def read(self, accelerator: Accelerator, images: int) -> Readings:
+        counts_K = accelerator.reduce(self.counts_K, "sum")
+        return Readings({"usage": usage(counts_K).item(), "perplexity": perplexity(counts_K).item()})
+
+
+class PatchGrid:
+    """How much the grid of patches shows (`patch_grid_index`)."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.patch = tokenizer.config.backbone.patch
+        self.gradients = torch.zeros(2, 2, 2, dtype=torch.float64, device=tokenizer.device)
+
+    def see(self, batch: Reconstructed) -> None:
+        pair = (batch.x_hat_BCHW, batch.x_BCHW)
+        self.gradients += torch.stack([patch_gradients(image_BCHW, self.patch) for image_BCHW in pair])
+
+    def read(self, accelerator: Accelerator, images: int) -> Readings:
+        index = patch_grid_index(accelerator.reduce(self.gradients, "sum"))
+        if index is None:
+            return Readings(not_measured={"patch_grid": "images or patches are too small or flat to have borders"})
+        return Readings({"patch_grid": index})
+
+
+class SetDistances:
+    """How far all reconstructions, as a set, lie from all images in a network's features; both rounded to 8 bits.
+
+    The only instrument that keeps something of each image: every process needs at least one.
+    """
+
+    def __init__(self, network: Extractor, seed: int = 0) -> None:
+        self.network, self.seed = network, seed
+        self.features: tuple[list[Tensor], list[Tensor]] = ([], [])  # of reconstructions and of images, (B, D) each
+
+    def see(self, batch: Reconstructed) -> None:
+        for rows, image_BCHW in zip(self.features, (batch.x_hat_BCHW, batch.x_BCHW), strict=True):
+            rows.append(self.network(to_uint8(image_BCHW)))
+
+    def read(self, accelerator: Accelerator, images: int) -> Readings:
+        judged_ND, reference_ND = (gather_rows(accelerator, torch.cat(rows), images) for rows in self.features)
+        names = SET_FIGURES[self.network.name]
+        try:
+            found = distances(judged_ND, reference_ND, self.seed)
+        except NotMeasured as error:
+            return Readings(not_measured=dict.fromkeys(names, str(error)))
+        warning = few_images(TITLES[names[0]], *judged_ND.shape)
+        return Readings(dict(zip(names, found[:3], strict=True)), warnings=[warning] if warning else [])
+
+
+@dataclass
+class Kit:
+    """All `instruments` that can be had, what is `missing` and why, and `fingerprints` of the weights they use."""
+
+    instruments: list[Instrument]
     missing: dict[str, str]
     fingerprints: dict[str, str]
 
-    def read(self, reconstructions_BCHW: Tensor, images_BCHW: Tensor) -> dict[str, Tensor]:
-        """What each says, by name, (B, ...) of uint8 images (B, 3, H, W)."""
-        floats = to_float(reconstructions_BCHW), to_float(images_BCHW)
-        rows = {name: measure(*floats) for name, measure in self.pairs.items()}
-        for network in self.networks:
-            rows[f"{network.name} of images"] = network(images_BCHW)
-            rows[f"{network.name} of reconstructions"] = network(reconstructions_BCHW)
-        return rows
+
+def quick_instruments(tokenizer: Tokenizer) -> list[Instrument]:
+    """What costs next to nothing beside the reconstruction itself: psnr, l2 (not rounded), usage and perplexity."""
+    return [Average("psnr", psnr_of), Average("l2", squared_error), CodeUse(tokenizer)]
 
 
-class Vgg16:
-    """The VGG16 of shift-tolerant LPIPS (Ghildyal & Liu 2022), whose weights install offline: 512 features.
-
-    They are its last stage's mean over the image, which keeps its size, scaled to length sqrt(512): the kernel distance
-    then has the kernel (cosine + 1)^3. No other project's numbers are comparable.
-    """
-
-    name = "vgg16"
-
-    def __init__(self, loss: PerceptualLoss) -> None:
-        self.loss = loss
-        self.fingerprint = fingerprint_of(dict(loss.named_buffers()))
-
-    def __call__(self, pixels_BCHW: Tensor) -> Tensor:
-        features_BD = self.loss.features((to_float(pixels_BCHW) - self.loss.shift) / self.loss.scale).mean((2, 3))
-        return math.sqrt(features_BD.shape[1]) * torch.nn.functional.normalize(features_BD)
-
-
-def open_instruments(height_width: tuple[int, int], inception: Path | None, device: torch.device | str) -> Instruments:
+def open_kit(
+    tokenizer: Tokenizer, height_width: tuple[int, int], inception: Path | None, device: torch.device | str
+) -> Kit:
     """All that can be had here for images of that size. Raises UserError where `inception` cannot be used."""
-    networks, missing = open_networks(height_width, inception, device)
+    networks, reasons = open_networks(height_width, inception, device)
+    missing = {figure: reason for network, reason in reasons.items() for figure in SET_FIGURES[network]}
     fingerprints = {network.name: network.fingerprint for network in networks}
-    pairs: dict[str, Pair] = {"psnr": psnr_of, "l2": squared_error}
-    if min(height_width) >= WINDOW:
-        pairs["ssim"] = ssim
+    averages = [Average("psnr", psnr_of), Average("l2", rounded(squared_error))]
+    if min(height_width) >= SSIM_WINDOW:
+        averages.append(Average("ssim", ssim))
     else:
-        missing["ssim"] = f"images are smaller than its window of {WINDOW} x {WINDOW}"
-    for name, config in DISTANCES.items():
+        missing["ssim"] = f"images are smaller than its window of {SSIM_WINDOW} x {SSIM_WINDOW}"
+    for name, config in PERCEPTUAL.items():
         try:
-            distance = pairs[name] = open_perceptual(config, height_width, device)
-            fingerprints[name] = fingerprint_of(dict(distance.named_buffers()))
+            distance = open_perceptual(config, height_width, device)
         except NotMeasured as error:
             missing[name] = str(error)
-    return Instruments(pairs, networks, missing, fingerprints)
-
-
-def open_networks(
-    height_width: tuple[int, int], inception: Path | None, device: torch.device | str
-) -> tuple[list[Extractor], dict[str, str]]:
-    """The networks whose weights can be had, and by name of each other one the reason why it cannot."""
-    opened: list[Extractor] = []
-    missing = {}
-    ways: dict[str, Callable[[], Extractor]] = {
-        "inception": lambda: open_inception(inception, device),
-        "vgg16": lambda: Vgg16(open_perceptual(StlpipsConfig(net="vgg"), height_width, device)),
-    }
-    for name, open_network in ways.items():
-        try:
-            opened.append(open_network())
-        except NotMeasured as error:
-            missing[name] = str(error)
-    return opened, missing
-
-
-@torch.inference_mode()
-def open_perceptual(
-    config: LpipsConfig | StlpipsConfig, height_width: tuple[int, int], device: torch.device | str
-) -> PerceptualLoss:
-    """A perceptual distance, tried on an image of that size; NotMeasured where it cannot be had or used."""
-    try:
-        distance = build_perceptual(config, device)
-        distance(*torch.zeros(2, 1, 3, *height_width, device=device))
-    except UserError as error:
-        raise NotMeasured(str(error)) from None
-    return distance
-
-
-def squared_error(x_hat_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
-    """Mean squared error (B,)."""
-    return (x_hat_BCHW - x_BCHW).square().mean(dim=(1, 2, 3))
+            continue
+        averages.append(Average(name, rounded(distance)))
+        fingerprints[name] = fingerprint_of(dict(distance.named_buffers()))
+    sets: Sequence[Instrument] = [SetDistances(network) for network in networks]
+    return Kit([*averages, CodeUse(tokenizer), *sets], missing, fingerprints)

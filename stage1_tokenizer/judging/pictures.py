@@ -1,13 +1,18 @@
-"""What a tokenizer does, made visible: tokens as colours, errors as a map, codes one by one, grids not yet whole.
+"""What a tokenizer does, made visible: reconstructions, tokens as colours, errors, codes one by one, unfinished grids.
 
 Shapes: B batch, C image channels (3), H and W pixels, h and w the token grid, r rows of it, K codes, D code dimensions.
 """
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib
 import torch
 from torch import Tensor
 
+from shared.data.dataset import ImageDataset
 from shared.data.pixels import to_float, to_uint8
+from shared.reporting.contact_sheet import save_grid
 from stage1_tokenizer.tokenizer import Tokenizer
 
 ERROR_LEVELS = 64  # of 255: errors of this size and more have the brightest colour
@@ -60,7 +65,7 @@ def decode_codes(tokenizer: Tokenizer, codes_N: Tensor) -> Tensor:
     """
     patch = tokenizer.config.backbone.patch
     grid = tokenizer.grid((3 * patch, 3 * patch))
-    parts = codes_N.to(tokenizer.to_codes.weight.device)[:, None, None].split(128)
+    parts = codes_N.to(tokenizer.device)[:, None, None].split(128)
     images = [
         tokenizer.detokenize(part.expand(-1, *grid))[:, :, patch : 2 * patch, patch : 2 * patch] for part in parts
     ]
@@ -74,7 +79,7 @@ def decode_rows(tokenizer: Tokenizer, tokens_Brw: Tensor, rows: int) -> Tensor:
     # The decoder takes whole grids: the last row known is repeated, and what comes of that is hidden.
     missing_Brw = tokens_Brw[:, -1:].expand(-1, rows - known, -1)
     whole_Bhw = torch.cat((tokens_Brw, missing_Brw), dim=1)
-    images_BCHW = tokenizer.detokenize(whole_Bhw.to(tokenizer.to_codes.weight.device)).cpu()
+    images_BCHW = tokenizer.detokenize(whole_Bhw.to(tokenizer.device)).cpu()
     images_BCHW[:, :, images_BCHW.shape[2] * known // rows :] = 0
     return images_BCHW
 
@@ -86,3 +91,15 @@ def cut_picture(image_CHW: Tensor, row: int) -> Tensor:
     thickness = max(1, image_CHW.shape[1] // 64)
     shown_CHW[:, max(0, row - thickness) : row] = to_float(torch.tensor([213, 94, 0]))[:, None, None]
     return shown_CHW
+
+
+@torch.inference_mode()
+def draw_reconstructions(tokenizers: Sequence[Tokenizer], dataset: ImageDataset, path: Path, columns: int = 16) -> None:
+    """Write a picture of held-out images, spread evenly over the set, above each tokenizer's reconstructions of them.
+
+    Leaves the tokenizers in eval mode.
+    """
+    positions = torch.linspace(0, len(dataset) - 1, min(columns, len(dataset))).round().int().tolist()
+    x_BCHW = torch.stack([to_float(dataset[0, position][0]) for position in positions])
+    rows = [x_BCHW, *(tokenizer.eval()(x_BCHW.to(tokenizer.device)).images_BCHW.cpu() for tokenizer in tokenizers)]
+    save_grid(torch.cat(rows), path, columns=len(positions))

@@ -11,9 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from shared.code_counts import code_numbers
 from shared.config import Config
 from shared.errors import UserError
-from stage1_tokenizer.quantisers.counts import WINDOW, code_numbers
+
+WINDOW = 16  # length of the sliding window, in multiples of the number of codes, where no revival says otherwise
 
 
 class QuantiserOptions(Config):

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from stage1_tokenizer.quantisers.counts import WINDOW
 from stage1_tokenizer.quantisers.entropy import entropy_loss
 from stage1_tokenizer.quantisers.gradients import rotate, straight_through
 from stage1_tokenizer.quantisers.lookup import nearest_by_distance, nearest_codes
 from stage1_tokenizer.quantisers.moving_sums import MovingMeans, MovingSums
 from stage1_tokenizer.quantisers.quantiser import (
+    WINDOW,
     Quantised,
     Quantiser,
     QuantiserOptions,

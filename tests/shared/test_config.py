@@ -7,7 +7,7 @@ import pytest
 
 from shared.config import Config, completed, dump_config, load_config, parse_command_line, parse_config
 from shared.errors import UserError
-from stage1_tokenizer.compare import Comparison
+from stage1_tokenizer.comparing.config import Comparison
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.run_config import PriorRun
 from tests.launch import ROOT

@@ -1,4 +1,4 @@
-"""Evaluation of a tiny tokenizer against the same measures taken by hand, on one process and on two."""
+"""The command that evaluates a tokenizer, by two processes against one."""
 
 import json
 import os
@@ -9,13 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from PIL import Image
 
-from shared.data.pixels import to_float, to_uint8
-from shared.reporting.set_distances import frechet_distance, kernel_distance
-from stage1_tokenizer.evaluate import TITLES, datasets_of, evaluate, evaluate_run
-from stage1_tokenizer.judging.instruments import open_instruments
-from stage1_tokenizer.judging.measures import psnr_of, ssim
+from stage1_tokenizer.judging.evaluation import evaluate_run
+from stage1_tokenizer.judging.images import datasets_of
+from stage1_tokenizer.judging.quality import reconstruction_quality
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
 from tests.launch import ROOT
@@ -36,63 +33,8 @@ def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("closed_network")
-def test_every_measure_is_that_of_the_rounded_images_of_the_split(run: Path) -> None:
-    found = evaluate_run(run, "all", 5, None, Accelerator())
-    tokenizer, datasets = load_tokenizer(run), datasets_of(run, "all")
-    pixels = torch.stack([dataset[0, k][0] for dataset in datasets for k in range(len(dataset))])
-    assert found.facts["images"] == len(pixels) == 12
-    with torch.inference_mode():
-        reconstructed = to_uint8(tokenizer(to_float(pixels)).images_BCHW)
-        x_hat, x = to_float(reconstructed), to_float(pixels)
-        instruments = open_instruments((32, 32), None, "cpu")
-        [vgg] = instruments.networks
-        features = vgg(reconstructed), vgg(pixels)
-        stlpips = instruments.pairs["stlpips_alex"](x_hat, x).mean().item()
-    counts = torch.bincount(tokenizer.tokenize(to_float(pixels)).flatten(), minlength=64) / (12 * 16)
-    used = counts[counts > 0]
-    expected = {
-        "psnr": psnr_of(x_hat, x).mean().item(),
-        "l2": (x_hat - x).square().mean().item(),
-        "ssim": ssim(x_hat, x).mean().item(),
-        "stlpips_alex": stlpips,
-        "usage": len(used) / 64,
-        "perplexity": (-(used * used.log()).sum()).exp().item(),
-        "rfd_vgg16": frechet_distance(*features),
-        "rkd_vgg16": kernel_distance(*features)[0],
-        "rkd_vgg16_std": kernel_distance(*features)[1],
-    }
-    assert found.measures == pytest.approx(expected, rel=1e-3, abs=1e-6)
-    assert set(found.not_measured) == {"lpips_alex", "rfid", "rkid", "rkid_std"}
-    assert set(found.measures) | set(found.not_measured) == set(TITLES)
-    assert ["12 images in 512 dimensions" in warning for warning in found.warnings] == [True]
-
-
-@pytest.mark.usefixtures("closed_network")
-def test_the_report_names_all_that_its_numbers_depend_on(run: Path) -> None:
-    found = evaluate_run(run, "train", 5, None, Accelerator())
-    saved = json.loads((run / "evaluation/train.json").read_text())
-    assert saved == found.as_dict()
-    for key in ("tokenizer", "fingerprint", "images", "reference", "resolution", "rounding", "seeds", "weights"):
-        assert saved[key]
-    assert saved["weights"].keys() == {"vgg16", "stlpips_alex"}
-    assert len(set(saved["weights"].values())) == 2
-    text = (run / "evaluation/train.md").read_text()
-    assert f"| PSNR (dB) | {found.measures['psnr']:.5g} |" in text
-    assert "Not measured: rFID, rKID, rKID, deviation between subsets. Inception's weights could not be had" in text
-    assert Image.open(run / "evaluation/train.png").size == (10 * 36, 2 * 36)
-
-
-@pytest.mark.usefixtures("closed_network")
-def test_images_too_small_for_an_instrument_are_no_error() -> None:
-    missing = open_instruments((8, 8), None, "cpu").missing
-    assert "smaller than its window" in missing["ssim"]
-    assert "8 x 8 are too small" in missing["stlpips_alex"]
-    assert "8 x 8 are too small" in missing["vgg16"]
-
-
-@pytest.mark.usefixtures("closed_network")
 def test_two_processes_find_what_one_does(run: Path) -> None:
-    quick = evaluate(load_tokenizer(run), datasets_of(run, "all"))
+    quick = reconstruction_quality(load_tokenizer(run), datasets_of(run, "all"), Accelerator())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "stage1_tokenizer.evaluate"]
     closed = {

@@ -18,7 +18,6 @@ from shared.runs.run_directory import RunDirectory
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 from stage1_tokenizer import export as command
-from stage1_tokenizer.evaluate import datasets_of
 from stage1_tokenizer.export import (
     Agreement,
     are_ties,
@@ -29,6 +28,7 @@ from stage1_tokenizer.export import (
     tokens_of,
     write_graph,
 )
+from stage1_tokenizer.judging.images import datasets_of
 from stage1_tokenizer.quantisers.quantiser import Quantiser
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig, build_quantiser, load_tokenizer
 from tests.tiny import QUANTISERS, tokenizer_run

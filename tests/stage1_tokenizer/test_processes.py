@@ -119,9 +119,9 @@ def test_a_run_goes_on_with_as_many_images_a_step_only(runs: Path, monkeypatch: 
     monkeypatch.chdir(runs)
     with pytest.raises(UserError, match=r"has 8 images, and would now have 4.*training\.accumulation=2 makes it so"):
         stage1.train(configuration(2), Path("half"))
-    _, report = stage1.train(configuration(2), Path("two"))  # a finished one is left as it is
+    _, held_out = stage1.train(configuration(2), Path("two"))  # a finished one is left as it is
     [last] = [line for line in logged(Path("two")) if line["images"] == 96 and "validation/psnr" in line]
-    assert report.psnr == pytest.approx(last["validation/psnr"], rel=1e-6)
+    assert held_out.quality().psnr == pytest.approx(last["validation/psnr"], rel=1e-6)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from tests.tiny import QUANTISERS, logged, tokenizer_run
 
 
 def test_a_run_writes_what_the_design_says(drawings: Path) -> None:
-    run, report = train(tokenizer_run(drawings, evaluate_every=48))
+    run, held_out = train(tokenizer_run(drawings, evaluate_every=48))
     files = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
     assert {"config.yaml", "model.safetensors", "ema.safetensors", "metrics.jsonl"} <= files
     assert {"samples/000000048.png", "samples/reconstructions.png"} <= files
@@ -35,7 +35,7 @@ def test_a_run_writes_what_the_design_says(drawings: Path) -> None:
     losses = [line["l2"] for line in lines if "l2" in line]
     assert losses[-1] < losses[0]
     assert ["usage" in line for line in lines if "l2" in line] == [False] * 2 + [True] * 5  # codes from image 32 on
-    assert report.psnr > 5
+    assert held_out.quality().psnr > 5
     assert next(line["codes_replaced"] for line in lines if "codes_replaced" in line) == 64
     load_tokenizer(run.path)
 
@@ -116,18 +116,19 @@ def assert_equal(one: object, other: object) -> None:
 
 @pytest.mark.parametrize("quantiser", QUANTISERS)
 def test_accumulation_takes_the_same_images_into_one_step(drawings: Path, quantiser: str) -> None:
-    run, report = train(tokenizer_run(drawings, quantiser, images=64, batch_size=4, accumulation=2))
+    run, held_out = train(tokenizer_run(drawings, quantiser, images=64, batch_size=4, accumulation=2))
     assert run.newest().name == "000000000064"
-    assert report.psnr > 5
+    assert held_out.quality().psnr > 5
 
 
 def test_a_finished_run_is_left_as_it_is(drawings: Path) -> None:
     config = tokenizer_run(drawings, images=48)
-    run, first = train(config)
+    run, held_out = train(config)
+    first = held_out.quality()
     before = (run.path / "ema.safetensors").read_bytes()
-    _, second = train(config)
+    _, held_out = train(config)
     assert (run.path / "ema.safetensors").read_bytes() == before
-    assert first == second
+    assert held_out.quality() == first
 
 
 def test_an_image_size_the_patch_does_not_divide_is_refused_before_training(drawings: Path) -> None:

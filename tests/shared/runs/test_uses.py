@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from shared.errors import UserError
-from shared.runs.token_cache import TokenInfo, write_cache
-from shared.runs.uses import USES, save_uses, uses_of
+from shared.runs.token_cache import TokenInfo, open_cache, write_cache
+from shared.runs.uses import USES, count_uses, save_uses, uses_of
 
 TOKENIZER = Path("runs/tokenizer/some")
 
@@ -18,10 +18,14 @@ TOKENIZER = Path("runs/tokenizer/some")
 @pytest.fixture
 def grids() -> torch.Tensor:
     """Those of a cache of six images, one of them held out; no code above 14 occurs."""
+    return write_grids()
+
+
+def write_grids(tokens_per_place: int = 1) -> torch.Tensor:
     grids = torch.randint(15, (6, 2, 3))
     info = TokenInfo(
-        grid=(2, 3), codes=20, code_dim=4, tokenizer=str(TOKENIZER), fingerprint="its own", source="none",
-        preprocessing={}, views=1, class_names=None,
+        grid=(2, 3), codes=20, code_dim=4, tokens_per_place=tokens_per_place, tokenizer=str(TOKENIZER),
+        fingerprint="its own", source="none", preprocessing={}, views=1, class_names=None,
     )  # fmt: skip
     rows = {"train": [(grids[:5], None)], "validation": [(grids[5:], None)]}
     TOKENIZER.mkdir(parents=True)
@@ -32,6 +36,14 @@ def grids() -> torch.Tensor:
 def test_every_token_of_the_cache_is_counted(grids: torch.Tensor) -> None:
     counted = Counter(grids.flatten().tolist())
     assert uses_of(TOKENIZER, "its own").tolist() == [counted[code] for code in range(20)]
+
+
+def test_tokens_of_one_place_are_counted_apart_and_told_together() -> None:
+    grids = write_grids(tokens_per_place=3)
+    apart = Counter((number % 3, code) for number, code in enumerate(grids.flatten().tolist()))
+    counted = count_uses(open_cache(TOKENIZER / "tokens"))
+    assert counted.tolist() == [apart[place, code] for place in range(3) for code in range(20)]
+    assert uses_of(TOKENIZER, "its own").tolist() == [int((grids == code).sum()) for code in range(20)]
 
 
 def test_they_are_known_where_the_cache_is_not(grids: torch.Tensor, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from shared.config import parse_config
 from shared.errors import UserError
 from stage1_tokenizer import train as stage1
-from stage1_tokenizer.judging.description import bytes_kept, count_flops, describe
+from stage1_tokenizer.judging.description import bytes_kept, count_flops, description_of
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
 SEQUENCE = {"patch": 8, "positions": 4, "width": 32, "depth": 2}
@@ -31,7 +31,7 @@ def config_of(kind: str) -> TokenizerConfig:
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_a_description_of_each_backbone(kind: str) -> None:
     config = config_of(kind)
-    description = describe(config, (32, 48))
+    description = description_of(config, (32, 48))
     assert description.grid == (4, 6)
     assert sum(description.weights.values()) == sum(p.numel() for p in Tokenizer(config).parameters())
     assert description.weights["quantiser"] == 64 * 8
@@ -53,8 +53,8 @@ def test_flops_of_linear_attention_and_depthwise_convolution() -> None:
 
 
 def test_flops_grow_with_the_image_and_attention_faster() -> None:
-    mamba = [describe(config_of("mamba"), (side, side)).as_dict()["total_flops"] for side in (64, 128)]
-    attention = [describe(config_of("attention"), (side, side)).as_dict()["total_flops"] for side in (64, 128)]
+    mamba = [description_of(config_of("mamba"), (side, side)).as_dict()["total_flops"] for side in (64, 128)]
+    attention = [description_of(config_of("attention"), (side, side)).as_dict()["total_flops"] for side in (64, 128)]
     pairs, heads_width = [64**2, 256**2], 32
     assert attention[1] - 4 * attention[0] == 4 * (2 * 2) * (pairs[1] - 4 * pairs[0]) * heads_width
     assert mamba[1] / mamba[0] < attention[1] / attention[0]
@@ -68,18 +68,19 @@ def test_bytes_kept_grow_with_the_batch_by_the_same_amount_for_each_image() -> N
 
 def test_bfloat16_keeps_less() -> None:
     config = config_of("attention")
-    assert describe(config, (32, 32), "bf16").activation_bytes < describe(config, (32, 32), "fp32").activation_bytes
+    narrow, wide = description_of(config, (32, 32), "bf16"), description_of(config, (32, 32), "fp32")
+    assert narrow.activation_bytes < wide.activation_bytes
 
 
 def test_describing_takes_no_random_numbers() -> None:
     before = torch.get_rng_state()
-    describe(config_of("conv"), (32, 32))
+    description_of(config_of("conv"), (32, 32))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_an_image_that_the_patch_does_not_divide_is_refused() -> None:
     with pytest.raises(UserError, match="patch is 8"):
-        describe(config_of("conv"), (32, 36))
+        description_of(config_of("conv"), (32, 36))
 
 
 def test_the_command_describes_and_does_not_train(

@@ -1,41 +1,110 @@
-"""Networks that see sets of images."""
+"""Instruments: what each says of batches, and what it says where there is nothing to see."""
+
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from torch import Tensor
 
-from stage1_tokenizer.judging.instruments import Vgg16, open_networks
-from stage1_tokenizer.losses.perceptual import StlpipsConfig, build_perceptual
+from shared.reporting.set_distances import distances
+from stage1_tokenizer.judging.instruments import (
+    Average,
+    CodeUse,
+    Instrument,
+    PatchGrid,
+    Readings,
+    Reconstructed,
+    SetDistances,
+    open_kit,
+    quick_instruments,
+)
+from stage1_tokenizer.judging.similarity import squared_error
+from stage1_tokenizer.tokenizer import Tokenizer
+from tests.tiny import tokenizer_run
 
 
 @pytest.fixture
-def vgg16(monkeypatch: pytest.MonkeyPatch) -> Vgg16:
+def tokenizer() -> Tokenizer:
+    return Tokenizer(tokenizer_run(Path("unread")).model)
+
+
+def batches(*sizes: int) -> list[Reconstructed]:
+    x_BCHW = torch.rand(sum(sizes), 3, 32, 32) * 2 - 1
+    x_hat_BCHW = (x_BCHW + 0.1 * torch.randn_like(x_BCHW)).clamp(-1, 1)
+    tokens_Bhw = torch.randint(9, (sum(sizes), 4, 4))
+    parts = (tensor.split(sizes) for tensor in (x_BCHW, x_hat_BCHW, tokens_Bhw))
+    return [Reconstructed(*part) for part in zip(*parts, strict=True)]
+
+
+def readings_of(instrument: Instrument, seen: list[Reconstructed]) -> Readings:
+    for batch in seen:
+        instrument.see(batch)
+    return instrument.read(Accelerator(), sum(len(batch.x_BCHW) for batch in seen))
+
+
+def test_an_average_is_over_images_not_over_batches() -> None:
+    seen = batches(3, 1)
+    whole = torch.cat([squared_error(batch.x_hat_BCHW, batch.x_BCHW) for batch in seen]).double()
+    assert readings_of(Average("l2", squared_error), seen).figures == pytest.approx({"l2": whole.mean().item()}, 1e-12)
+
+
+def test_codes_are_counted_over_all_batches(tokenizer: Tokenizer) -> None:
+    seen = batches(2, 2)
+    used = torch.cat([batch.tokens_Bhw for batch in seen if batch.tokens_Bhw is not None]).unique()
+    assert readings_of(CodeUse(tokenizer), seen).figures["usage"] == len(used) / 64
+    unquantised = [batch._replace(tokens_Bhw=None) for batch in seen]
+    assert readings_of(CodeUse(tokenizer), unquantised).figures == {"usage": 0, "perplexity": 1}
+
+
+def test_a_patch_grid_that_cannot_be_told_is_not_measured(tokenizer: Tokenizer) -> None:
+    assert readings_of(PatchGrid(tokenizer), batches(2)).figures["patch_grid"] > 0
+    flat = [Reconstructed(torch.zeros(2, 3, 32, 32), torch.zeros(2, 3, 32, 32), None)]
+    assert readings_of(PatchGrid(tokenizer), flat).not_measured.keys() == {"patch_grid"}
+
+
+class MeanColour:
+    """A network of three features."""
+
+    name, fingerprint = "vgg16", ""
+
+    def __call__(self, pixels_BCHW: Tensor) -> Tensor:
+        assert pixels_BCHW.dtype == torch.uint8
+        return pixels_BCHW.float().mean((2, 3))
+
+
+def test_sets_are_compared_whole_and_rounded() -> None:
+    seen, network = batches(3, 3), MeanColour()
+    judged_ND, reference_ND = (
+        torch.cat([network(((images + 1) * 127.5).round().byte()) for images in part])
+        for part in ([batch.x_hat_BCHW for batch in seen], [batch.x_BCHW for batch in seen])
+    )
+    readings = readings_of(SetDistances(network), seen)
+    assert list(readings.figures.values()) == pytest.approx(distances(judged_ND, reference_ND)[:3])
+    assert readings.warnings == []
+    few = readings_of(SetDistances(network), batches(3))
+    assert few.figures == {}
+    assert few.not_measured.keys() == readings.figures.keys()
+
+
+def test_the_quick_instruments_say_what_training_logs(tokenizer: Tokenizer) -> None:
+    readings = Readings()
+    for instrument in quick_instruments(tokenizer):
+        readings.add(readings_of(instrument, batches(2)))
+    assert list(readings.figures) == ["psnr", "l2", "usage", "perplexity"]
+
+
+@pytest.fixture
+def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
-    [network], missing = open_networks((32, 32), None, "cpu")
-    assert missing.keys() == {"inception"}
-    assert isinstance(network, Vgg16)
-    return network
 
 
-def test_vgg16_is_the_last_stage_of_stlpips_of_unit_mean_square(vgg16: Vgg16) -> None:
-    pixels_BCHW = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    loss = build_perceptual(StlpipsConfig(net="vgg"), "cpu")
-    with torch.inference_mode():
-        x_BCHW = (pixels_BCHW.double() / 127.5 - 1).float()
-        # Zhang et al.'s normalisation of images: ImageNet's mean and deviation, moved to [-1, 1].
-        shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
-        expected_BD = loss.features((x_BCHW - shift.view(3, 1, 1)) / scale.view(3, 1, 1)).mean((2, 3))
-        features_BD = vgg16(pixels_BCHW)
-    assert features_BD.shape == (3, 512)
-    torch.testing.assert_close(features_BD.square().mean(1), torch.ones(3))
-    torch.testing.assert_close(features_BD / features_BD.amax(1, True), expected_BD / expected_BD.amax(1, True))
-
-
-def test_vgg16_tells_noise_from_flat_images(vgg16: Vgg16) -> None:
-    noise_BCHW = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    flat_BCHW = torch.randint(0, 256, (4, 3, 1, 1), dtype=torch.uint8).expand(-1, -1, 32, 32)
-    with torch.inference_mode():
-        noise_BD, flat_BD = vgg16(noise_BCHW), vgg16(flat_BCHW)
-    assert torch.cdist(noise_BD, flat_BD).min() > torch.cdist(noise_BD, noise_BD).max()
+@pytest.mark.usefixtures("closed_network")
+def test_images_too_small_for_an_instrument_are_no_error(tokenizer: Tokenizer) -> None:
+    missing = open_kit(tokenizer, (8, 8), None, "cpu").missing
+    assert "smaller than its window" in missing["ssim"]
+    assert "8 x 8 are too small" in missing["stlpips_alex"]
+    assert "8 x 8 are too small" in missing["rfd_vgg16"]

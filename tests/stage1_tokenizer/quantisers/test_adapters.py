@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from shared.config import parse_config
 from shared.errors import UserError
-from stage1_tokenizer.compare import load_comparison
-from stage1_tokenizer.judging.description import describe
+from stage1_tokenizer.comparing.config import load_comparison
+from stage1_tokenizer.judging.description import description_of
 from stage1_tokenizer.quantisers.quantiser import Quantiser
 from stage1_tokenizer.quantisers.residual import ResidualConfig, ResidualQuantiser
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig, build_quantiser
@@ -292,7 +292,7 @@ def test_without_the_package_its_kinds_say_how_to_get_it(kind: str, monkeypatch:
 def test_a_description_counts_all_tokens_of_a_place(kind: str) -> None:
     tokens_per_place = 3 if kind == "residual" else 1
     config = config_of(KINDS[kind])
-    description = describe(config, (32, 48))
+    description = description_of(config, (32, 48))
     assert description.grid == (4, 6 * tokens_per_place)
     assert description.codes == CODES[kind]
     tokenizer = Tokenizer(config).eval()

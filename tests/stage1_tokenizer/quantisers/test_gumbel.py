@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared.code_counts import usage
 from shared.errors import UserError
 from stage1_tokenizer.quantisers import gumbel
-from stage1_tokenizer.quantisers.counts import usage
 from stage1_tokenizer.quantisers.gumbel import GumbelConfig, GumbelQuantiser
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from shared.code_counts import usage
 from shared.errors import UserError
 from stage1_tokenizer.quantisers import vector
-from stage1_tokenizer.quantisers.counts import usage
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser, codebook_loss
 
 

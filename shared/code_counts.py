@@ -1,12 +1,10 @@
-"""How often each code is chosen.
+"""How often codes occur, and how evenly: what both stages say of a codebook.
 
 Shapes: Q tokens of one place, K codes that a token may name, N places.
 """
 
 import torch
 from torch import Tensor
-
-WINDOW = 16  # length of the sliding window, in multiples of the number of codes, where no revival says otherwise
 
 
 def code_numbers(tokens: Tensor, codes: int, tokens_per_place: int = 1) -> Tensor:
@@ -33,5 +31,5 @@ def perplexity(counts_K: Tensor) -> Tensor:
 
 
 def usage(counts_K: Tensor) -> Tensor:
-    """Fraction of all K codes that won at least one vector."""
+    """Fraction of all K codes that occur at least once. Scalar float32."""
     return (counts_K > 0).float().mean()

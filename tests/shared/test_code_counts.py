@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from stage1_tokenizer.quantisers.counts import count_codes, perplexity, usage
+from shared.code_counts import count_codes, perplexity, usage
 
 
 def test_codes_are_counted() -> None:
