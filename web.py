@@ -31,7 +31,7 @@ from shared.runs.hub import WHICH_PRIOR, prior_place, tokenizer_place
 from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import uses_of
 from shipped import OPENMOJI
-from stage1_tokenizer.evaluate import psnr_of
+from stage1_tokenizer.judging.measures import psnr_of
 from stage1_tokenizer.judging.pictures import (
     ERROR_LEVELS,
     code_colours,

@@ -27,7 +27,7 @@ from shared.reporting.page import page as report_page
 from shared.runs.token_cache import open_cache
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
-from stage1_tokenizer.evaluate import psnr_of
+from stage1_tokenizer.judging.measures import psnr_of
 from stage2_prior import train as stage2
 from stage2_prior.decoding.filters import SamplingConfig, filter_logits
 from stage2_prior.decoding.generate import generate

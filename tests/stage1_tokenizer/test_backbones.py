@@ -19,7 +19,7 @@ from stage1_tokenizer.backbones.sequence import (
     MambaVisionMixer,
     patch_kernel,
 )
-from stage1_tokenizer.evaluate import psnr_of
+from stage1_tokenizer.judging.measures import psnr_of
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from tests.launch import ROOT
