@@ -96,6 +96,11 @@ class Tokenizer(nn.Module, Shareable):
         backbone = self.config.backbone
         return not isinstance(backbone, ConvConfig) or backbone.sees_neighbours
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, and where it wants images and tokens."""
+        return self.to_codes.weight.device
+
     def forward(self, images_BCHW: Tensor) -> Reconstruction:
         """Reconstruct images (B, 3, H, W) in [-1, 1]; raises UserError where the patch does not divide H and W."""
         quantised = self.quantiser(self._encode(images_BCHW))
