@@ -41,7 +41,7 @@ tokenizer: install
 
 prior: install
 	$(BIN)/python -m stage2_prior.train $(CONFIG) $(ARGS)
-	$(BIN)/python -m stage2_prior.report
+	$(BIN)/python judge.py
 
 sample: install
 	$(BIN)/python sample.py $(ARGS)
@@ -54,7 +54,7 @@ openmoji: install
 	$(BIN)/python -m stage1_tokenizer.train configs/openmoji/tokenizer.yaml
 	$(BIN)/python -m stage1_tokenizer.cache --tokenizer runs/tokenizer/openmoji
 	$(BIN)/python -m stage2_prior.train configs/openmoji/prior.yaml
-	$(BIN)/python -m stage2_prior.report runs/prior/openmoji
+	$(BIN)/python judge.py --prior runs/prior/openmoji
 	$(BIN)/python share.py runs/prior/openmoji --half --out shipped/openmoji
 
 compare: install

@@ -1,8 +1,8 @@
 """How well a prior predicts tokens it knows and tokens it never saw: python -m stage2_prior.evaluate [--prior RUN]
 
-The difference between the two is what it learned by heart. Writes RUN/evaluation.json too. With --samples N, draws N
-images and measures how far they are from real ones. `accelerate launch -m stage2_prior.evaluate` shares both out to
-many processes and finds the same.
+The difference between the two is what it learned by heart. Writes RUN/evaluation.json too. `accelerate launch -m
+stage2_prior.evaluate` shares the grids out to many processes and finds the same. How good the images are that a prior
+draws is for judge.py.
 
 Shapes: B batch, L = h * w tokens, V codes, K the five likeliest codes.
 """
@@ -19,14 +19,12 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from shared.config import config_of
 from shared.disk.atomic import write_atomically
 from shared.errors import UserError, run_command
-from shared.reporting.findings import Findings
-from shared.runs.hub import TOKENIZER
-from shared.runs.run_directory import newest_run, read_yaml
-from shared.runs.token_cache import Split, TokenCache, open_cache
+from shared.runs.run_directory import newest_run
+from shared.runs.token_cache import Split, TokenCache
 from stage2_prior.prior import Prior, Weights, load_prior
+from stage2_prior.tokens import open_tokens_of
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,8 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Evaluation(Accuracy):
-    """Of `grids` whole grids, and of each of their rows, the top one first."""
+class TokenPrediction(Accuracy):
+    """How well the tokens of `grids` whole grids were predicted, and those of each of their rows, the top one first."""
 
     grids: int
     rows: list[Accuracy]
@@ -58,7 +56,7 @@ def evaluate(
     batch_size: int = 8,
     most_grids: int | None = None,
     accelerator: Accelerator | None = None,
-) -> Evaluation:
+) -> TokenPrediction:
     """Predict the grids of a split in float32, given their labels, if any: all, or `most_grids` spread evenly over it.
 
     The processes of `accelerator`, each of which must call it, share the grids out, and each gets the whole result.
@@ -77,39 +75,34 @@ def evaluate(
         logits_BLV = prior(prior.inputs(tokens_BL, labels_B))[:counted]
         rows = zip(logits_BLV.split(prior.grid[1], 1), tokens_BL[:counted].split(prior.grid[1], 1), strict=True)
         # Row by row, because what comes after the logits would take three times their memory.
-        sums_h3 += torch.stack([_sums(row_BwV.flatten(0, 1), row_Bw.flatten()) for row_BwV, row_Bw in rows])
+        sums_h3 += torch.stack([_summed_figures(row_BwV.flatten(0, 1), row_Bw.flatten()) for row_BwV, row_Bw in rows])
     if accelerator:
         sums_h3 = accelerator.reduce(sums_h3, "sum")
     means_h3 = sums_h3.cpu() / (grids * prior.grid[1])
     bits, top1, top5 = means_h3.mean(0).tolist()
-    return Evaluation(bits, top1, top5, grids, [Accuracy(*row.tolist()) for row in means_h3])
+    return TokenPrediction(bits, top1, top5, grids, [Accuracy(*row.tolist()) for row in means_h3])
 
 
-def _sums(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
+def _summed_figures(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
     """(3,) float64: bits, tokens ranked first, tokens among the first five."""
     nats = F.cross_entropy(logits_NV, tokens_N, reduction="none").double().sum()
     hits_NK = logits_NV.topk(min(5, logits_NV.shape[1])).indices == tokens_N[:, None]
     return torch.stack([nats / math.log(2), hits_NK[:, 0].sum().double(), hits_NK.sum().double()])
 
 
-def report(
-    run: Path, weights: Weights, batch_size: int, most_grids: int, accelerator: Accelerator | None = None
+def evaluate_run(
+    run: Path, weights: Weights, batch_size: int, most_grids: int, accelerator: Accelerator
 ) -> dict[str, Any]:
     """Evaluate the prior of a run, with its best or last weights, on both splits of the tokens it was trained on.
 
-    The processes of `accelerator` share the work, as in `evaluate`.
+    The processes of `accelerator` share the work, as in `evaluate`. Raises UserError where the prior or its tokens
+    cannot be had.
 
     `bits_per_dim` are the bits of a grid over 3 * H * W: they are spent on tokens, so they say nothing of what the
     tokenizer lost, and compare with those of other priors of the same tokenizer only.
     """
     prior, info = load_prior(run, weights)
-    cache = open_cache(tokens_of(run))
-    if cache.info != info:
-        raise UserError(
-            f"{cache.path} was made anew, by another tokenizer or of other images, since {run} was trained on it: "
-            "train the prior again under another name"
-        )
-    accelerator = accelerator or Accelerator()
+    cache = open_tokens_of(run, info)
     prior.to(accelerator.device)
     train, validation = (
         evaluate(prior, cache, split, batch_size, most_grids, accelerator) for split in ("train", "validation")
@@ -122,19 +115,8 @@ def report(
     return {"prior": str(run), "weights": weights, **splits, "gap": validation.bits_per_token - train.bits_per_token}
 
 
-def tokens_of(run: Path) -> Path:
-    """The token cache that a run was trained on. Raises UserError where its configuration does not say."""
-    tokens = read_yaml(run / "config.yaml").get("tokens")
-    if not isinstance(tokens, str):
-        raise UserError(
-            f"{run / 'config.yaml'} does not say which tokens the prior was trained on (tokens: {tokens!r}): it was "
-            "changed, or written by something else. Set `tokens` to the directory of its token cache"
-        )
-    return Path(tokens)
-
-
-def table(figures: dict[str, Any]) -> str:
-    """A report as text."""
+def figures_as_text(figures: dict[str, Any]) -> str:
+    """What `evaluate_run` found as a table of both splits, and another of the rows of the grid."""
     train, validation = figures["train"], figures["validation"]
     lines = [f"{'':12}{'train':>10}{'validation':>12}"]
     lines += [
@@ -149,23 +131,15 @@ def table(figures: dict[str, Any]) -> str:
     ]
     lines += ["", "by row of the grid: bits/token and top-1"]
     lines += [
-        f"{number:12}{_row(known):>16}{_row(unseen):>18}"
+        f"{number:12}{row_as_text(known):>16}{row_as_text(unseen):>18}"
         for number, (known, unseen) in enumerate(zip(train["rows"], validation["rows"], strict=True))
     ]
     return "\n".join(lines)
 
 
-def _row(row: dict[str, float]) -> str:
+def row_as_text(row: dict[str, float]) -> str:
+    """Bits per token and top-1 of a row of the grid."""
     return f"{row['bits_per_token']:.3f} {row['top1']:6.1%}"
-
-
-def sampled(run: Path, args: argparse.Namespace, accelerator: Accelerator) -> Findings:
-    """Draw images and measure them, on all processes."""
-    from stage2_prior.samples import Drawing, measure_samples  # here: it needs stage one, and training needs this file
-
-    overrides = [] if args.samples is None else [f"images={args.samples}"]
-    drawing = config_of(Drawing, overrides + args.drawing, where="--samples N key=value ...")
-    return measure_samples(run, args.weights, drawing, args.inception, accelerator)
 
 
 def main() -> None:
@@ -178,35 +152,20 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--grids", type=int, default=10_000, help="of each split, at most (default: 10000)")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--samples", type=int, metavar="N", help="draw N images too, and hold them against real ones")
-    parser.add_argument(
-        "drawing", nargs="*", metavar="key=value",
-        help="with --samples: reference=validation (default: train), seed=0, batch_size=16, sampling.temperature=0.9, "
-        "sampling.top_k, .top_p, .min_p, guidance.scale=2, guidance.schedule, ...",
-    )  # fmt: skip
-    parser.add_argument("--inception", type=Path, metavar="PATH", help="its weights (default: downloaded once)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
-    args = parser.parse_intermixed_args()
+    args = parser.parse_args()
     for name, value in (("batch-size", args.batch_size), ("grids", args.grids)):
         if value < 1:
             raise UserError(f"--{name} must be at least 1, not {value}")
     run = args.prior or newest_run("prior", "ema.safetensors")
     accelerator = Accelerator()
-    found = sampled(run, args, accelerator) if args.samples is not None or args.drawing else None
-    # A shared prior comes without the tokens it was trained on.
-    if found and ((run / TOKENIZER).is_dir() or not tokens_of(run).exists()):
-        figures: dict[str, Any] = {}
-    else:
-        figures = report(run, args.weights, args.batch_size, args.grids, accelerator)
+    figures = evaluate_run(run, args.weights, args.batch_size, args.grids, accelerator)
     if not accelerator.is_main_process:
         return
-    print(f"{run}, {args.weights} weights")
-    if figures:
-        print(f"{table(figures)}\n")
-        print(f"gap {figures['gap']:.2f} bits/token: what the prior knows of its training grids and not of unseen ones")
-    if found:
-        figures["samples"] = found.as_dict()
-        print(f"\n{found.markdown()}\nwrote {run / 'evaluation' / 'samples'}.json, .md and .png, nearest.png")
+    print(
+        f"{run}, {args.weights} weights\n{figures_as_text(figures)}\n\n"
+        f"gap {figures['gap']:.2f} bits/token: what the prior knows of its training grids and not of unseen ones"
+    )
     write_atomically(run / "evaluation.json", lambda temporary: temporary.write_text(json.dumps(figures, indent=2)))
     if args.json:
         print(json.dumps(figures))

@@ -9,7 +9,8 @@ from shared.errors import run_command
 from shared.runs.token_cache import read_info
 from shared.training.sweep import Study, main
 from stage2_prior.run_config import PriorRun
-from stage2_prior.train import find_tokens, train
+from stage2_prior.tokens import find_tokens
+from stage2_prior.train import train
 
 DEFAULT_CONFIG = "configs/sweep/prior.yaml"
 

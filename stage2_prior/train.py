@@ -19,9 +19,9 @@ from torch import Tensor
 from shared.config import load_config, parse_command_line
 from shared.data.order import ImageBatches
 from shared.disk.atomic import write_atomically
-from shared.errors import UserError, run_command
-from shared.runs.run_directory import BEST, RUNS, RunDirectory, newest_run
-from shared.runs.token_cache import TokenCache, TokenInfo, open_cache, read_info
+from shared.errors import run_command
+from shared.runs.run_directory import BEST, RUNS, RunDirectory
+from shared.runs.token_cache import TokenCache, open_cache
 from shared.training.config import MAY_CHANGE_ON_RESUME, TrainingConfig
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.devices.memory import check_fits
@@ -31,16 +31,17 @@ from shared.training.log import Log
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
 from stage2_prior.decoding.generate import generate
-from stage2_prior.evaluate import Evaluation, evaluate
+from stage2_prior.evaluate import TokenPrediction, evaluate
 from stage2_prior.memory import training_memory
 from stage2_prior.prior import Prior, build_prior
 from stage2_prior.run_config import PriorRun
+from stage2_prior.tokens import find_tokens, remember_tokens
 
 DEFAULT_CONFIG = "configs/demo/prior.yaml"
 SHOWN = 16  # grids drawn whenever held-out ones are evaluated
 
 
-def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Evaluation]:
+def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, TokenPrediction]:
     """Train to the end of `config.training.images`, from the last checkpoint if there is one.
 
     Returns how the last weights do on held-out grids. Those that did best are kept too: on small data, a prior's bits
@@ -54,7 +55,7 @@ def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Eva
     cache = open_cache(find_tokens(config.tokens))
     config = config.model_copy(update={"tokens": str(cache.path)})
     run = RunDirectory(path or RUNS / "prior" / config.name)
-    begin(config, run, cache, accelerator)
+    prepare_run(config, run, cache, accelerator)
     torch.manual_seed(training.seed)
     prior = build_prior(config.model, cache.info, cache.code_vectors_KD)
     trainee = Trainee(prior, training, accelerator, prior.blocks if training.shard else ())
@@ -94,7 +95,7 @@ def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Eva
     return run, held_out.evaluate()
 
 
-def begin(config: PriorRun, run: RunDirectory, cache: TokenCache, accelerator: Accelerator) -> None:
+def prepare_run(config: PriorRun, run: RunDirectory, cache: TokenCache, accelerator: Accelerator) -> None:
     """Check what can be checked before training, and create or check the run's directory. Raises UserError."""
     processes = accelerator.num_processes if config.training.shard else 1
     memory = memory_line(config, cache, accelerator.device, processes)
@@ -112,9 +113,9 @@ class HeldOut:
         self.prior, self.trainee, self.cache, self.run = prior, trainee, cache, run
         self.main = trainee.accelerator.is_main_process
         self.best = best_so_far(run)[0] if self.main else -math.inf  # the first process decides
-        self.newest: tuple[int, Evaluation] | None = None  # after how many grids of training
+        self.newest: tuple[int, TokenPrediction] | None = None  # after how many grids of training
 
-    def evaluate(self) -> Evaluation:
+    def evaluate(self) -> TokenPrediction:
         """How the weights do as they are now, found once; the processes, each of which must call it, share the work."""
         if self.newest is None or self.newest[0] != self.trainee.images:
             with self.trainee.ema.applied():
@@ -148,7 +149,7 @@ class HeldOut:
         return prior.to(self.trainee.accelerator.device)
 
 
-def log_evaluation(log: Log, trainee: Trainee, report: Evaluation) -> None:
+def log_evaluation(log: Log, trainee: Trainee, report: TokenPrediction) -> None:
     """Log what held-out grids say."""
     log.write(trainee.images, {f"validation/{name}": value for name, value in report.figures().items()})
     log.show({"held out": report.bits_per_token})
@@ -157,7 +158,7 @@ def log_evaluation(log: Log, trainee: Trainee, report: Evaluation) -> None:
 def draw_grids(prior: Prior, cache: TokenCache) -> Tensor:
     """Grids (B, h, w) int64 of seed 0, to be looked at; their classes are those of images spread over the training set.
 
-    They stay tokens: what they look like is for report.py, which knows the tokenizer.
+    They stay tokens: training knows nothing that decodes them.
     """
     rows = torch.linspace(0, len(cache.tokens["train"]) // cache.info.views - 1, SHOWN).round().long()
     _, labels_B = cache.batch("train", rows)
@@ -202,38 +203,6 @@ def token_batches(
         yield cache.batch(
             "train", torch.tensor([(image + epoch) % cache.info.views * count + image for epoch, image in batch])
         )
-
-
-def find_tokens(tokens: str | None) -> Path:
-    """The cache that was asked for, or that of the tokenizer trained last. UserError where a run was named instead."""
-    if tokens is None:
-        return newest_run("tokenizer", "tokens/tokens.json") / "tokens"
-    path = Path(tokens).expanduser()
-    if (path / "tokens" / "tokens.json").exists():
-        raise UserError(f"{path} is a tokenizer's run, and its token cache is inside of it: tokens={path / 'tokens'}")
-    return path
-
-
-def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
-    """Keep beside the weights what says which tokenizer decodes this prior's tokens.
-
-    Raises UserError where the run was begun on other tokens than the cache holds now.
-    """
-    if run.newest() is not None and (before := read_info(run.path)) != cache.info:
-        raise UserError(
-            f"{run.path} was begun on the tokens of tokenizer {before.fingerprint} ({before.source}), but {cache.path} "
-            f"now holds those of {cache.info.fingerprint} ({cache.info.source}; "
-            f"{', '.join(changes(before, cache.info))} changed): give this prior a name of its own (name=...), or "
-            "remove that directory"
-        )
-    write_atomically(
-        run.path / "tokens.json", lambda temporary: temporary.write_text(cache.info.model_dump_json(indent=2))
-    )
-
-
-def changes(before: TokenInfo, now: TokenInfo) -> list[str]:
-    """What two caches say of themselves differently, by its key in tokens.json."""
-    return [name for name, value in now if value != getattr(before, name)]
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ import pytest
 from shared.config import load_config, save_config
 from shared.errors import UserError
 from shared.runs.run_directory import read_yaml
+from shared.training.sweep import main
 from stage1_tokenizer.run_config import TokenizerRun
-from stage1_tokenizer.sweep import main, study_of
+from stage1_tokenizer.sweep import study_of
 from tests.launch import ROOT
 from tests.tiny import tokenizer_run
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from stage2_prior import evaluate as command
 from stage2_prior.evaluate import Accuracy, evaluate
 from stage2_prior.prior import Prior
 from stage2_prior.train import train
+from tests.launch import ROOT
 from tests.tiny import prior_config, prior_run
 
 INFO = TokenInfo(
@@ -120,6 +123,22 @@ def test_the_command_reports_both_splits(
     assert f"{figures['train']['bits_per_token']:.3f}" in text
     evaluate_command(monkeypatch, "--grids", "4")
     assert json.loads((run / "evaluation.json").read_text())["train"]["grids"] == 4
+
+
+def test_two_processes_report_what_one_does(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate_command(monkeypatch, "--grids", "5", "--json")
+    alone = json.loads(capsys.readouterr().out.splitlines()[-1])
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, "-m", "stage2_prior.evaluate", "--grids", "5", "--json"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout.splitlines()[-1])
+    for split in ("train", "validation"):
+        assert figures[split].pop("rows") == [pytest.approx(row) for row in alone[split].pop("rows")]
+        assert figures[split] == pytest.approx(alone[split])
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import torch
 from shared.config import load_config, save_config
 from shared.runs.run_directory import read_yaml
 from shared.runs.token_cache import TokenInfo, write_cache
+from shared.training.sweep import main
 from stage2_prior.run_config import PriorRun
-from stage2_prior.sweep import main, study_of
+from stage2_prior.sweep import study_of
 from tests.launch import ROOT
 from tests.tiny import prior_run
 

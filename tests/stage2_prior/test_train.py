@@ -15,7 +15,7 @@ from shared.runs.token_cache import Rows, Split, TokenCache, TokenInfo, open_cac
 from shared.runs.weights import read_weights
 from shared.training.config import TrainingConfig
 from stage2_prior import train as stage2
-from stage2_prior.evaluate import Evaluation
+from stage2_prior.evaluate import TokenPrediction
 from stage2_prior.prior import load_prior
 from tests.tiny import prior_run
 
@@ -66,9 +66,9 @@ def scripted(bits: list[float], monkeypatch: pytest.MonkeyPatch) -> list[dict[st
     """Let evaluations find `bits`, one after the other; returns the weights that they were given."""
     left, given = iter(bits), []
 
-    def evaluate(prior: Any, *_: Any, **__: Any) -> Evaluation:
+    def evaluate(prior: Any, *_: Any, **__: Any) -> TokenPrediction:
         given.append({name: tensor.clone() for name, tensor in prior.state_dict().items()})
-        return Evaluation(next(left), 0.0, 0.0, 5, [])
+        return TokenPrediction(next(left), 0.0, 0.0, 5, [])
 
     monkeypatch.setattr(stage2, "evaluate", evaluate)
     return given

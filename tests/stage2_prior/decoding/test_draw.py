@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage2_prior.decoding.choice import choose_on_cpu
+from stage2_prior.decoding.cpu.choose import choose_on_cpu
 from stage2_prior.decoding.draw import draw, uniforms
 from stage2_prior.decoding.filters import SamplingConfig
 from tests.stage2_prior.decoding.test_filters import random_logits

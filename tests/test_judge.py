@@ -1,4 +1,4 @@
-"""Measures of drawn images against the same taken by hand, on one process and on two."""
+"""judge.py: measures of drawn images against the same taken by hand, on one process and two; the page of a run."""
 
 import json
 import operator
@@ -16,28 +16,23 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
+import judge
 from shared.data.pixels import to_float, to_uint8
 from shared.errors import UserError
 from shared.reporting.set_distances import distances
-from shared.runs.token_cache import Split, TokenCache, open_cache, read_info
+from shared.runs.token_cache import Split, TokenCache, open_cache
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.judging.instruments import open_networks
-from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
-from stage2_prior import evaluate, samples
+from stage1_tokenizer.tokenizer import load_tokenizer
+from stage2_prior import evaluate
 from stage2_prior import train as stage2
 from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.generate import generate
+from stage2_prior.judging.drawing import Drawing
+from stage2_prior.judging.reference import labels_like, reference_images
+from stage2_prior.judging.titles import MEASURES, TITLES
 from stage2_prior.prior import load_prior
-from stage2_prior.samples import (
-    MEASURES,
-    TITLES,
-    Drawing,
-    find_copied_grids,
-    labels_like,
-    measure_samples,
-    reference_images,
-)
 from tests.launch import ROOT
 from tests.tiny import prior_run, tokenizer_run
 
@@ -60,7 +55,7 @@ def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("closed_network")
 def test_every_measure_is_that_of_the_images_drawn(run: Path) -> None:
     drawing = Drawing(images=6, seed=3, batch_size=4, sampling=SamplingConfig(temperature=0.9))
-    found = measure_samples(run, "last", drawing, None, Accelerator())
+    found = judge.judge_samples(run, "last", drawing, None, Accelerator())
     prior, info = load_prior(run)
     dataset = reference_images(info, "train")
     labels_N = labels_like(dataset, 6)
@@ -121,8 +116,8 @@ def test_each_image_is_seen_once_by_a_network(run: Path, reference: Split, monke
             seen.update(image.numpy().tobytes() for image in pixels_BCHW)
             return pixels_BCHW.flatten(1)[:, :5].float()
 
-    monkeypatch.setattr(samples, "open_networks", lambda *_: ([Network()], {}))
-    measure_samples(run, "last", Drawing(images=4, reference=reference), None, Accelerator())
+    monkeypatch.setattr(judge, "open_networks", lambda *_: ([Network()], {}))
+    judge.judge_samples(run, "last", Drawing(images=4, reference=reference), None, Accelerator())
     train, validation = (reference_images(load_prior(run)[1], split) for split in ("train", "validation"))
     views = [train[0, place][0] for place in range(len(train))]
     views += [image.flip(-1) for image in views]  # a drawing that is its own mirror image counts twice
@@ -132,56 +127,40 @@ def test_each_image_is_seen_once_by_a_network(run: Path, reference: Split, monke
     assert {image: seen[image] for image in expected} == expected
 
 
-def test_held_out_grids_are_no_more_than_those_drawn() -> None:
-    training_ML, held_out_HL = np.zeros((3, 4), np.uint16), np.array([[1] * 4, [0] * 4, [0, 0, 1, 1], [0] * 4, [0] * 4])
-    tokenizer = Tokenizer(tokenizer_run(Path("unread")).model).eval()
-    found = find_copied_grids(torch.tensor([[0, 0, 0, 1], [0] * 4]), training_ML, held_out_HL, (2, 2), tokenizer)
-    assert found.measures["shared_tokens_50"] == 0.875
-    assert found.measures["shared_tokens_100"] == 1
-    assert found.measures["shared_tokens_held_out_50"] == 0.5  # of the first and of the fourth
-    assert found.measures["shared_tokens_held_out_100"] == 1
-    copied_CHW = tokenizer.detokenize(torch.zeros(1, 2, 2, dtype=torch.long))[0]
-    assert (found.nearest_BCHW - copied_CHW).abs().max() < 1 / 127
-
-
 @pytest.mark.usefixtures("closed_network")
 @pytest.mark.parametrize("gone", [False, True])
 def test_images_of_a_shared_prior_are_measured_without_its_tokens(
     run: Path, gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with_tokens = measure_samples(run, "last", Drawing(images=4), None, Accelerator())
+    with_tokens = judge.judge_samples(run, "last", Drawing(images=4), None, Accelerator())
     load_prior(run)[0].save_pretrained(tmp_path / "shared")
     if gone:
         shutil.rmtree("runs")
-    monkeypatch.setattr(sys, "argv", ["evaluate", "--prior", str(tmp_path / "shared"), "--samples", "4", "--json"])
-    evaluate.main()
+    monkeypatch.setattr(sys, "argv", ["judge.py", "--prior", str(tmp_path / "shared"), "--samples", "4", "--json"])
+    judge.main()
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert figures["samples"]["measures"] == pytest.approx(with_tokens.measures, rel=1e-4, abs=1e-5)
-    assert "validation" not in figures
-
-
-def test_classes_are_drawn_as_often_as_they_occur(run: Path) -> None:
-    dataset = reference_images(read_info(run), "train")
-    occur = Counter(dataset.source.labels[index] for index in dataset.indices.tolist())
-    assert Counter(labels_like(dataset, 3 * len(dataset)).tolist()) == {k: 3 * n for k, n in occur.items()}
+    assert figures["measures"] == pytest.approx(with_tokens.measures, rel=1e-4, abs=1e-5)
+    for command, arguments in ((judge, []), (evaluate, ["--json"])):  # which need its tokens
+        monkeypatch.setattr(sys, "argv", ["command", "--prior", str(tmp_path / "shared"), *arguments])
+        with pytest.raises(UserError, match=r"shared is a shared prior and comes without the tokens .*--samples N"):
+            command.main()
 
 
 @pytest.mark.usefixtures("closed_network")
 def test_two_processes_find_what_one_does(run: Path) -> None:
     closed = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(run), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "stage2_prior.evaluate", "--samples", "5", "sampling.temperature=0.9", "--json"]
+    command += [str(ROOT / "judge.py"), "--samples", "5", "sampling.temperature=0.9", "--json"]
     result = subprocess.run(
         command, env=os.environ | closed | {"ACCELERATE_USE_CPU": "1"}, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout.splitlines()[-1])
-    assert figures["validation"]["bits_per_token"] > 0
     drawing = Drawing(images=5, sampling=SamplingConfig(temperature=0.9))
-    alone = measure_samples(run, "last", drawing, None, Accelerator())
+    alone = judge.judge_samples(run, "last", drawing, None, Accelerator())
     assert alone.measures
-    assert figures["samples"]["processes"] == 2
-    assert figures["samples"]["measures"] == pytest.approx(alone.measures, rel=1e-4, abs=1e-5)
+    assert figures["processes"] == 2
+    assert figures["measures"] == pytest.approx(alone.measures, rel=1e-4, abs=1e-5)
 
 
 def test_options_of_a_drawing_that_do_not_exist_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +168,33 @@ def test_options_of_a_drawing_that_do_not_exist_are_refused(run: Path, monkeypat
         (["--samples", "0"], "images"),
         (["--samples", "4", "sampling.temprature=1"], "did you mean 'temperature'"),
         (["reference=validation"], "images: this key is needed"),
+        (["--inception", "file"], "--inception is for measuring samples: say how many with --samples N"),
     ]:
-        monkeypatch.setattr(sys, "argv", ["evaluate", *options])
+        monkeypatch.setattr(sys, "argv", ["judge.py", *options])
         with pytest.raises(UserError, match=said):
-            evaluate.main()
+            judge.main()
+
+
+@pytest.mark.parametrize("weights", ["last", "best"])
+def test_without_samples_it_writes_the_page(
+    run: Path, weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["judge.py", "--weights", weights, "--json"])
+    judge.main()
+    said, found = capsys.readouterr().out.splitlines()[-2:]
+    page = "runs/prior/tiny/report.html"
+    assert said == f"wrote {page}: open it in a browser"
+    assert json.loads(found) == {"prior": str(run), "weights": weights, "report": page}
+    text = (run / "report.html").read_text()
+    assert text.count('class="tile"') == 2 * 16
+    assert ("those that did best on held-out grids" in text) == (weights == "best")
+
+
+def test_a_page_of_other_tokens_than_it_was_trained_on_is_refused(
+    run: Path, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (drawings / "faces/1F600.png").unlink()
+    cache_tokens(Path("runs/tokenizer/tiny"))
+    monkeypatch.setattr(sys, "argv", ["judge.py"])
+    with pytest.raises(UserError, match="was made anew"):
+        judge.main()

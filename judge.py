@@ -1,0 +1,135 @@
+"""Judge what a prior draws: python judge.py [--prior RUN] [--weights last|best] [--samples N [key=value ...]]
+
+Writes RUN/report.html, one page that opens offline: curves of the training, what the same random numbers drew as it
+went on, and the training images nearest to what the prior draws now. `make prior` does so at its end.
+
+With --samples N, draws N images instead and measures how far they are from real ones, and whether they are copies; that
+goes to RUN/evaluation/samples.json, .md and .png, and nearest.png. `torchrun --nproc-per-node 2 judge.py --samples N`
+shares the drawing out to processes and finds the same.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from accelerate import Accelerator
+
+from shared.config import config_of
+from shared.errors import UserError, run_command
+from shared.reporting.findings import Findings
+from shared.runs.run_directory import newest_run
+from shared.runs.token_cache import TokenInfo
+from stage1_tokenizer.cache import open_views, tokens_of_views
+from stage1_tokenizer.judging.instruments import open_networks
+from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
+from stage2_prior.judging.drawing import Drawing
+from stage2_prior.judging.features import Networks
+from stage2_prior.judging.nearest_images import KnownGrids
+from stage2_prior.judging.report import write_report
+from stage2_prior.judging.samples import measure_samples
+from stage2_prior.judging.subject import Subject
+from stage2_prior.prior import Weights, load_prior
+from stage2_prior.tokens import open_tokens_of
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; UserError where nothing would read an option."""
+    parser = argparse.ArgumentParser(prog="judge.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--prior", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
+    parser.add_argument(
+        "--weights", choices=get_args(Weights), default="last",
+        help="the last, or those that did best on held-out grids (default: last)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--samples", type=int, metavar="N",
+        help="draw N images and hold them against real ones (default: write the page of the training)",
+    )  # fmt: skip
+    parser.add_argument(
+        "drawing", nargs="*", metavar="key=value",
+        help="with --samples: reference=validation (default: train), seed=0, batch_size=16, sampling.temperature=0.9, "
+        "sampling.top_k, .top_p, .min_p, guidance.scale=2, guidance.schedule, ...",
+    )  # fmt: skip
+    parser.add_argument(
+        "--inception", type=Path, metavar="PATH", help="with --samples: its weights (default: downloaded once)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+    args = parser.parse_intermixed_args()
+    if args.inception and args.samples is None:
+        raise UserError("--inception is for measuring samples: say how many with --samples N")
+    return args
+
+
+def write_page(run: Path, weights: Weights, accelerator: Accelerator) -> Path:
+    """Write the page of a prior's training; UserError where the prior, its tokenizer or its tokens cannot be had."""
+    subject, _ = open_subject(run, weights, accelerator)
+    return write_report(subject, open_tokens_of(run, subject.info))
+
+
+def judge_samples(
+    run: Path, weights: Weights, drawing: Drawing, inception: Path | None, accelerator: Accelerator
+) -> Findings:
+    """Draw images from the prior of `run`, judge them and write what was found into RUN/evaluation.
+
+    Each process draws its share; all return the same. Raises UserError where the prior, its tokenizer or the images
+    that it was trained on cannot be had.
+    """
+    subject, tokenizer = open_subject(run, weights, accelerator)
+    with accelerator.main_process_first():  # so that weights are downloaded once
+        networks = Networks(*open_networks(subject.info.data.height_width, inception, accelerator.device))
+    known = known_grids(run, subject.info, tokenizer, drawing.batch_size, accelerator)
+    return measure_samples(subject, drawing, networks, known, accelerator)
+
+
+def open_subject(run: Path, weights: Weights, accelerator: Accelerator) -> tuple[Subject, Tokenizer]:
+    """The prior to be judged, and the tokenizer of its tokens; UserError where either cannot be had."""
+    prior, info = load_prior(run, weights)
+    tokenizer = matching_tokenizer(info, run).to(accelerator.device)
+    return Subject(run, weights, prior.to(accelerator.device), info, tokenizer), tokenizer
+
+
+def known_grids(
+    run: Path, info: TokenInfo, tokenizer: Tokenizer, batch_size: int, accelerator: Accelerator
+) -> KnownGrids:
+    """The grids that the prior of `run` was trained on, and those of its held-out images.
+
+    From its token cache, or made anew where that is not at hand: a shared prior comes without it.
+    """
+    try:
+        tokens = open_tokens_of(run, info).tokens
+        return KnownGrids(tokens["train"], tokens["validation"])
+    except UserError:
+        pass
+    train, held_out = open_views(info.data, info.views)
+    grids = (tokens_of_views(tokenizer, views, batch_size, accelerator) for views in (train, [held_out]))
+    kind = np.min_scalar_type(info.codes)
+    return KnownGrids(
+        *(np.concatenate([tokens_Bhw.flatten(1).numpy().astype(kind) for tokens_Bhw, _ in split]) for split in grids)
+    )
+
+
+def main() -> None:
+    """Read the command line, judge, say what was written."""
+    args = parse_arguments()
+    run = args.prior or newest_run("prior", "ema.safetensors")
+    accelerator = Accelerator()
+    found: dict[str, Any]
+    if args.samples is not None or args.drawing:
+        images = [] if args.samples is None else [f"images={args.samples}"]
+        drawing = config_of(Drawing, images + args.drawing, where="--samples N key=value ...")
+        findings = judge_samples(run, args.weights, drawing, args.inception, accelerator)
+        found = findings.as_dict()
+        said = f"{findings.markdown()}\nwrote {run / 'evaluation' / 'samples'}.json, .md and .png, nearest.png"
+    elif accelerator.is_main_process:
+        page = write_page(run, args.weights, accelerator)
+        found = {"prior": str(run), "weights": args.weights, "report": str(page)}
+        said = f"wrote {page}: open it in a browser"
+    if accelerator.is_main_process:
+        print(said)
+        if args.json:
+            print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    run_command(main)

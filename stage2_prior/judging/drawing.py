@@ -1,0 +1,55 @@
+"""What is drawn to be judged, and drawing it.
+
+Shapes: B a batch, N images drawn (n by this process), h x w = L tokens.
+"""
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field, PositiveInt
+from torch import Tensor
+from tqdm import tqdm
+
+from shared.config import Config
+from shared.data.dataset import ImageDataset
+from shared.runs.token_cache import Split
+from stage2_prior.decoding.filters import SamplingConfig
+from stage2_prior.decoding.generate import generate
+from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.judging.reference import labels_like
+from stage2_prior.prior import Prior
+
+
+class Drawing(Config):
+    """What is drawn to be judged, how, and which real images it is held against.
+
+    reference: all training or all validation images. Of a class-conditional prior, each class is drawn as often as it
+        occurs among them.
+    """
+
+    images: PositiveInt
+    reference: Split = "train"
+    seed: int = Field(0, ge=0)
+    batch_size: PositiveInt = 16
+    sampling: SamplingConfig = SamplingConfig()
+    guidance: GuidanceConfig = GuidanceConfig()
+
+
+def drawn_tokens(prior: Prior, dataset: ImageDataset, drawing: Drawing, accelerator: Accelerator) -> Tensor:
+    """This process's share of the grids drawn, (n, h, w) int64 on the CPU: of p processes, every p-th.
+
+    dataset: the reference, whose classes are drawn as often as they occur in it. Raises UserError where a
+    class-conditional prior's reference has no classes any more.
+    """
+    labels_N = labels_like(dataset, drawing.images) if prior.classes else None
+    scale_L = drawing.guidance.scales(prior.length)
+    mine = torch.arange(accelerator.process_index, drawing.images, accelerator.num_processes)
+    grids = []
+    with tqdm(total=len(mine), unit="img", desc="drawing", disable=not accelerator.is_main_process, leave=False) as bar:
+        for numbers_B in mine.split(drawing.batch_size):
+            tokens_Bhw = generate(
+                prior, numbers_B.tolist(), drawing.seed, drawing.sampling, cfg_scale=scale_L,
+                labels_B=None if labels_N is None else labels_N[numbers_B], batch_size=drawing.batch_size,
+            )  # fmt: skip
+            grids.append(tokens_Bhw)
+            bar.update(len(numbers_B))
+    return torch.cat(grids)

@@ -1,0 +1,71 @@
+"""The tokens that a run is trained on: which they are, that they stay the same, and where they are afterwards."""
+
+from pathlib import Path
+
+from shared.disk.atomic import write_atomically
+from shared.errors import UserError
+from shared.runs.hub import TOKENIZER
+from shared.runs.run_directory import RunDirectory, newest_run, read_yaml
+from shared.runs.token_cache import TokenCache, TokenInfo, open_cache, read_info
+
+
+def find_tokens(tokens: str | None) -> Path:
+    """The cache that was asked for, or that of the tokenizer trained last. UserError where a run was named instead."""
+    if tokens is None:
+        return newest_run("tokenizer", "tokens/tokens.json") / "tokens"
+    path = Path(tokens).expanduser()
+    if (path / "tokens" / "tokens.json").exists():
+        raise UserError(f"{path} is a tokenizer's run, and its token cache is inside of it: tokens={path / 'tokens'}")
+    return path
+
+
+def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
+    """Keep beside the weights what says which tokenizer decodes this prior's tokens.
+
+    Raises UserError where the run was begun on other tokens than the cache holds now.
+    """
+    if run.newest() is not None and (before := read_info(run.path)) != cache.info:
+        raise UserError(
+            f"{run.path} was begun on the tokens of tokenizer {before.fingerprint} ({before.source}), but {cache.path} "
+            f"now holds those of {cache.info.fingerprint} ({cache.info.source}; "
+            f"{', '.join(changed_keys(before, cache.info))} changed): give this prior a name of its own (name=...), or "
+            "remove that directory"
+        )
+    write_atomically(
+        run.path / "tokens.json", lambda temporary: temporary.write_text(cache.info.model_dump_json(indent=2))
+    )
+
+
+def changed_keys(before: TokenInfo, now: TokenInfo) -> list[str]:
+    """What two caches say of themselves differently, by its key in tokens.json."""
+    return [name for name, value in now if value != getattr(before, name)]
+
+
+def open_tokens_of(run: Path, info: TokenInfo) -> TokenCache:
+    """The cache that the prior of `run` was trained on; `info` is what the run says of it.
+
+    Raises UserError where it cannot be had or holds other tokens by now.
+    """
+    if (run / TOKENIZER).is_dir():
+        raise UserError(
+            f"{run} is a shared prior and comes without the tokens that it was trained on, which are needed here; "
+            f"`python judge.py --prior {run} --samples N` does without them"
+        )
+    cache = open_cache(tokens_of(run))
+    if cache.info != info:
+        raise UserError(
+            f"{cache.path} was made anew, by another tokenizer or of other images, since {run} was trained on it: "
+            "train the prior again under another name"
+        )
+    return cache
+
+
+def tokens_of(run: Path) -> Path:
+    """The token cache that a run was trained on. Raises UserError where its configuration does not say."""
+    tokens = read_yaml(run / "config.yaml").get("tokens")
+    if not isinstance(tokens, str):
+        raise UserError(
+            f"{run / 'config.yaml'} does not say which tokens the prior was trained on (tokens: {tokens!r}): it was "
+            "changed, or written by something else. Set `tokens` to the directory of its token cache"
+        )
+    return Path(tokens)
