@@ -24,8 +24,8 @@ from shared.runs.token_cache import TokenInfo
 from stage1_tokenizer.judging.pictures import decode_rows
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.completion import Photo, ShownRows, open_photo, paste
+from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.generate import generate
 from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.prior import Weights, load_prior
 
@@ -62,16 +62,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def _filter_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--temperature", type=float, default=1.0, metavar="T", help="below 1: likelier codes; 0: always the likeliest"
-    )
-    group.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest codes only")
-    group.add_argument(
-        "--top-p", type=float, metavar="P", help="keep the likeliest codes that together have probability P"
-    )
-    group.add_argument(
-        "--min-p", type=float, metavar="P", help="keep codes at least P times as likely as the likeliest"
-    )
+    for name, field in SamplingConfig.model_fields.items():
+        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if kind in (int, float)]
+        metavar = name.rpartition("_")[2][0].upper()
+        option = f"--{name.replace('_', '-')}"
+        group.add_argument(option, type=kinds[0], default=field.default, metavar=metavar, help=field.description)
 
 
 def _guidance_arguments(group: argparse._ArgumentGroup) -> None:
@@ -146,7 +141,7 @@ def main() -> None:
     args = parse_arguments()
     check(args)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sampling = SamplingConfig(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, min_p=args.min_p)
+    sampling = SamplingConfig(**{name: getattr(args, name) for name in SamplingConfig.model_fields})
     guidance = GuidanceConfig(
         scale=args.cfg_scale, schedule=args.cfg_schedule, power=args.cfg_power, interval=args.cfg_interval
     )
@@ -160,13 +155,14 @@ def main() -> None:
     panel = Panel(task, size, out / ("completions.png" if task.photos else "grid.png"))
     stream = Stream(panel, tokenizer, info.grid[0]) if args.stream else None
     to_draw = task.total * (prior.length - task.prefixes_NK.shape[1])
-    prior, drawing, start = prior.to(device), 0.0, time.perf_counter()
+    drawing, start = 0.0, time.perf_counter()
+    decoder = Decoder(prior.to(device), rows=min(args.batch_size, task.total))
     with tqdm(total=to_draw, unit="tok", desc="drawing", leave=False) as bar:
         for numbers in task.batches(args.batch_size):
             began = time.perf_counter()
-            tokens_BHW = generate(
-                prior, numbers, args.seed, sampling, labels_B=task.labels(numbers), cfg_scale=scale_L,
-                prefix_tokens_BK=task.prefixes(numbers), batch_size=args.batch_size, progress=bar.update,
+            tokens_BHW = decoder.generate(
+                numbers, args.seed, sampling, labels_B=task.labels(numbers), cfg_scale=scale_L,
+                prefix_tokens_BK=task.prefixes(numbers), progress=bar.update,
                 on_row=partial(stream.show, numbers) if stream else None,
             )  # fmt: skip
             drawing += time.perf_counter() - began

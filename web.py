@@ -1,7 +1,7 @@
 """A web page over a prior and its tokenizer: python web.py [--prior RUN] [--tokenizer RUN] [--port 7860]
 
 It draws, reconstructs, completes and shows the codebook. Works offline, and is reachable from this computer only unless
---host says otherwise. Visitors share the models, which nobody changes, and take turns at the prior, batch by batch.
+--host says otherwise. Visitors share the models, which nobody changes; each draws with a decoder of its own.
 
 Shapes: B batch, C image channels (3), H and W pixels, h and w the token grid, r rows of it, K codes.
 """
@@ -10,17 +10,19 @@ import argparse
 import base64
 import html
 import io
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple, get_args
 
 import gradio as gr
 import numpy as np
 import torch
 from PIL import Image
+from pydantic.fields import FieldInfo
 from torch import Tensor
 
 from sample import class_label
@@ -44,8 +46,8 @@ from stage1_tokenizer.judging.pictures import (
 from stage1_tokenizer.judging.similarity import psnr_of
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.completion import ShownRows, open_photo, paste
+from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.generate import generate
 from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.decoding.stream import stream
 from stage2_prior.prior import Prior, load_prior
@@ -92,12 +94,19 @@ class Run:
     tokenizer: Tokenizer
     uses_K: Tensor | None
     colours_K3: Tensor
-    turn: Lock = field(default_factory=Lock)
+    idle: deque[Decoder] = field(default_factory=deque)
 
-    def in_turn(self, draw: Callable[..., Tensor], on_row: Callable[[Tensor], None]) -> Tensor:
-        """`draw(on_row=on_row)`, alone: a prior's decoding engine has memory for one batch at a time."""
-        with self.turn:
-            return draw(on_row=on_row)
+    @contextmanager
+    def decoder(self) -> Iterator[Decoder]:
+        """A decoder for one visitor: one that is idle, or another where none is."""
+        try:
+            decoder = self.idle.pop()
+        except IndexError:
+            decoder = Decoder(self.prior, rows=BATCH)
+        try:
+            yield decoder
+        finally:
+            self.idle.append(decoder)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -116,21 +125,25 @@ class Request(NamedTuple):
     num: int
     seed: int | None
     label: str
-    temperature: float
-    top_k: int | None
-    top_p: float
-    min_p: float
+    filters: Sequence[float]
     scale: float
     schedule: str
     power: float
     guide_from: int
     guide_to: int
 
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> "Request":
+        """From the values of all controls."""
+        num, seed, label, *others = values
+        filters = len(SamplingConfig.model_fields)
+        return cls(num, seed, label, others[:filters], *others[filters:])
+
     def sampling(self) -> SamplingConfig:
         """How a token is drawn; UserError for what is out of range."""
-        return SamplingConfig(
-            temperature=self.temperature, top_k=self.top_k or None, top_p=self.top_p, min_p=self.min_p
-        )
+        named = zip(SamplingConfig.model_fields.items(), self.filters, strict=True)
+        chosen = {name: value for (name, field), value in named if value not in (None, page_options(field).get("off"))}
+        return SamplingConfig(**chosen)
 
     def guidance(self) -> GuidanceConfig:
         """How the tokens of a grid are guided; UserError for what is out of range."""
@@ -147,7 +160,7 @@ class Request(NamedTuple):
 def draw(run: Run, *values: Any) -> Iterator[Html]:
     """New images, again and again while they grow."""
     no_prefix_1K = torch.empty(1, 0, dtype=torch.long)
-    for images_BCHW in growing(run, Request(*values), no_prefix_1K):
+    for images_BCHW in growing(run, Request.of(values), no_prefix_1K):
         yield sheet(images_BCHW, DRAWING_WIDTH)
 
 
@@ -158,16 +171,22 @@ def growing(run: Run, request: Request, prefix_1K: Tensor) -> Iterator[Tensor]:
     label = class_label(None if request.label == ANY_CLASS else request.label, run.info.class_names)
     sampling, scale_L = request.sampling(), request.guidance().scales(run.prior.length)
     images_BCHW = torch.zeros(request.num, 3, *run.size)
-    for begin in range(0, request.num, BATCH):
-        numbers = range(begin, min(begin + BATCH, request.num))
-        draw_batch = partial(
-            generate, run.prior, numbers, request.seed, sampling, cfg_scale=scale_L,
-            labels_B=None if label is None else torch.full((len(numbers),), label),
-            prefix_tokens_BK=prefix_1K.expand(len(numbers), -1), batch_size=BATCH,
-        )  # fmt: skip
-        for tokens_Brw in stream(partial(run.in_turn, draw_batch)):
-            images_BCHW[numbers.start : numbers.stop] = decode_rows(run.tokenizer, tokens_Brw, run.prior.grid[0])
-            yield images_BCHW
+    with run.decoder() as decoder:
+        for begin in range(0, request.num, BATCH):
+            numbers = range(begin, min(begin + BATCH, request.num))
+            draw_batch = partial(
+                decoder.generate, numbers, request.seed, sampling, cfg_scale=scale_L,
+                labels_B=None if label is None else torch.full((len(numbers),), label),
+                prefix_tokens_BK=prefix_1K.expand(len(numbers), -1),
+            )  # fmt: skip
+            for tokens_Brw in stream(partial(telling_rows, draw_batch)):
+                images_BCHW[numbers.start : numbers.stop] = decode_rows(run.tokenizer, tokens_Brw, run.prior.grid[0])
+                yield images_BCHW
+
+
+def telling_rows(draw_batch: Callable[..., Tensor], on_row: Callable[[Tensor], None]) -> Tensor:
+    """`draw_batch`, which tells each row of tokens that it has drawn."""
+    return draw_batch(on_row=on_row)
 
 
 def reconstruct(run: Run, path: str | None) -> Iterator[tuple[Any, ...]]:
@@ -231,7 +250,7 @@ def complete(
     photo = open_photo(Path(path), run.size, rows, run.info.data.max_pixels)
     device = run.tokenizer.device
     prefix_1K = rows.prefix(run.tokenizer.tokenize(photo.shown_CHW[None].to(device)).cpu())
-    for images_BCHW in growing(run, Request(*values), prefix_1K):
+    for images_BCHW in growing(run, Request.of(values), prefix_1K):
         if keep_pixels:
             originals_BCHW = photo.original_CHW.expand_as(images_BCHW)
             images_BCHW = paste(images_BCHW, originals_BCHW, rows.pixels(run.size[0]))
@@ -244,12 +263,12 @@ def browse(run: Run, order: str, page: int) -> Iterator[Html]:
     if order != BY_NUMBER and run.uses_K is not None:
         codes_K = run.uses_K.argsort(descending=order == MOST_USED, stable=True)
     codes_N = codes_K[(int(page) - 1) * CODES_ON_A_PAGE :][:CODES_ON_A_PAGE]
-    uses = ["" if run.uses_K is None else f"<br>{short(int(run.uses_K[code]))}" for code in codes_N.tolist()]
+    uses = ["" if run.uses_K is None else f"<br>{abbreviated(int(run.uses_K[code]))}" for code in codes_N.tolist()]
     captions = [f"<b>{code}</b>{use}" for code, use in zip(codes_N.tolist(), uses, strict=True)]
     yield sheet(decode_codes(run.tokenizer, codes_N), CODE_WIDTH, captions)
 
 
-def short(number: int) -> str:
+def abbreviated(number: int) -> str:
     """A number that fits below a small picture."""
     return f"{number:,}" if number < 1_000_000 else f"{number / 1_000_000:,.2f}M"
 
@@ -359,13 +378,24 @@ def sampling_controls(run: Run, num: int) -> list[gr.components.Component]:
             seed = gr.Number(0, label="Seed", precision=0, min_width=100)
             label = gr.Dropdown([ANY_CLASS, *(run.info.class_names or [])], label="Class", min_width=100)
     with gr.Accordion("How a token is drawn", open=False):
-        filters = [
-            gr.Slider(0, 2, 1, step=0.05, label="Temperature", info="below 1: likelier codes; 0: always the likeliest"),
-            gr.Number(0, label="Top-k", precision=0, info="keep the k likeliest codes only; 0: all"),
-            gr.Slider(0, 1, 1, step=0.01, label="Top-p", info="keep the likeliest that together have probability p"),
-            gr.Slider(0, 1, 0, step=0.01, label="Min-p", info="keep codes at least p times as likely as the likeliest"),
-        ]
+        filters = [filter_control(name, field) for name, field in SamplingConfig.model_fields.items()]
     return [how_many, seed, label, *filters, *guidance_controls(run.prior.length)]
+
+
+def filter_control(name: str, field: FieldInfo) -> gr.components.Component:
+    """The control of a filter: a slider, or where that has no ends a number."""
+    options, label = page_options(field), name.replace("_", "-").capitalize()
+    start = options.get("off", field.default)
+    if options["slider"] is None:
+        return gr.Number(start, label=label, precision=0, info=f"{field.description}; {start}: all")
+    least, most, step = options["slider"]
+    return gr.Slider(least, most, start, step=step, label=label, info=field.description)
+
+
+def page_options(field: FieldInfo) -> dict[str, Any]:
+    """What a field of `SamplingConfig` says of its control."""
+    assert isinstance(field.json_schema_extra, dict)
+    return field.json_schema_extra
 
 
 def guidance_controls(length: int) -> list[gr.components.Component]:
@@ -473,9 +503,9 @@ def load_run(prior_run: Path, tokenizer_run: Path | None) -> Run:
     prior, info = load_prior(prior_run)
     tokenizer = matching_tokenizer(info, prior_run, tokenizer_run)
     colours_K3 = code_colours(tokenizer.quantiser.codes_KD.detach())
-    place = tokenizer_run or tokenizer_directory(prior_run, info.tokenizer)
+    directory = tokenizer_run or tokenizer_directory(prior_run, info.tokenizer)
     name = "OpenMoji, the model that comes along" if prior_run == OPENMOJI else str(prior_run)
-    return Run(name, prior.to(device), info, tokenizer.to(device), uses_of(place, info.fingerprint), colours_K3)
+    return Run(name, prior.to(device), info, tokenizer.to(device), uses_of(directory, info.fingerprint), colours_K3)
 
 
 def serve(run: Run, host: str, port: int | None) -> gr.Blocks:

@@ -1,6 +1,6 @@
 """Causal self-attention in two forms of one set of weights: the whole sequence at once, and one input at a time.
 
-Shapes: B batch, L length, D width, H heads, E width of a head, W places so far, N numbers or B * H.
+Shapes: B batch, L length, D width, H heads, E width of a head, W positions so far, N numbers or B * H.
 """
 
 import math
@@ -13,7 +13,7 @@ from shared.layers.positions import Rotary
 from shared.layers.rms_norm import RMSNorm
 
 
-class Place:
+class Cursor:
     """Where decoding stands, the same for every layer: after `position` inputs.
 
     A step captured in a CUDA graph is replayed at every position, so it finds there where it is.
@@ -38,8 +38,8 @@ class KVCache:
     On a CPU, attention reads time-before-heads at half the speed, and a cache grown by `cat` becomes the main cost.
     """
 
-    def __init__(self, batch: int, shape_HLE: tuple[int, int, int], memory_2N: Tensor, place: Place) -> None:
-        self.batch, self.shape_HLE, self.memory_2N, self.place = batch, shape_HLE, memory_2N, place
+    def __init__(self, batch: int, shape_HLE: tuple[int, int, int], memory_2N: Tensor, cursor: Cursor) -> None:
+        self.batch, self.shape_HLE, self.memory_2N, self.cursor = batch, shape_HLE, memory_2N, cursor
         size = batch * math.prod(shape_HLE)
         self.kv_2BHLE = memory_2N[:, :size].view(2, batch, *shape_HLE)
 
@@ -50,17 +50,17 @@ class KVCache:
 
     def append(self, k_BH1E: Tensor, v_BH1E: Tensor) -> tuple[Tensor, Tensor]:
         """Write the next key and value; returns all that the next query looks at, as views."""
-        seen, (k_BHLE, v_BHLE) = self.place.position + 1, self.kv_2BHLE
-        k_BHLE.index_copy_(2, self.place.index_1, k_BH1E.to(k_BHLE.dtype))
-        v_BHLE.index_copy_(2, self.place.index_1, v_BH1E.to(v_BHLE.dtype))
+        seen, (k_BHLE, v_BHLE) = self.cursor.position + 1, self.kv_2BHLE
+        k_BHLE.index_copy_(2, self.cursor.index_1, k_BH1E.to(k_BHLE.dtype))
+        v_BHLE.index_copy_(2, self.cursor.index_1, v_BH1E.to(v_BHLE.dtype))
         return k_BHLE[:, :, :seen], v_BHLE[:, :, :seen]
 
     def reset(self) -> None:
-        """Nothing to do: what `place` has not reached is not looked at."""
+        """Nothing to do: what the cursor has not reached is not looked at."""
 
     def rows(self, count: int) -> "KVCache":
         """A cache of `count` sequences in the same memory."""
-        return KVCache(count, self.shape_HLE, self.memory_2N, self.place)
+        return KVCache(count, self.shape_HLE, self.memory_2N, self.cursor)
 
 
 class Attention(nn.Module):
@@ -84,10 +84,10 @@ class Attention(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         return self._attend(*self._qkv(x_BLD))
 
-    def init_state(self, batch: int, place: Place, dtype: torch.dtype) -> KVCache:
+    def init_state(self, batch: int, cursor: Cursor, dtype: torch.dtype) -> KVCache:
         size = batch * self.heads * self.length * self.headdim
-        memory_2N = torch.zeros(2, size, dtype=dtype, device=place.index_1.device)
-        return KVCache(batch, (self.heads, self.length, self.headdim), memory_2N, place)
+        memory_2N = torch.zeros(2, size, dtype=dtype, device=cursor.index_1.device)
+        return KVCache(batch, (self.heads, self.length, self.headdim), memory_2N, cursor)
 
     def prefill(self, x_BLD: Tensor, state: KVCache) -> Tensor:
         """`forward` from an empty cache, which it fills."""
@@ -96,7 +96,7 @@ class Attention(nn.Module):
         return self._attend(q_BHLE, k_BHLE, v_BHLE)
 
     def step(self, x_BD: Tensor, state: KVCache) -> Tensor:
-        q_BH1E, k_BH1E, v_BH1E = self._qkv(x_BD[:, None], offset=state.place.index_1)
+        q_BH1E, k_BH1E, v_BH1E = self._qkv(x_BD[:, None], offset=state.cursor.index_1)
         keys_BHWE, values_BHWE = state.append(k_BH1E, v_BH1E)
         y_BH1E = attend_once(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE)
         return self.out_proj(y_BH1E.flatten(1))
@@ -117,7 +117,7 @@ class Attention(nn.Module):
 
 
 def attend_once(q_BH1E: Tensor, k_BHWE: Tensor, v_BHWE: Tensor) -> Tensor:
-    """Attention of one query a sequence to all places."""
+    """Attention of one query a sequence to all positions."""
     if q_BH1E.device.type != "cpu":
         return F.scaled_dot_product_attention(q_BH1E, k_BHWE, v_BHWE)
     # For a single query, SDPA's blocks take up to four times as long there as the two products.

@@ -4,7 +4,8 @@ Shapes: B batch, L length, D width.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +15,29 @@ from shared.layers.dropout import Dropout
 from shared.layers.mamba2 import Mamba2, Mamba2State
 from shared.layers.rms_norm import RMSNorm
 from shared.layers.swiglu import SwiGLU
-from stage2_prior.attention import Attention, KVCache, Place
+from stage2_prior.attention import Attention, Cursor, KVCache
 
 INIT_STD = 0.02  # GPT-2's, of every embedding and matrix of a prior
+
+
+Mix = Attention | Mamba2 | SwiGLU
+MixState = KVCache | Mamba2State | None  # what decoding remembers of a mix; None where there is nothing
+
+
+class Branch(NamedTuple):
+    """x + mix(norm(x)). A modulation makes of it x + gate * mix(norm(x) * scale + shift): (3, ..., D), in the order
+    shift, scale, gate.
+    """
+
+    norm: RMSNorm
+    mix: Mix
+    modulation: Tensor | None
 
 
 class Block(nn.Module):
     """x + mixer(norm(x)), then, where there is an MLP, x + mlp(norm(x)). Dropout acts on what a branch adds.
 
-    A `modulation` makes of each branch x + gate * branch(norm(x) * scale + shift). It holds the shift, scale and gate
-    of the mixer and then of the MLP, along its first axis.
+    A `modulation` holds the shift, scale and gate of the mixer and then of the MLP, along its first axis.
     """
 
     def __init__(self, width: int, mixer: Attention | Mamba2, mlp: SwiGLU | None, dropout: float) -> None:
@@ -32,35 +46,58 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = nn.Identity() if mlp is None else RMSNorm(width), mlp
         self.dropout = Dropout(dropout)
 
-    def forward(self, x_BLD: Tensor, modulation: Tensor | None = None) -> Tensor:
-        return self._run(x_BLD, self.mixer, modulation)
+    def branches(self, modulation: Tensor | None = None) -> list[Branch]:
+        """The branches in their order, each with its part of the modulation: the one place that names them.
 
-    def prefill(self, x_BLD: Tensor, state: Any, modulation: Tensor | None = None) -> Tensor:
-        return self._run(x_BLD, lambda u_BLD: self.mixer.prefill(u_BLD, state), modulation)
-
-    def step(self, x_BD: Tensor, state: Any, modulation: Tensor | None = None) -> Tensor:
-        return self._run(x_BD, lambda u_BD: self.mixer.step(u_BD, state), modulation)
-
-    def _run(self, x: Tensor, mixer: Callable[[Tensor], Tensor], modulation: Tensor | None) -> Tensor:
+        The forms below walk them, and so do the decoding steps of CPUs and GPUs.
+        """
         mixer_modulation, mlp_modulation = (None, None) if modulation is None else (modulation[:3], modulation[3:])
-        x = self._add(x, self.mixer_norm, mixer, mixer_modulation)
-        return x if self.mlp is None else self._add(x, self.mlp_norm, self.mlp, mlp_modulation)
+        branches = [Branch(self.mixer_norm, self.mixer, mixer_modulation)]
+        if self.mlp is not None and isinstance(self.mlp_norm, RMSNorm):
+            branches.append(Branch(self.mlp_norm, self.mlp, mlp_modulation))
+        return branches
 
-    def _add(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor], modulation: Tensor | None) -> Tensor:
-        if modulation is None:
-            return x + self.dropout(branch(norm(x)))
-        shift, scale, gate = modulation
-        return x + gate * self.dropout(branch(norm(x) * scale + shift))
+    def forward(self, x_BLD: Tensor, modulation: Tensor | None = None) -> Tensor:
+        for branch in self.branches(modulation):
+            x_BLD = self._add(x_BLD, branch, branch.mix)
+        return x_BLD
 
-    def init_state(self, batch: int, place: Place, dtype: torch.dtype) -> KVCache | Mamba2State:
-        """Keys and values of `dtype` (a recurrent state is float32) for `batch` sequences."""
-        if isinstance(self.mixer, Attention):
-            return self.mixer.init_state(batch, place, dtype)
-        return self.mixer.init_state(batch, place.index_1.device)
+    def prefill(self, x_BLD: Tensor, states: Sequence[MixState], modulation: Tensor | None = None) -> Tensor:
+        """`forward` from empty states, one for each branch, which it fills."""
+        for branch, state in zip(self.branches(modulation), states, strict=True):
+            x_BLD = self._add(x_BLD, branch, _with_state(branch.mix, "prefill", state))
+        return x_BLD
 
-    def branches(self) -> list[Attention | Mamba2 | SwiGLU]:
-        """The modules whose `out_proj` writes into the residual stream."""
-        return [self.mixer] if self.mlp is None else [self.mixer, self.mlp]
+    def step(self, x_BD: Tensor, states: Sequence[MixState], modulation: Tensor | None = None) -> Tensor:
+        """The next position alone, given the states of those before it, which it updates."""
+        for branch, state in zip(self.branches(modulation), states, strict=True):
+            x_BD = self._add(x_BD, branch, _with_state(branch.mix, "step", state))
+        return x_BD
+
+    def _add(self, x: Tensor, branch: Branch, mix: Callable[[Tensor], Tensor]) -> Tensor:
+        if branch.modulation is None:
+            return x + self.dropout(mix(branch.norm(x)))
+        shift, scale, gate = branch.modulation
+        return x + gate * self.dropout(mix(branch.norm(x) * scale + shift))
+
+    def init_state(self, batch: int, cursor: Cursor, dtype: torch.dtype) -> list[MixState]:
+        """For each branch, what decoding remembers of it: keys and values of `dtype`, recurrent states in float32."""
+        return [_empty_state(branch.mix, batch, cursor, dtype) for branch in self.branches()]
+
+
+def _empty_state(mix: Mix, batch: int, cursor: Cursor, dtype: torch.dtype) -> MixState:
+    match mix:
+        case Attention():
+            return mix.init_state(batch, cursor, dtype)
+        case Mamba2():
+            return mix.init_state(batch, cursor.index_1.device)
+        case SwiGLU():
+            return None
+
+
+def _with_state(mix: Mix, form: Literal["prefill", "step"], state: MixState) -> Callable[[Tensor], Tensor]:
+    """That form of a mix which has a state; of one that has none, all positions are alike."""
+    return mix if state is None else partial(getattr(mix, form), state=state)
 
 
 class ClassModulation(nn.Module):

@@ -8,9 +8,9 @@ Ids: 0 .. codes-1 are tokens, codes + label starts an image of that class, codes
 Shapes: B batch, L length (h * w), D width, K codes, V = K logits, R width of the output table.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +29,8 @@ from shared.runs.hub import Shareable
 from shared.runs.run_directory import BEST, WEIGHTS
 from shared.runs.token_cache import TokenInfo, read_info
 from shared.runs.weights import load_for_inference
-from stage2_prior.attention import Attention, Place
-from stage2_prior.block import INIT_STD, Block, ClassModulation
+from stage2_prior.attention import Attention, Cursor
+from stage2_prior.block import INIT_STD, Block, Branch, ClassModulation, MixState
 from stage2_prior.config import (
     AttentionOptions,
     GptConfig,
@@ -48,31 +48,29 @@ Weights = Literal["last", "best"]
 
 @dataclass
 class PriorState:
-    """What decoding remembers: one state a block, the table of the codes and the product with it that gives logits,
-    what the class does to the norms, and how many inputs were taken in.
+    """What decoding remembers of a batch: of each block, for each of its branches, the state of its mix; what the class
+    does to the norms; and how many inputs were taken in.
 
-    Allocated once for a batch and then written in place; `reset` makes it ready for the next batch. Stale as soon as
-    the weights change.
+    Allocated once for a batch and then written in place; `reset` makes it ready for the next batch.
     """
 
     batch: int
-    blocks: list[Any]
-    table_KR: Tensor
-    score: Callable[[Tensor], Tensor]
+    blocks: list[list[MixState]]
     modulations: Sequence[Tensor | None]
-    place: Place
+    cursor: Cursor
 
     def reset(self) -> None:
         """Forget the sequence, keep the memory."""
-        self.place.reset()
-        for state in self.blocks:
-            state.reset()
+        self.cursor.reset()
+        for state in chain.from_iterable(self.blocks):
+            if state is not None:
+                state.reset()
 
     def rows(self, count: int) -> "PriorState":
         """The state of the first `count` sequences, in the same memory."""
         modulations = [None if modulation is None else modulation[:, :count] for modulation in self.modulations]
-        blocks = [state.rows(count) for state in self.blocks]
-        return replace(self, batch=count, blocks=blocks, modulations=modulations)
+        blocks = [[None if state is None else state.rows(count) for state in states] for states in self.blocks]
+        return PriorState(count, blocks, modulations, self.cursor)
 
 
 class Prior(nn.Module, Shareable):
@@ -143,7 +141,7 @@ class Prior(nn.Module, Shareable):
         table_KR = self.vocabulary.table()
         h_BLD = self.hidden(inputs_BL, table_KR)
         if targets_BL is None:
-            return F.linear(self.vocabulary.query(h_BLD), table_KR, self.vocabulary.bias_K).float()
+            return self._logits(h_BLD, table_KR)
         h_NR = self.vocabulary.query(h_BLD).flatten(0, 1)
         return linear_cross_entropy(h_NR, table_KR, self.vocabulary.bias_K, targets_BL.flatten())
 
@@ -177,12 +175,14 @@ class Prior(nn.Module, Shareable):
         """
         weight = self.norm.weight
         dtype = dtype or weight.dtype
-        place = Place(weight.device if device is None else device)
+        cursor = Cursor(weight.device if device is None else device)
         modulations = [m if m is None else m.to(dtype) for m in self._modulations(self.start_tokens(None, batch))]
-        table_KR = self.vocabulary.table()
-        score = partial(F.linear, weight=table_KR, bias=self.vocabulary.bias_K)
-        blocks = [block.init_state(batch, place, dtype) for block in self.blocks]
-        return PriorState(batch, blocks, table_KR, score, modulations, place)
+        return PriorState(batch, [block.init_state(batch, cursor, dtype) for block in self.blocks], modulations, cursor)
+
+    def branches(self, state: PriorState) -> Iterator[tuple[Branch, MixState]]:
+        """Every branch in its order, modulated, with its state: what a decoding step walks."""
+        for block, states, modulation in zip(self.blocks, state.blocks, state.modulations[:-1], strict=True):
+            yield from zip(block.branches(modulation), states, strict=True)
 
     def condition(self, start_B: Tensor, state: PriorState) -> None:
         """Write into an empty state what the classes of these start tokens do to the norms.
@@ -193,31 +193,36 @@ class Prior(nn.Module, Shareable):
             if written is not None and modulation is not None:
                 written.copy_(modulation)
 
-    def prefill(self, inputs_BL: Tensor, state: PriorState) -> Tensor:
+    def prefill(self, inputs_BL: Tensor, state: PriorState, table_KR: Tensor | None = None) -> Tensor:
         """Take in the first inputs of each sequence at once; returns (B, codes) logits after the last of them.
 
-        Raises ValueError where the state is not empty.
+        table_KR: that of the codes, where it is at hand. Raises ValueError where the state is not empty.
         """
-        if state.place.position:
-            given = state.place.position
+        if state.cursor.position:
+            given = state.cursor.position
             raise ValueError(f"prefill needs an empty state, and {given} tokens are in this one: reset it")
         self.condition(inputs_BL[:, 0], state)
-        x_BLD = self._embed(inputs_BL, state.table_KR)
+        table_KR = self.vocabulary.table() if table_KR is None else table_KR
+        x_BLD = self._embed(inputs_BL, table_KR)
         modulations = _along_length(state.modulations[:-1])
-        for block, block_state, modulation in zip(self.blocks, state.blocks, modulations, strict=True):
-            x_BLD = block.prefill(x_BLD, block_state, modulation)
-        state.place.advance(inputs_BL.shape[1])
-        return self._score(self._last_norm(x_BLD[:, -1], state.modulations[-1]), state)
+        for block, states, modulation in zip(self.blocks, state.blocks, modulations, strict=True):
+            x_BLD = block.prefill(x_BLD, states, modulation)
+        state.cursor.advance(inputs_BL.shape[1])
+        return self._logits(self._last_norm(x_BLD[:, -1], state.modulations[-1]), table_KR)
 
     def step(self, token_B: Tensor, state: PriorState) -> Tensor:
-        """Take in one more id per sequence, updating `state` in place; returns (B, codes) logits of the next token."""
-        if not state.place.position:
+        """Take in one more id per sequence, updating `state` in place; returns (B, codes) logits of the next token.
+
+        The plain form, which the decoding engine is tested against; `Decoder` draws many times as fast.
+        """
+        if not state.cursor.position:
             self.condition(token_B, state)
-        x_BD = self._embed(token_B[:, None], state.table_KR, offset=state.place.index_1)[:, 0]
-        for block, block_state, modulation in zip(self.blocks, state.blocks, state.modulations[:-1], strict=True):
-            x_BD = block.step(x_BD, block_state, modulation)
-        logits_BV = self._score(self._last_norm(x_BD, state.modulations[-1]), state)
-        state.place.advance()
+        table_KR = self.vocabulary.table()
+        x_BD = self._embed(token_B[:, None], table_KR, offset=state.cursor.index_1)[:, 0]
+        for block, states, modulation in zip(self.blocks, state.blocks, state.modulations[:-1], strict=True):
+            x_BD = block.step(x_BD, states, modulation)
+        logits_BV = self._logits(self._last_norm(x_BD, state.modulations[-1]), table_KR)
+        state.cursor.advance()
         return logits_BV
 
     def _modulations(self, start_B: Tensor) -> Sequence[Tensor | None]:
@@ -236,8 +241,8 @@ class Prior(nn.Module, Shareable):
         x_BLD = self.vocabulary.embed(ids_BL, table_KR)
         return x_BLD if self.positions is None else self.positions(x_BLD, offset)
 
-    def _score(self, h: Tensor, state: PriorState) -> Tensor:
-        return state.score(self.vocabulary.query(h)).float()
+    def _logits(self, h: Tensor, table_KR: Tensor) -> Tensor:
+        return F.linear(self.vocabulary.query(h), table_KR, self.vocabulary.bias_K).float()
 
     def _class_modulation(self) -> ClassModulation | None:
         if self.config.conditioning == "token":
@@ -252,12 +257,12 @@ class Prior(nn.Module, Shareable):
 
         Mamba-2 keeps its own initialisation but for that shrinking, as in mamba_ssm.
         """
-        branches = [branch for block in self.blocks for branch in block.branches()]
-        for branch in branches:
-            if not isinstance(branch, Mamba2):
-                for linear in (m for m in branch.modules() if isinstance(m, nn.Linear)):
+        mixes = [branch.mix for block in self.blocks for branch in block.branches()]
+        for mix in mixes:
+            if not isinstance(mix, Mamba2):
+                for linear in (m for m in mix.modules() if isinstance(m, nn.Linear)):
                     nn.init.normal_(linear.weight, std=INIT_STD)
-            branch.out_proj.weight.mul_(len(branches) ** -0.5)
+            mix.out_proj.weight.mul_(len(mixes) ** -0.5)
 
 
 def _along_length(modulations: Sequence[Tensor | None]) -> list[Tensor | None]:

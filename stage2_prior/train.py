@@ -30,7 +30,7 @@ from shared.training.devices.sharding import whole
 from shared.training.log import Log
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
-from stage2_prior.decoding.generate import generate
+from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.evaluate import TokenPrediction, evaluate
 from stage2_prior.memory import training_memory
 from stage2_prior.prior import Prior, build_prior
@@ -162,7 +162,7 @@ def draw_grids(prior: Prior, cache: TokenCache) -> Tensor:
     """
     rows = torch.linspace(0, len(cache.tokens["train"]) // cache.info.views - 1, SHOWN).round().long()
     _, labels_B = cache.batch("train", rows)
-    return generate(prior.eval(), range(SHOWN), seed=0, labels_B=labels_B)
+    return Decoder(prior.eval()).generate(range(SHOWN), seed=0, labels_B=labels_B)
 
 
 def save_grids(tokens_Bhw: Tensor, path: Path) -> None:

@@ -28,13 +28,12 @@ from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import evaluate
 from stage2_prior import train as stage2
 from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.generate import generate
 from stage2_prior.judging.drawing import Drawing
 from stage2_prior.judging.reference import labels_like, reference_images
 from stage2_prior.judging.titles import MEASURES, TITLES
 from stage2_prior.prior import load_prior
 from tests.launch import ROOT
-from tests.tiny import prior_run, tokenizer_run
+from tests.tiny import generate, prior_run, tokenizer_run
 
 
 @pytest.fixture

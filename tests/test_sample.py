@@ -19,6 +19,7 @@ from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import train as stage2
 from stage2_prior.completion import ShownRows, open_photo
+from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.guidance import GuidanceConfig
 from tests.tiny import NAMES, prior_run, save_drawings, tokenizer_run
 
@@ -47,17 +48,17 @@ def runs(trained: Path, own_directory: Path) -> None:
 
 
 def run_sample(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[dict[str, Any]]:
-    """What `generate` was asked for, call by call, and the `tokens_BHW` that it gave."""
+    """What the decoder was asked for, call by call, and the `tokens_BHW` that it gave."""
     calls: list[dict[str, Any]] = []
-    generate = sample.generate
+    generate = Decoder.generate
 
-    def spy(prior: Any, images: Any, *args: Any, **options: Any) -> Tensor:
-        tokens_BHW = generate(prior, images, *args, **options)
+    def spy(decoder: Decoder, images: Any, *args: Any, **options: Any) -> Tensor:
+        tokens_BHW = generate(decoder, images, *args, **options)
         calls.append({**options, "tokens_BHW": tokens_BHW})
         return tokens_BHW
 
     with monkeypatch.context() as patch:
-        patch.setattr(sample, "generate", spy)
+        patch.setattr(Decoder, "generate", spy)
         patch.setattr(sys, "argv", ["sample.py", "--out", "out", *arguments])
         sample.main()
     return calls

@@ -29,11 +29,11 @@ from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.judging.similarity import psnr_of
 from stage2_prior import train as stage2
+from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig, filter_logits
-from stage2_prior.decoding.generate import generate
 from stage2_prior.decoding.guidance import GuidanceConfig
 from tests.launch import ROOT
-from tests.tiny import prior_run, save_drawings, tokenizer_run
+from tests.tiny import generate, prior_run, save_drawings, tokenizer_run
 
 gr = pytest.importorskip("gradio", reason="the web page needs gradio: pip install '.[web]'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="testing the web page needs playwright")
@@ -158,10 +158,11 @@ def test_drawing_shows_the_images_of_that_seed_growing(
     run: web.Run, open_page: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slowly(*arguments: Any, on_row: Callable[[Tensor], None], **options: Any) -> Tensor:
-        return generate(*arguments, on_row=lambda rows: (on_row(rows), time.sleep(0.5)), **options)
+        return draw(*arguments, on_row=lambda rows: (on_row(rows), time.sleep(0.5)), **options)
 
     whole_NHWC = expected_drawings(run, 3, seed=5)
-    monkeypatch.setattr(web, "generate", slowly)
+    draw = Decoder.generate
+    monkeypatch.setattr(Decoder, "generate", slowly)
     page = open_page()
     choose(page, "How many", 3)
     choose(page, "Seed", 5)
@@ -311,7 +312,7 @@ def test_stop_ends_the_drawing(open_page: Callable[..., Any], monkeypatch: pytes
             ended.set()
         raise AssertionError("nobody stopped it")
 
-    monkeypatch.setattr(web, "generate", endless)
+    monkeypatch.setattr(Decoder, "generate", endless)
     page = open_page()
     page.get_by_role("button", name="Draw", exact=True).click()
     page.locator("#drawn img").nth(15).wait_for()
@@ -329,7 +330,9 @@ def test_stop_ends_the_drawing(open_page: Callable[..., Any], monkeypatch: pytes
 
 def request(**values: Any) -> web.Request:
     """What the controls say when nobody has touched them, but for `values`."""
-    untouched = web.Request(16, 0, web.ANY_CLASS, 1.0, 0, 1.0, 0.0, 1.0, "constant", 2.5, 0, 16)
+    filters = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    filters |= {name: values.pop(name) for name in filters.keys() & values.keys()}
+    untouched = web.Request.of([16, 0, web.ANY_CLASS, *filters.values(), 1.0, "constant", 2.5, 0, 16])
     return untouched._replace(**values)
 
 
@@ -388,7 +391,7 @@ def test_uses_are_those_of_the_cache_and_not_shown_where_unknown(run: web.Run) -
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0"), (999_999, "999,999"), (1_149_083, "1.15M")])
 def test_numbers_below_small_pictures_stay_short(number: int, text: str) -> None:
-    assert web.short(number) == text
+    assert web.abbreviated(number) == text
 
 
 def test_messages_are_text_not_html(run: web.Run) -> None:

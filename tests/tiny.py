@@ -1,15 +1,19 @@
 """The smallest runs that go through every part: a few drawings, and configurations for seconds of training on them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from shared.config import parse_config
 from shared.data.sources import openmoji
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.config import KINDS, PriorConfig, parse_prior
+from stage2_prior.decoding.decoder import Decoder
+from stage2_prior.prior import Prior
 from stage2_prior.run_config import PriorRun
 
 # Every quantiser with about 64 codes.
@@ -72,3 +76,10 @@ def logged(run: Path) -> list[dict[str, float]]:
     """The lines of a run's metrics.jsonl, without what a clock measured: the same for equal runs."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [{name: value for name, value in line.items() if name != "data_wait"} for line in lines]
+
+
+def generate(
+    prior: Prior, images: Sequence[int], *args: Any, batch_size: int = 16, exact: bool = False, **options: Any
+) -> Tensor:
+    """Grids drawn by a decoder made for them."""
+    return Decoder(prior, batch_size, exact).generate(images, *args, **options)

@@ -3,15 +3,18 @@
 Shapes: R rows of logits, B = R (or R / 2 with guidance) of tokens, V codes, U levels of the tree of `draw.py`.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 from torch import Tensor
 
 from stage2_prior.decoding.cpu.choose import choose_on_cpu
 from stage2_prior.decoding.draw import draw
-from stage2_prior.decoding.engine import Choose
 from stage2_prior.decoding.filters import SamplingConfig, filter_logits
 from stage2_prior.decoding.guidance import guide
+
+# (logits (R, V), uniforms (B, U), guidance scale (1,) or None) -> tokens (B,)
+Choose = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 MOST_CODES = 2**16  # of which one program of a GPU holds all logits; of more, PyTorch's operations choose
 
@@ -23,9 +26,8 @@ def chooser(config: SamplingConfig) -> Choose:
     def choose(logits_RV: Tensor, uniforms_BU: Tensor, scale_1: Tensor | None) -> Tensor:
         on_gpu = logits_RV.device.type != "cpu"
         if on_gpu and logits_RV.shape[1] <= MOST_CODES:
-            from stage2_prior.decoding.gpu.choose import (
-                choose_on_gpu,  # Triton comes with PyTorch's builds for GPUs only
-            )
+            # Not above: Triton comes with PyTorch's builds for GPUs only.
+            from stage2_prior.decoding.gpu.choose import choose_on_gpu
 
             return choose_on_gpu(logits_RV, uniforms_BU, scale_1, config)
         logits_BV = logits_RV if scale_1 is None else guide(logits_RV.float(), scale_1)

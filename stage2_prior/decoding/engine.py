@@ -1,4 +1,4 @@
-"""The decoding engine: weights laid out once a call, memory allocated once a prior, a step that touches nothing else.
+"""The decoding engine: memory for a batch, and a step that touches nothing else.
 
 A step takes in one id a row and draws the next token. On CUDA it is that of `gpu/step.py`, captured in a graph, filters
 and draw included, and replayed for every position: nothing is launched from Python, and nothing waits for the host. On
@@ -9,29 +9,25 @@ length, V codes, U random numbers per token.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from shared.errors import UserError
+from stage2_prior.decoding.choice import Choose
 from stage2_prior.decoding.cpu.step import PackedWeights
+from stage2_prior.decoding.draw import strides
+from stage2_prior.decoding.step import Weights
 from stage2_prior.prior import Prior, PriorState
 
-if TYPE_CHECKING:
-    from stage2_prior.decoding.gpu.step import StaticWeights
-
 MOST_GRAPHS = 8  # batch sizes and ways to choose for which graphs are kept
-# (logits (R, V), uniforms (B, U), guidance scale (1,) or None) -> tokens (B,)
-Choose = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass
 class Batch:
-    """What one batch uses of a decoder's memory: views, so that a smaller batch needs no memory of its own."""
+    """What one batch uses of an engine's memory: views, so that a smaller batch needs no memory of its own."""
 
     state: PriorState
     input_R: Tensor  # the ids to take in next
@@ -40,32 +36,19 @@ class Batch:
     scale_L: Tensor | None  # of guidance, at each position
 
 
-class Decoder:
-    """Draws grids of one prior, up to `rows` rows at a time, on the device where the prior is when this is made.
+class Engine:
+    """Draws a batch of up to `rows` rows at a time, on the device where the weights are."""
 
-    Unless `exact`, keys and values are rounded to bfloat16, and matrices to what the hardware is fast with; recurrent
-    states are float32. `levels` is the number of uniforms per token.
-    """
-
-    def __init__(self, prior: Prior, rows: int, levels: int, exact: bool) -> None:
+    def __init__(self, weights: Weights, rows: int) -> None:
+        prior, self.weights, self.rows = weights.model, weights, rows
         self.device = device = prior.norm.weight.device
-        self.rows, self.exact = rows, exact
-        self.weights = _weights(prior, exact)
-        self.state = prior.init_state(rows, dtype=self.weights.dtype)
+        self.state = prior.init_state(rows, dtype=weights.dtype)
         self.input_R = torch.zeros(rows, dtype=torch.long, device=device)
         self.tokens_LR = torch.zeros(prior.length, rows, dtype=torch.long, device=device)
+        levels = len(strides(prior.codes))
         self.uniforms_LRU = torch.zeros(prior.length, rows, levels, dtype=torch.float64, device=device)
         self.scale_L = torch.ones(prior.length, device=device)
         self.graphs: dict[tuple[int, bool, Choose], Callable[[], None]] = {}
-
-    def fits(self, prior: Prior, rows: int, exact: bool) -> bool:
-        """Whether this decoder can serve a call for `rows` rows."""
-        return rows <= self.rows and exact == self.exact and prior.norm.weight.device == self.device
-
-    def load(self, prior: Prior) -> None:
-        """Take over the weights as they are now."""
-        self.weights.load(prior)
-        self.state = replace(self.state, table_KR=self.weights.table_KR, score=self.weights.score)
 
     def decode(
         self,
@@ -90,11 +73,11 @@ class Decoder:
         if batch.scale_L is not None and scale_L is not None:
             batch.scale_L.copy_(scale_L)
         batch.uniforms_LBU.copy_(uniforms_BLU.transpose(0, 1))
-        self._begin(batch, start_R.to(self.device), prefix_BK.to(self.device))
-        place = batch.state.place
+        self._take_in_known(batch, start_R.to(self.device), prefix_BK.to(self.device))
+        cursor = batch.state.cursor
         for position in range(known, len(self.tokens_LR)):
             step()
-            place.position += 1
+            cursor.position += 1
             if progress is not None:
                 progress(count)
             if on_row is not None and (position + 1) % width == 0:
@@ -103,47 +86,46 @@ class Decoder:
 
     def _batch(self, count: int, guided: bool) -> Batch:
         rows = 2 * count if guided else count
-        state = self.state.rows(rows)
         return Batch(
-            state,
+            self.state.rows(rows),
             self.input_R[:rows],
             self.tokens_LR[:, :count],
             self.uniforms_LRU[:, :count],
             self.scale_L if guided else None,
         )
 
-    def _begin(self, batch: Batch, start_R: Tensor, prefix_BK: Tensor) -> None:
+    def _take_in_known(self, batch: Batch, start_R: Tensor, prefix_BK: Tensor) -> None:
         """Take in all that is known but its last id, which is left for the first step."""
         known = prefix_BK.shape[1]
         batch.state.reset()
         batch.tokens_LB[:known] = prefix_BK.T
         inputs_RK = torch.cat((start_R[:, None], prefix_BK.repeat(len(start_R) // len(prefix_BK), 1)), dim=1)
         if known:
-            self.weights.model.prefill(inputs_RK[:, :-1], batch.state)
+            self.weights.model.prefill(inputs_RK[:, :-1], batch.state, self.weights.table_KR)
         else:
             self.weights.model.condition(start_R, batch.state)
         batch.input_R.copy_(inputs_RK[:, -1])
 
     def _step(self, batch: Batch, choose: Choose) -> Callable[[], None]:
         """The step of this batch; on CUDA captured, and kept for batches of the same size."""
-        if _on_cpu(self.device):
-            return partial(take_step, batch, self.weights.advance(batch.state), choose)
+        if on_cpu(self.device):
+            return partial(take_step, batch, self.weights.step(batch.state), choose)
         key = (len(batch.input_R), batch.scale_L is not None, choose)
         if key not in self.graphs:
             if len(self.graphs) == MOST_GRAPHS:
                 self.graphs.clear()
-            step = partial(take_step, batch, self.weights.advance(batch.state), choose)
-            self.graphs[key] = capture(step, batch.state.place.reset)
+            step = partial(take_step, batch, self.weights.step(batch.state), choose)
+            self.graphs[key] = capture(step, batch.state.cursor.reset)
         return self.graphs[key]
 
 
-def take_step(batch: Batch, advance: Callable[[Tensor], Tensor], choose: Choose) -> None:
+def take_step(batch: Batch, step: Callable[[Tensor], Tensor], choose: Choose) -> None:
     """Take in an id a row, draw the next, move on. All that changes from step to step is in tensors.
 
-    `advance` leads from the ids taken in to the logits of the next.
+    `step` leads from the ids taken in to the logits of the next.
     """
-    index_1 = batch.state.place.index_1
-    logits_RV = advance(batch.input_R)
+    index_1 = batch.state.cursor.index_1
+    logits_RV = step(batch.input_R)
     scale_1 = None if batch.scale_L is None else batch.scale_L.index_select(0, index_1)
     drawn_B = choose(logits_RV, batch.uniforms_LBU.index_select(0, index_1)[0], scale_1)
     batch.tokens_LB.index_copy_(0, index_1, drawn_B[None])
@@ -166,23 +148,22 @@ def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[],
     torch.cuda.current_stream().wait_stream(stream)
     reset()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may draw meanwhile
         step()
     return partial(_replay, graph, step)
 
 
 def _replay(graph: torch.cuda.CUDAGraph, step: Callable[[], None]) -> None:
-    """`step` is what owns the memory that the graph works in; it does not own the decoder, which owns this."""
+    """`step` is what owns the memory that the graph works in; it does not own the engine, which owns this."""
     graph.replay()
 
 
-def _weights(prior: Prior, exact: bool) -> "PackedWeights | StaticWeights":
-    if _on_cpu(prior.norm.weight.device):
+def lay_out(prior: Prior, exact: bool) -> Weights:
+    """A prior's weights for the device that it is on. Raises UserError for a GPU where Triton is missing."""
+    if on_cpu(prior.norm.weight.device):
         return PackedWeights(prior, exact)
     try:
-        from stage2_prior.decoding.gpu.step import (
-            StaticWeights,  # Triton comes with PyTorch's builds for GPUs only
-        )
+        from stage2_prior.decoding.gpu.step import StaticWeights  # Triton comes with PyTorch's builds for GPUs only
     except ImportError as error:
         raise UserError(
             f"drawing on a GPU needs Triton, which cannot be imported ({error}): pip install triton"
@@ -190,18 +171,6 @@ def _weights(prior: Prior, exact: bool) -> "PackedWeights | StaticWeights":
     return StaticWeights(prior, exact)
 
 
-def _on_cpu(device: torch.device) -> bool:
+def on_cpu(device: torch.device) -> bool:
+    """Whether Numba's kernels do the work, rather than Triton's."""
     return device.type == "cpu"
-
-
-_decoders: WeakKeyDictionary[Prior, Decoder] = WeakKeyDictionary()
-
-
-def decoder_for(prior: Prior, rows: int, levels: int, exact: bool) -> Decoder:
-    """A decoder of at least `rows` rows with the prior's present weights: the last one, where it is large enough."""
-    decoder = _decoders.get(prior)
-    if decoder is None or not decoder.fits(prior, rows, exact):
-        _decoders.pop(prior, None)  # its memory goes before the new one's comes
-        decoder = _decoders[prior] = Decoder(prior, rows, levels, exact)
-    decoder.load(prior)
-    return decoder

@@ -6,7 +6,7 @@ What they remove gets the logit -inf. Shapes: B batch, V codes.
 import math
 
 import torch
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from shared.config import Config
@@ -18,15 +18,29 @@ SMALLEST_TEMPERATURE = 1e-6  # that and less is 0 to float32
 class SamplingConfig(Config):
     """How a token is drawn from its logits. An option left at None (temperature: at 1) changes nothing.
 
-    Raises UserError naming the option where a value is out of its range.
+    The command line and the page are made from these fields. `slider` is (least, most, step) on the page (none: a
+    number is typed), `off` what stands there for None. Raises UserError naming the option where a value is out of its
+    range.
     """
 
     model_config = ConfigDict(allow_inf_nan=True)  # so that they too get the message below
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
+    temperature: float = Field(
+        1.0, description="below 1: likelier codes; 0: always the likeliest", json_schema_extra={"slider": [0, 2, 0.05]}
+    )
+    top_k: int | None = Field(
+        None, description="keep the K likeliest codes only", json_schema_extra={"slider": None, "off": 0}
+    )
+    top_p: float | None = Field(
+        None,
+        description="keep the likeliest codes that together have probability P",
+        json_schema_extra={"slider": [0, 1, 0.01], "off": 1},
+    )
+    min_p: float | None = Field(
+        None,
+        description="keep codes at least P times as likely as the likeliest",
+        json_schema_extra={"slider": [0, 1, 0.01], "off": 0},
+    )
 
     @model_validator(mode="after")
     def _in_range(self) -> "SamplingConfig":

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from shared.config import Config
 from shared.data.dataset import ImageDataset
 from shared.runs.token_cache import Split
+from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.generate import generate
 from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.judging.reference import labels_like
 from stage2_prior.prior import Prior
@@ -43,13 +43,12 @@ def drawn_tokens(prior: Prior, dataset: ImageDataset, drawing: Drawing, accelera
     labels_N = labels_like(dataset, drawing.images) if prior.classes else None
     scale_L = drawing.guidance.scales(prior.length)
     mine = torch.arange(accelerator.process_index, drawing.images, accelerator.num_processes)
-    grids = []
+    decoder, grids = Decoder(prior, drawing.batch_size), []
     with tqdm(total=len(mine), unit="img", desc="drawing", disable=not accelerator.is_main_process, leave=False) as bar:
         for numbers_B in mine.split(drawing.batch_size):
-            tokens_Bhw = generate(
-                prior, numbers_B.tolist(), drawing.seed, drawing.sampling, cfg_scale=scale_L,
-                labels_B=None if labels_N is None else labels_N[numbers_B], batch_size=drawing.batch_size,
-            )  # fmt: skip
+            labels_B = None if labels_N is None else labels_N[numbers_B]
+            numbers = numbers_B.tolist()
+            tokens_Bhw = decoder.generate(numbers, drawing.seed, drawing.sampling, labels_B=labels_B, cfg_scale=scale_L)
             grids.append(tokens_Bhw)
             bar.update(len(numbers_B))
     return torch.cat(grids)

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from shared.training.devices.precision import multiplies_bfloat16
-from stage2_prior.decoding.generate import generate
+from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.prior import Prior
 from tests.benchmarks import peers
 from tests.benchmarks.peers import CODES, Peer, Size
@@ -142,13 +142,14 @@ def prior(kind: str, tokens: int) -> Prior:
 
 
 def ours(kind: str, batch: int, tokens: int) -> Callable[[], object]:
-    return lambda: generate(prior(kind, tokens), range(batch), batch_size=batch)
+    decoder = Decoder(prior(kind, tokens), rows=batch)
+    return lambda: decoder.generate(range(batch))
 
 
 def peak_of_ours(bar: Bar) -> float:
     """Of a first call, which allocates the state that later ones find in place."""
     fresh = copy.deepcopy(prior(bar.kind, bar.tokens))
-    return peak_mb(lambda: generate(fresh, range(bar.batch), batch_size=bar.batch))
+    return peak_mb(lambda: Decoder(fresh, rows=bar.batch).generate(range(bar.batch)))
 
 
 PEERS: dict[str, Peer] = {
@@ -172,7 +173,7 @@ def floor_s(bar: Bar, machine: dict[str, float]) -> float:
 def report_constancy() -> None:
     """Cost of Mamba's last tokens over its first, at batch 8 x 1,024."""
     times = [clock()]
-    generate(prior("mamba", 1024), range(8), batch_size=8, progress=lambda _: times.append(clock()))
+    Decoder(prior("mamba", 1024), rows=8).generate(range(8), progress=lambda _: times.append(clock()))
     steps = [after - before for before, after in itertools.pairwise(times[1:])]
     growth = statistics.median(steps[-256:]) / statistics.median(steps[:256])
     print(

@@ -26,7 +26,7 @@ from shared.config import load_config
 from shared.environment import machine, now
 from shared.training.optimizer import make_optimizer
 from stage2_prior.config import MambaConfig, PriorConfig
-from stage2_prior.decoding.generate import generate
+from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.prior import Prior
 from stage2_prior.run_config import PriorRun
 from tests.benchmarks import peers
@@ -114,7 +114,8 @@ def build(kind: str) -> Prior:
 
 
 def drawing(prior: Prior, batch: int) -> Generate:
-    return lambda: generate(prior, range(batch), batch_size=batch)
+    decoder = Decoder(prior, rows=batch)
+    return lambda: decoder.generate(range(batch))
 
 
 def drawing_of_peer(name: str, batch: int) -> Generate:

@@ -36,9 +36,9 @@ def tile(rows: int, panels: int) -> Callable[..., None]:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Constant:
             given = zip(signature.args, arguments, strict=True)
             x, weight, bias, y = (Array(context, builder, kind, value) for kind, value in given)
-            places = [(row, panel) for row in range(rows) for panel in range(panels)]
-            sums = summed_up(builder, x, weight, places, [bias.load(FLOATS, panel, 0) for _, panel in places])
-            for (row, panel), numbers in zip(places, sums, strict=True):
+            outputs = [(row, panel) for row in range(rows) for panel in range(panels)]
+            sums = summed_up(builder, x, weight, outputs, [bias.load(FLOATS, panel, 0) for _, panel in outputs])
+            for (row, panel), numbers in zip(outputs, sums, strict=True):
                 y.store(numbers, row, panel * PANEL)
             return context.get_dummy_value()
 
@@ -57,36 +57,36 @@ class Array:
         self.shape = [builder.extract_value(array.shape, axis) for axis in range(kind.ndim)]
         self.strides = [builder.extract_value(array.strides, axis) for axis in range(kind.ndim)]
 
-    def load(self, kind: ir.Type, *place: int | ir.Value) -> ir.Value:
-        return self.builder.load(self._at(kind, place), align=2)
+    def load(self, kind: ir.Type, *indices: int | ir.Value) -> ir.Value:
+        return self.builder.load(self._at(kind, indices), align=2)
 
-    def store(self, numbers: ir.Value, *place: int | ir.Value) -> None:
-        self.builder.store(numbers, self._at(numbers.type, place), align=4)
+    def store(self, numbers: ir.Value, *indices: int | ir.Value) -> None:
+        self.builder.store(numbers, self._at(numbers.type, indices), align=4)
 
-    def _at(self, kind: ir.Type, place: Sequence[int | ir.Value]) -> ir.Value:
+    def _at(self, kind: ir.Type, indices: Sequence[int | ir.Value]) -> ir.Value:
         pointer = self.data
-        for index, stride in zip(place, self.strides, strict=True):
+        for index, stride in zip(indices, self.strides, strict=True):
             index = index if isinstance(index, ir.Value) else INDEX(index)
             pointer = self.builder.gep(pointer, [self.builder.mul(index, stride)])
         return self.builder.bitcast(pointer, kind.as_pointer())
 
 
 def summed_up(
-    builder: ir.IRBuilder, x: Array, weight: Array, places: list[tuple[int, int]], biases: list[ir.Value]
+    builder: ir.IRBuilder, x: Array, weight: Array, outputs: list[tuple[int, int]], biases: list[ir.Value]
 ) -> list[ir.Value]:
-    """For each (row, panel) of the places, its bias and then the products of all inputs, in a loop over them."""
+    """For each (row, panel) of the outputs, its bias and then the products of all inputs, in a loop over them."""
     before, loop, after = builder.block, builder.append_basic_block("input"), builder.append_basic_block("done")
     builder.branch(loop)
     builder.position_at_end(loop)
-    here, sums = builder.phi(INDEX), [builder.phi(FLOATS) for _ in places]
-    x_R = {row: spread(builder, x.load(FLOAT, row, here)) for row, _ in places}
-    weight_N = {panel: builder.fpext(weight.load(HALVES, panel, here, 0), FLOATS) for _, panel in places}
+    here, sums = builder.phi(INDEX), [builder.phi(FLOATS) for _ in outputs]
+    x_R = {row: spread(builder, x.load(FLOAT, row, here)) for row, _ in outputs}
+    weight_N = {panel: builder.fpext(weight.load(HALVES, panel, here, 0), FLOATS) for _, panel in outputs}
     add_product = get_or_insert_function(
         builder.module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fmuladd.v{PANEL}f32"
     )
     added = [
         builder.call(add_product, [x_R[row], weight_N[panel], total])
-        for (row, panel), total in zip(places, sums, strict=True)
+        for (row, panel), total in zip(outputs, sums, strict=True)
     ]
     following = builder.add(here, INDEX(1))
     for phi, first, later in zip([here, *sums], [INDEX(0), *biases], [following, *added], strict=True):

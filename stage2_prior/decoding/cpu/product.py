@@ -10,11 +10,10 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from llvmlite import binding
 from torch import Tensor
 
 from shared.kernels.arrays import as_array
-from shared.training.devices.precision import multiplies_bfloat16
+from stage2_prior.decoding.cpu.device import can_pack
 from stage2_prior.decoding.cpu.half_product import PANEL, STRIP, multiply
 
 PACKED_FOR = 32  # rows; always the same, so that the bits of a row do not depend on how many others are drawn with it
@@ -26,7 +25,7 @@ class PackedLinear:
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().to(dtype), PACKED_FOR)
-        self.bias_O = None if bias_O is None else bias_O.detach().to(dtype)
+        self.bias_O = None if bias_O is None else bias_O.detach().to(dtype, copy=True)
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias_O, "none", [], "")
@@ -63,26 +62,10 @@ class HalfLinear:
 
 
 def pack(weight_OI: Tensor, bias_O: Tensor | None, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """x @ weight^T + bias, (..., I) -> (..., O), with weights rounded to this dtype."""
+    """x @ weight^T + bias, (..., I) -> (..., O), with weights rounded to this dtype as they are now."""
     if dtype == torch.float16:
         return HalfLinear(weight_OI, bias_O)
     if can_pack():
         return PackedLinear(weight_OI, bias_O, dtype)
-    return partial(F.linear, weight=weight_OI.detach(), bias=bias_O)
-
-
-def narrowest() -> torch.dtype:
-    """What weights may be rounded to so that this CPU's products are fastest."""
-    if can_pack() and multiplies_bfloat16(torch.device("cpu")):
-        return torch.bfloat16
-    return torch.float16 if converts_halves() else torch.float32
-
-
-def can_pack() -> bool:
-    """Whether PyTorch brings oneDNN's packed products for this CPU."""
-    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
-
-
-def converts_halves() -> bool:
-    """Whether this CPU turns float16 into float32 in hardware."""
-    return bool(binding.get_host_cpu_features().get("f16c")) or binding.get_process_triple().startswith("aarch64")
+    bias_O = None if bias_O is None else bias_O.detach().clone()
+    return partial(F.linear, weight=weight_OI.detach().clone(), bias=bias_O)

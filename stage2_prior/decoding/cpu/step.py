@@ -5,10 +5,7 @@ product returns.
 """
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +17,18 @@ from shared.layers.mamba2 import Mamba2, Mamba2State
 from shared.layers.rms_norm import RMSNorm
 from shared.layers.swiglu import SwiGLU
 from stage2_prior.attention import Attention, KVCache
-from stage2_prior.block import ClassModulation
+from stage2_prior.block import ClassModulation, Mix, MixState
 from stage2_prior.decoding.cpu.attend import attend
-from stage2_prior.decoding.cpu.fingerprint import hash_bits
+from stage2_prior.decoding.cpu.device import narrowest
 from stage2_prior.decoding.cpu.norm import add_and_norm
-from stage2_prior.decoding.cpu.product import narrowest, pack
+from stage2_prior.decoding.cpu.product import pack
 from stage2_prior.decoding.cpu.recur import recur
+from stage2_prior.decoding.step import Step
 from stage2_prior.prior import Prior, PriorState
 
 
 class PackedWeights:
-    """A prior's weights for a CPU: packed linear maps, and for all else the prior's own tensors.
+    """A prior's weights for a CPU, as they are now: linear maps packed, copies of all else.
 
     `dtype` is what keys and values are to be kept in, `matrices` what matrices are rounded to, `rows` what goes into
     products.
@@ -40,92 +38,69 @@ class PackedWeights:
         self.dtype = torch.float32 if exact else torch.bfloat16
         self.matrices = torch.float32 if exact else narrowest()
         self.rows = torch.bfloat16 if self.matrices == torch.bfloat16 else torch.float32
-        self.fingerprint: int | None = None
-        self.load(prior)
-
-    def load(self, prior: Prior) -> None:
-        """Take over the weights, if they changed: for 23 million of them a look takes 3 ms, packing them 40."""
-        found = _fingerprint(prior)
-        if found == self.fingerprint:
-            return
-        self.fingerprint = found
-        tensors = itertools.chain(prior.parameters(), prior.buffers())
-        self.model = copy.deepcopy(prior, {id(tensor): tensor for tensor in tensors}).eval()
-        self.table_KR = prior.vocabulary.table()
-        self.score = pack(self.table_KR, prior.vocabulary.bias_K, self.matrices)
-        self._pack(self.model)
-
-    def advance(self, state: PriorState) -> Callable[[Tensor], Tensor]:
-        """`Prior.step` for this state, which it does not move: (R,) ids -> (R, V) logits."""
-        return Step(self.model, state, self.rows)
-
-    def _pack(self, module: nn.Module) -> None:
-        """Replace the linear maps of `module`. What takes their place is no module: calling one takes microseconds."""
-        for name, part in list(module.named_children()):
-            if isinstance(part, ClassModulation):  # once a call
-                continue
-            if isinstance(part, nn.Linear) and part.weight is not self.table_KR:  # that is `score`
+        table_KR = prior.vocabulary.table()
+        self.score = pack(table_KR, prior.vocabulary.bias_K, self.matrices)
+        # What is packed need not be copied before.
+        weights = [tensor for _, _, linear in _linears(prior) for tensor in linear.parameters()]
+        self.model = copy.deepcopy(prior, {id(tensor): tensor for tensor in weights}).eval()
+        self.table_KR = self.model.vocabulary.table()
+        for module, name, linear in list(_linears(self.model)):
+            if linear.weight is not self.table_KR:  # that is `score`
                 delattr(module, name)
-                setattr(module, name, pack(part.weight, part.bias, self.matrices))
-            else:
-                self._pack(part)
+                setattr(module, name, pack(linear.weight, linear.bias, self.matrices))
+
+    def step(self, state: PriorState) -> "CpuStep":
+        """`Prior.step` for this state, whose cursor it does not move: (R,) ids -> (R, V) logits."""
+        return CpuStep(self, state)
 
 
-class Step:
-    """One step of a batch: each part of the model, bound to the memory of its rows."""
-
-    def __init__(self, model: Prior, state: PriorState, dtype: torch.dtype) -> None:
-        self.model, self.state = model, state
-        rows, width = state.batch, model.config.width
-        self.normed_RD = torch.empty(rows, width, dtype=dtype)
-        self.zeros_RD, self.ones_RD = (as_array(torch.full((rows, width), value, dtype=dtype)) for value in (0, 1))
-        self.branches = list(self._branches())
-        last = state.modulations[-1]
-        shift_RD, scale_RD = (self.zeros_RD, self.ones_RD) if last is None else map(as_array, last)
-        self.last_norm = Norm(model.norm, scale_RD, shift_RD, as_array(self.normed_RD))
-
-    def __call__(self, ids_R: Tensor) -> Tensor:
-        """Take in an id a row where the state stands; (R, V) logits of the next, in the weights' dtype."""
-        place = self.state.place
-        embedded_RD = self.model._embed(ids_R[:, None], self.state.table_KR, offset=place.index_1)[:, 0]
-        x_RD, added_RD, gate_RD = as_array(embedded_RD.float().contiguous()), self.zeros_RD, self.ones_RD
-        for branch in self.branches:
-            branch.norm(x_RD, added_RD, gate_RD)
-            added_RD, gate_RD = branch.mix(place.position), branch.gate_RD
-        self.last_norm(x_RD, added_RD, gate_RD)
-        return self.state.score(self.model.vocabulary.query(self.normed_RD))
-
-    def _branches(self) -> Iterator["Branch"]:
-        state = self.state
-        for block, block_state, modulation in zip(self.model.blocks, state.blocks, state.modulations[:-1], strict=True):
-            mixer, mlp = (None, None) if modulation is None else (modulation[:3], modulation[3:])
-            yield self._branch(block.mixer_norm, mixer, _mixer_step(block.mixer, block_state, self.normed_RD))
-            if block.mlp is not None and isinstance(block.mlp_norm, RMSNorm):
-                yield self._branch(block.mlp_norm, mlp, MLPStep(block.mlp, self.normed_RD))
-
-    def _branch(self, norm: RMSNorm, modulation: Tensor | None, mix: Callable[[int], np.ndarray]) -> "Branch":
-        unmodulated = (self.zeros_RD, self.ones_RD, self.ones_RD)
-        shift_RD, scale_RD, gate_RD = unmodulated if modulation is None else map(as_array, modulation)
-        return Branch(Norm(norm, scale_RD, shift_RD, as_array(self.normed_RD)), mix, gate_RD)
+def _linears(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """The linear maps of a prior's step: whose part each is, and by what name."""
+    for name, part in module.named_children():
+        if isinstance(part, nn.Linear):
+            yield module, name, part
+        elif not isinstance(part, ClassModulation):  # that is once a call
+            yield from _linears(part)
 
 
-@dataclass
-class Branch:
-    """x + gate * mix(norm(x)). `mix` is given the place, and finds the normed rows where the norm leaves them."""
+class CpuStep(Step[np.ndarray, np.ndarray]):
+    """One step of a batch; what a mix adds, and the rows, are arrays of NumPy."""
 
-    norm: "Norm"
-    mix: Callable[[int], np.ndarray]
-    gate_RD: np.ndarray
+    def __init__(self, weights: PackedWeights, state: PriorState) -> None:
+        shape = state.batch, weights.model.config.width
+        self.score = weights.score
+        self.normed_RD = torch.empty(shape, dtype=weights.rows)
+        self.zeros_RD, self.ones_RD = (as_array(torch.full(shape, value, dtype=weights.rows)) for value in (0, 1))
+        super().__init__(weights.model, weights.table_KR, state)
 
+    def begin(self, embedded_RD: Tensor) -> np.ndarray:
+        return as_array(embedded_RD)
 
-class Norm:
-    """Adds to the rows what the branch before had to say, and writes them, normed and modulated, to `y_RD`."""
+    def bind_norm(
+        self, norm: RMSNorm, modulation_2RD: Tensor | None, gate_RD: Tensor | None
+    ) -> Callable[[np.ndarray, np.ndarray | None], None]:
+        shift_RD, scale_RD = (self.zeros_RD, self.ones_RD) if modulation_2RD is None else map(as_array, modulation_2RD)
+        gate = self.ones_RD if gate_RD is None else as_array(gate_RD)
+        options = (_float(norm.weight), norm.eps, scale_RD, shift_RD, as_array(self.normed_RD))
 
-    def __init__(self, norm: RMSNorm, scale_RD: np.ndarray, shift_RD: np.ndarray, y_RD: np.ndarray) -> None:
-        self.options = (_float(norm.weight), norm.eps, scale_RD, shift_RD, y_RD)
+        def add_then_norm(x_RD: np.ndarray, added_RD: np.ndarray | None) -> None:
+            added_RD = self.zeros_RD if added_RD is None else added_RD
+            add_and_norm(x_RD, added_RD, gate, *options, work=x_RD.shape)
 
-    def __call__(self, x_RD: np.ndarray, added_RD: np.ndarray, gate_RD: np.ndarray) -> None:
-        add_and_norm(x_RD, added_RD, gate_RD, *self.options, work=x_RD.shape)
+        return add_then_norm
+
+    def bind_mix(self, mix: Mix, state: MixState) -> Callable[[], np.ndarray]:
+        match mix, state:
+            case Attention(), KVCache():
+                return AttentionStep(mix, state, self.normed_RD)
+            case Mamba2(), Mamba2State():
+                return Mamba2Step(mix, state, self.normed_RD)
+            case SwiGLU(), None:
+                return MLPStep(mix, self.normed_RD)
+        raise TypeError(f"a CPU has no step for {type(mix).__name__} with a state {type(state).__name__}")
+
+    def scores(self) -> Tensor:
+        return self.score(self.model.vocabulary.query(self.normed_RD))
 
 
 class AttentionStep:
@@ -139,12 +114,13 @@ class AttentionStep:
         q_norm, k_norm = (n if isinstance(n, RMSNorm) else no_norm for n in (attention.q_norm, attention.k_norm))
         rotary = attention.rotary
         angles = (torch.empty(0, 0), torch.empty(0, 0)) if rotary is None else (rotary.cos_LF, rotary.sin_LF)
+        self.cursor = state.cursor
         norms = (_float(q_norm.weight), _float(k_norm.weight), q_norm.eps, attention.scale)
         self.options = (*norms, *map(as_array, angles), *map(as_array, state.kv_2BHLE), as_array(self.y_RD))
 
-    def __call__(self, place: int) -> np.ndarray:
-        qkv_RX = as_array(self.qkv_proj(self.normed_RD))
-        attend(qkv_RX, place, *self.options, work=(self.turns, self.headdim * (place + 1)))
+    def __call__(self) -> np.ndarray:
+        qkv_RX, position = as_array(self.qkv_proj(self.normed_RD)), self.cursor.position
+        attend(qkv_RX, position, *self.options, work=(self.turns, self.headdim * (position + 1)))
         return as_array(self.out_proj(self.y_RD))
 
 
@@ -166,7 +142,7 @@ class Mamba2Step:
             as_array(self.y_RI),
         )
 
-    def __call__(self, place: int) -> np.ndarray:
+    def __call__(self) -> np.ndarray:
         zxBCdt_RX = as_array(self.in_proj(self.normed_RD))
         recur(zxBCdt_RX, *self.options, work=(len(self.y_RI), self.states))
         return as_array(self.out_proj(self.y_RI))
@@ -179,24 +155,9 @@ class MLPStep:
         self.in_proj, self.out_proj, self.normed_RD = mlp.in_proj, mlp.out_proj, normed_RD
         self.y_RM = normed_RD.new_empty(len(normed_RD), mlp.hidden)
 
-    def __call__(self, place: int) -> np.ndarray:
+    def __call__(self) -> np.ndarray:
         gate_rows(as_array(self.in_proj(self.normed_RD)), as_array(self.y_RM), work=self.y_RM.shape)
         return as_array(self.out_proj(self.y_RM))
-
-
-def _mixer_step(mixer: Attention | Mamba2, state: Any, normed_RD: Tensor) -> AttentionStep | Mamba2Step:
-    if isinstance(mixer, Attention):
-        return AttentionStep(mixer, state, normed_RD)
-    return Mamba2Step(mixer, state, normed_RD)
-
-
-def _fingerprint(prior: Prior) -> int:
-    """A hash of the contents of all parameters and buffers; `.data` changes without leaving another trace."""
-    found = np.uint64(0)
-    for tensor in itertools.chain(prior.parameters(), prior.buffers()):
-        bits_N = tensor.detach().float().contiguous().flatten().view(torch.uint32)
-        found = np.uint64(hash_bits(bits_N.numpy(), found))
-    return int(found)
 
 
 def _float(weight: Tensor) -> np.ndarray:

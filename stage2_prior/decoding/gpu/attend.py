@@ -1,7 +1,7 @@
-"""Attention of one new place to all so far, on a GPU.
+"""Attention of one new position to all so far, on a GPU.
 
-Shapes: S parts, of a product or into which a row's places are split, R rows, H heads, E width of a head, L places,
-F rotary frequencies, D = H E, X whatever a product returns. Small letters are those of one program.
+Shapes: S parts, of a product or into which a row's positions are split, R rows, H heads, E width of a head, L
+positions, F rotary frequencies, D = H E, X whatever a product returns. Small letters are those of one program.
 """
 
 import math
@@ -16,15 +16,15 @@ from shared.layers.rms_norm import RMSNorm
 from stage2_prior.decoding.gpu.device import PROGRAMS, fetch, gpu, wait
 from stage2_prior.decoding.gpu.product import total
 
-TILE_BYTES = 8192  # of keys that are looked at together; each place is a softmax of its own until the end
+TILE_BYTES = 8192  # of keys that are looked at together; each position is a softmax of its own until the end
 MOST_PARTIAL = 8192  # numbers that the last program adds up
 NOTHING = tl.constexpr(-1.0e30)  # finite: a maximum over no score, which can be subtracted from itself
 
 
 class Attend:
-    """Attention of one query a row and head to all places so far, whose own key and value are written first.
+    """Attention of one query a row and head to all positions so far, whose own key and value are written first.
 
-    With few rows, the places of each are shared out among several programs; the last of them to be done adds up what
+    With few rows, the positions of each are shared out among several programs; the last of them to be done adds up what
     they found.
     """
 
@@ -41,51 +41,51 @@ class Attend:
         self.rotary, self.scale = rotary or (None, None), scale * math.log2(math.e)  # exp2 is what the hardware has
         rows, heads, length, headdim = self.k_RHLE.shape
         self.block = triton.next_power_of_2(headdim)
-        self.places = max(4, TILE_BYTES // (self.block * self.k_RHLE.element_size()))
+        self.positions = max(4, TILE_BYTES // (self.block * self.k_RHLE.element_size()))
         parts = triton.next_power_of_2(triton.cdiv(PROGRAMS, rows * heads))
-        self.parts = min(triton.cdiv(length, self.places), parts, MOST_PARTIAL // self.block)
+        self.parts = min(triton.cdiv(length, self.positions), parts, MOST_PARTIAL // self.block)
         empty = partial(torch.empty, device=kv_2RHLE.device)
         self.q_RHE, self.partial_RHSX = empty(rows, heads, headdim), empty(rows, heads, self.parts, headdim + 2)
         self.done_RH = torch.zeros(rows, heads, dtype=torch.int32, device=kv_2RHLE.device)
 
-    def __call__(self, qkv_SRX: Tensor, place_1: Tensor, y_RD: Tensor) -> None:
+    def __call__(self, qkv_SRX: Tensor, position_1: Tensor, y_RD: Tensor) -> None:
         rows, heads, length, headdim = self.k_RHLE.shape
-        pointers = (qkv_SRX, place_1, *self.norms, *self.rotary, self.q_RHE, self.k_RHLE, self.v_RHLE)
+        pointers = (qkv_SRX, position_1, *self.norms, *self.rotary, self.q_RHE, self.k_RHLE, self.v_RHLE)
         options = {"E": headdim, "BLOCK": self.block, **gpu(y_RD.device).options}
-        _place[(rows, heads)](
+        _write_heads[(rows, heads)](
             *pointers, rows, heads, length, self.eps, self.scale, QKV_PARTS=len(qkv_SRX), num_warps=1, **options
         )
         _attend[(rows, heads, self.parts)](
-            self.q_RHE, place_1, self.k_RHLE, self.v_RHLE, y_RD, self.partial_RHSX, self.done_RH, heads, length,
-            PARTS=self.parts, PARTS_BLOCK=triton.next_power_of_2(self.parts), PLACES=self.places, STAGES=3,
+            self.q_RHE, position_1, self.k_RHLE, self.v_RHLE, y_RD, self.partial_RHSX, self.done_RH, heads, length,
+            PARTS=self.parts, PARTS_BLOCK=triton.next_power_of_2(self.parts), POSITIONS=self.positions, STAGES=3,
             num_warps=4, **options,
         )  # fmt: skip
 
 
 @triton.jit
-def _place(
-    qkv_SRX, place_1, q_norm_E, k_norm_E, cos_LF, sin_LF, q_RHE, k_RHLE, v_RHLE, R, H, L, eps, scale,
+def _write_heads(
+    qkv_SRX, position_1, q_norm_E, k_norm_E, cos_LF, sin_LF, q_RHE, k_RHLE, v_RHLE, R, H, L, eps, scale,
     QKV_PARTS: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
 ):  # fmt: skip
-    """Norm and turn a query and a key by their place; write the query, and the key and value into the cache."""
+    """Norm and turn a query and a key by their position; write the query, and the key and value into the cache."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    place, e = tl.load(place_1), tl.arange(0, BLOCK)
+    position, e = tl.load(position_1), tl.arange(0, BLOCK)
     qkv_E, stride = qkv_SRX + row * 3 * H * E + head * E, R * 3 * H * E
-    at_e = ((row * H + head) * L + place) * E + e
+    at_e = ((row * H + head) * L + position) * E + e
     wait(OVERLAP)
-    q_e = _placed(qkv_E, stride, q_norm_E, cos_LF, sin_LF, place, eps, QKV_PARTS, E, BLOCK)
+    q_e = _turned(qkv_E, stride, q_norm_E, cos_LF, sin_LF, position, eps, QKV_PARTS, E, BLOCK)
     tl.store(q_RHE + (row * H + head) * E + e, q_e * scale, e < E)
-    k_e = _placed(qkv_E + H * E, stride, k_norm_E, cos_LF, sin_LF, place, eps, QKV_PARTS, E, BLOCK)
+    k_e = _turned(qkv_E + H * E, stride, k_norm_E, cos_LF, sin_LF, position, eps, QKV_PARTS, E, BLOCK)
     tl.store(k_RHLE + at_e, k_e.to(k_RHLE.dtype.element_ty), e < E)
     v_e = total(qkv_E + 2 * H * E + e, stride, e < E, QKV_PARTS)
     tl.store(v_RHLE + at_e, v_e.to(v_RHLE.dtype.element_ty), e < E)
 
 
 @triton.jit
-def _placed(
-    x_E, stride, weight_E, cos_LF, sin_LF, place, eps, PARTS: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr
+def _turned(
+    x_E, stride, weight_E, cos_LF, sin_LF, position, eps, PARTS: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """A query or key, normed where there is a weight, and turned by its place (shared.layers.Rotary) where it can."""
+    """A query or key, normed where there is a weight, and turned by its position (`Rotary`) where there are angles."""
     e = tl.arange(0, BLOCK)
     x_e = total(x_E + e, stride, e < E, PARTS)
     factor = 1.0
@@ -98,7 +98,7 @@ def _placed(
         partner_e = total(x_E + other_e, stride, e < E, PARTS)
         if weight_E is not None:
             partner_e *= factor * tl.load(weight_E + other_e, e < E, other=0.0)
-        angle_e = place * half + tl.where(e < half, e, other_e)
+        angle_e = position * half + tl.where(e < half, e, other_e)
         cos_e, sin_e = tl.load(cos_LF + angle_e, e < E, other=0.0), tl.load(sin_LF + angle_e, e < E, other=0.0)
         x_e = x_e * cos_e + tl.where(e < half, -partner_e, partner_e) * sin_e
     return x_e
@@ -106,14 +106,14 @@ def _placed(
 
 @triton.jit
 def _attend(
-    q_RHE, place_1, k_RHLE, v_RHLE, y_RD, partial_RHSX, done_RH, H, L,
-    E: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, PARTS_BLOCK: tl.constexpr, PLACES: tl.constexpr,
+    q_RHE, position_1, k_RHLE, v_RHLE, y_RD, partial_RHSX, done_RH, H, L,
+    E: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, PARTS_BLOCK: tl.constexpr, POSITIONS: tl.constexpr,
     STAGES: tl.constexpr, OVERLAP: tl.constexpr
 ):  # fmt: skip
     turn, part = tl.program_id(0).to(tl.int64) * H + tl.program_id(1), tl.program_id(2)
-    count = tl.load(place_1).to(tl.int32) + 1
-    l, e = tl.arange(0, PLACES), tl.arange(0, BLOCK)  # noqa: E741
-    size = tl.cdiv(tl.cdiv(count, PLACES), PARTS) * PLACES
+    count = tl.load(position_1).to(tl.int32) + 1
+    l, e = tl.arange(0, POSITIONS), tl.arange(0, BLOCK)  # noqa: E741
+    size = tl.cdiv(tl.cdiv(count, POSITIONS), PARTS) * POSITIONS
     first, last = part * size, tl.minimum((part + 1) * size, count)
     k_le = k_RHLE + turn * L * E + l[:, None] * E + e[None, :]
     v_le = v_RHLE + turn * L * E + l[:, None] * E + e[None, :]
@@ -123,10 +123,10 @@ def _attend(
         fetch(v_RHLE + soon_l)
     wait(OVERLAP)
     q_e = tl.load(q_RHE + turn * E + e, e < E, other=0.0)
-    most_l = tl.full([PLACES], NOTHING, tl.float32)
-    total_l = tl.zeros([PLACES], tl.float32)
-    sum_le = tl.zeros([PLACES, BLOCK], tl.float32)
-    for start in tl.range(first, last, PLACES, num_stages=STAGES):
+    most_l = tl.full([POSITIONS], NOTHING, tl.float32)
+    total_l = tl.zeros([POSITIONS], tl.float32)
+    sum_le = tl.zeros([POSITIONS, BLOCK], tl.float32)
+    for start in tl.range(first, last, POSITIONS, num_stages=STAGES):
         valid_le = (start + l < last)[:, None] & (e < E)[None, :]
         key_le = tl.load(k_le + start * E, valid_le, other=0.0, eviction_policy="evict_first").to(tl.float32)
         value_le = tl.load(v_le + start * E, valid_le, other=0.0, eviction_policy="evict_first").to(tl.float32)

@@ -10,19 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage2_prior.decoding import engine as decoding
+from stage2_prior.decoding import engine
 from stage2_prior.decoding.cpu import product as packed
 from stage2_prior.decoding.cpu import step as cpu
-from stage2_prior.decoding.cpu.product import can_pack
-from stage2_prior.decoding.cpu.step import PackedWeights
-from stage2_prior.decoding.draw import draw, uniforms
-from stage2_prior.decoding.engine import decoder_for
+from stage2_prior.decoding.cpu.device import can_pack
+from stage2_prior.decoding.decoder import Decoder
+from stage2_prior.decoding.draw import draw, strides, uniforms
+from stage2_prior.decoding.engine import Engine, lay_out
 from stage2_prior.decoding.filters import SamplingConfig, filter_logits
-from stage2_prior.decoding.generate import generate
 from stage2_prior.decoding.guidance import guide
 from stage2_prior.prior import Prior
 from tests.stage2_prior.decoding.cpu.test_product import usable_dtypes
-from tests.tiny import prior_config
+from tests.tiny import generate, prior_config
 
 SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "pattern": "ma", "head_rank": 12}
 KINDS: list[dict[str, Any]] = [
@@ -93,9 +92,9 @@ def decoder_logits(prior: Prior, tokens_BL: Tensor, known: int, exact: bool) -> 
         return tokens_BL[:, known + len(seen) - 1]
 
     with torch.inference_mode():
-        decoder = decoder_for(prior, len(tokens_BL), 2, exact)
         start_B = prior.start_tokens(None, len(tokens_BL))
-        decoder.decode(start_B, tokens_BL[:, :known], torch.zeros(len(tokens_BL), prior.length, 2), choose)
+        uniforms_BLU = torch.zeros(len(tokens_BL), prior.length, len(strides(prior.codes)))
+        Engine(lay_out(prior, exact), len(tokens_BL)).decode(start_B, tokens_BL[:, :known], uniforms_BLU, choose)
     return torch.stack(seen, 1)
 
 
@@ -112,7 +111,6 @@ def test_cached_logits_are_the_uncached_ones(kind: dict[str, Any], known: int, m
     for matrices, packing in [(torch.float32, False), *((dtype, packs) for dtype in usable_dtypes())]:
         monkeypatch.setattr(packed, "can_pack", lambda found=packing: found)
         monkeypatch.setattr(cpu, "narrowest", lambda found=matrices: found)
-        decoding._decoders.clear()
         rounded_BLV = decoder_logits(prior, tokens_BL, known, exact=False)
         error = (rounded_BLV - expected_BLV).square().mean().sqrt() / expected_BLV.std()
         assert error < (0.02 if matrices == torch.bfloat16 else 0.005)
@@ -121,54 +119,51 @@ def test_cached_logits_are_the_uncached_ones(kind: dict[str, Any], known: int, m
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_nothing_leaks_from_one_call_into_the_next(kind: dict[str, Any], exact: bool) -> None:
-    prior, labels_B = random_prior(**kind), torch.tensor([2, 0, 1, 1, 0])
+    labels_B = torch.tensor([2, 0, 1, 1, 0])
     calls: list[dict[str, Any]] = [
-        {"images": range(5), "labels_B": labels_B, "cfg_scale": 3.0, "batch_size": 5},
+        {"images": range(5), "labels_B": labels_B, "cfg_scale": 3.0},
         {"images": range(2)},
         {"images": range(3), "labels_B": labels_B[:3], "prefix_tokens_BK": torch.randint(40, (3, 7))},
-        {"images": range(5), "labels_B": labels_B, "batch_size": 2, "cfg_scale": 1.5},
+        {"images": range(5), "labels_B": labels_B, "cfg_scale": 1.5},
     ]
-    alone = [generate(random_prior(**kind), **call, exact=exact) for call in calls]
+    alone = [Decoder(random_prior(**kind), 5, exact).generate(**call) for call in calls]
+    decoder = Decoder(random_prior(**kind), rows=4, exact=exact)
     for order in ((0, 1, 2, 3), (3, 2, 0, 1)):
         for i in order:
-            assert torch.equal(generate(prior, **calls[i], exact=exact), alone[i])
+            assert torch.equal(decoder.generate(**calls[i]), alone[i])
 
 
-@torch.inference_mode()
 def test_memory_is_allocated_once_and_kept_for_smaller_batches() -> None:
-    prior = random_prior(kind="hybrid")
-    first = decoder_for(prior, 6, 2, exact=True)
-    assert decoder_for(prior, 4, 2, exact=True) is first
-    assert decoder_for(prior, 4, 2, exact=False) is not first
-    assert decoder_for(prior, 7, 2, exact=False).rows == 7
-    del prior
-    assert not decoding._decoders
+    decoder = Decoder(random_prior(kind="hybrid"), rows=6)
+    assert decoder.engine is None, "nothing is allocated before it is known how much"
+    decoder.generate(range(6))
+    first = decoder.engine
+    decoder.generate(range(4))
+    decoder.generate(range(13))
+    decoder.generate(range(3), labels_B=torch.tensor([2, 0, 1]), cfg_scale=2.0)
+    assert decoder.engine is first
+    decoder.generate(range(4), labels_B=torch.tensor([2, 0, 1, 0]), cfg_scale=2.0)
+    assert decoder.engine is not first, "guidance takes two rows an image"
+    assert decoder.engine.rows == 8
 
 
-def test_weights_are_packed_again_only_when_they_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed: list[object] = []
-    pack = PackedWeights._pack
-    monkeypatch.setattr(PackedWeights, "_pack", lambda self, model: packed.append(model) or pack(self, model))
-    prior = random_prior(kind="hybrid")
-    generate(prior, range(2))
-    once = len(packed)
-    generate(prior, range(2))
-    assert len(packed) == once
-    with torch.no_grad():
-        prior.norm.weight.data[0] += 1e-6
-    generate(prior, range(2))
-    assert len(packed) == 2 * once
-
-
-def test_changed_weights_are_seen_by_the_next_call() -> None:
-    prior = random_prior(kind="hybrid", head="codes")
-    before = generate(prior, range(2))
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_decoder_keeps_the_weights_that_it_was_made_with(
+    kind: dict[str, Any], exact: bool, packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "can_pack", lambda: packs and can_pack())
+    prior, labels_B = random_prior(**kind), torch.tensor([2, 0])
+    decoder = Decoder(prior, exact=exact)
+    before = decoder.generate(range(2), labels_B=labels_B)
     with torch.no_grad():
         for parameter in prior.parameters():
-            parameter.data.mul_(-1)  # by .data, which leaves no trace in autograd's version counters
-    after = generate(prior, range(2), exact=True)
+            parameter.data.mul_(-1)
+    assert torch.equal(decoder.generate(range(2), labels_B=labels_B), before)
+    after = generate(prior, range(2), labels_B=labels_B, exact=exact)
     assert not torch.equal(after, before)
-    assert torch.equal(after, generate(random_prior_like(prior), range(2), exact=True))
+    assert torch.equal(after, generate(random_prior_like(prior), range(2), labels_B=labels_B, exact=exact))
 
 
 def random_prior_like(prior: Prior) -> Prior:
@@ -192,25 +187,23 @@ def test_the_path_that_is_captured_on_a_gpu(kind: dict[str, Any], monkeypatch: p
 
     pytest.importorskip("triton", reason="Triton is not installed, so the path on a GPU cannot be tested")
     captured: list[Callable[[], None]] = []
-    monkeypatch.setattr(decoding, "capture", capture)
-    monkeypatch.setattr(decoding, "_on_cpu", lambda device: False)
+    monkeypatch.setattr(engine, "capture", capture)
+    monkeypatch.setattr(engine, "on_cpu", lambda device: False)
     prior, labels_B, prefix_BK = random_prior(**kind, grid=(2, 2)), torch.tensor([2, 0]), torch.randint(40, (2, 2))
-    options: dict[str, Any] = {"labels_B": labels_B, "batch_size": 2, "exact": True}
-    tokens_BHW = generate(prior, range(2), 0, SAMPLING, **options, cfg_scale=2.5)
+    decoder = Decoder(prior, rows=2, exact=True)
+    tokens_BHW = decoder.generate(range(2), 0, SAMPLING, labels_B=labels_B, cfg_scale=2.5)
     assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, 2.5, prefix_BK[:, :0]))
     once = len(captured)
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.data.mul_(1.1)
-    tokens_BHW = generate(prior, range(2), 0, SAMPLING, **options, cfg_scale=2.5, prefix_tokens_BK=prefix_BK)
+    tokens_BHW = decoder.generate(range(2), 0, SAMPLING, labels_B=labels_B, cfg_scale=2.5, prefix_tokens_BK=prefix_BK)
     assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, 2.5, prefix_BK))
     assert len(captured) == once
-    tokens_BHW = generate(prior, range(1), 0, SAMPLING, labels_B=labels_B[:1], exact=True)
+    tokens_BHW = decoder.generate(range(1), 0, SAMPLING, labels_B=labels_B[:1])
     assert torch.equal(tokens_BHW, plain_loop(prior, labels_B[:1], 1.0, prefix_BK[:1, :0]))
     gc.disable()  # its memory goes as soon as the last name for it does
-    decoder = weakref.ref(decoding._decoders.pop(prior))
+    memory = weakref.ref(decoder.engine)
     captured.clear()
-    assert decoder() is None
+    del decoder
+    assert memory() is None
     gc.enable()
 
 
@@ -223,14 +216,13 @@ def test_logits_on_a_gpu_are_those_of_the_whole_sequence(kind: dict[str, Any], r
     with torch.no_grad():
         expected_BLV = prior(prior.inputs(tokens_BL))
     with torch.inference_mode():
-        weights = decoding._weights(prior, exact)
+        weights = lay_out(prior, exact)
         state = prior.init_state(rows, dtype=weights.dtype)
-        state.table_KR = weights.table_KR
-        step = weights.advance(state)
+        step = weights.step(state)
         weights.model.condition(prior.start_tokens(None, rows), state)
-        for place, ids_B in enumerate(prior.inputs(tokens_BL).T):
-            state.place.index_1.fill_(place)
-            error_BV = step(ids_B).float() - expected_BLV[:, place]
+        for position, ids_B in enumerate(prior.inputs(tokens_BL).T):
+            state.cursor.index_1.fill_(position)
+            error_BV = step(ids_B).float() - expected_BLV[:, position]
             if exact:
                 assert error_BV.abs().max() < 1e-4
             else:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from shared.errors import UserError
-from stage2_prior.decoding.generate import generate
 from stage2_prior.decoding.stream import Abandoned, stream
 from stage2_prior.prior import Prior
-from tests.tiny import prior_config
+from tests.tiny import generate, prior_config
 
 WAIT = 60  # seconds until a test that hangs fails
 

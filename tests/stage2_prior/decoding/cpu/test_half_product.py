@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared.kernels import kernel
+from stage2_prior.decoding.cpu.device import converts_halves
 from stage2_prior.decoding.cpu.half_product import MOST_ROWS, STRIP
-from stage2_prior.decoding.cpu.product import HalfLinear, converts_halves
+from stage2_prior.decoding.cpu.product import HalfLinear
 
 pytestmark = pytest.mark.skipif(not converts_halves(), reason="this CPU does not convert float16")
 

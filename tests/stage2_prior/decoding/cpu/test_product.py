@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from shared.training.devices.precision import multiplies_bfloat16
-from stage2_prior.decoding.cpu import product as packed
-from stage2_prior.decoding.cpu.product import can_pack, converts_halves, narrowest, pack
+from stage2_prior.decoding.cpu.device import can_pack, converts_halves
+from stage2_prior.decoding.cpu.product import pack
 
 CPU = torch.device("cpu")
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 5e-4}
@@ -32,22 +32,3 @@ def test_packed_products_are_products_and_rows_do_not_depend_on_each_other(dtype
         for rows in (1, 2, 7, 32):
             assert torch.equal(product(x_BI[:rows]), y_BO[:rows])
         assert torch.equal(product(x_BI[None]), y_BO[None])
-
-
-@pytest.mark.parametrize(
-    ("packs", "multiplies", "halves", "expected"),
-    [
-        (True, True, True, torch.bfloat16),
-        (True, False, True, torch.float16),
-        (False, True, True, torch.float16),
-        (True, False, False, torch.float32),
-        (False, False, False, torch.float32),
-    ],
-)
-def test_weights_are_rounded_to_what_the_cpu_is_fast_with(
-    packs: bool, multiplies: bool, halves: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packed, "can_pack", lambda: packs)
-    monkeypatch.setattr(packed, "multiplies_bfloat16", lambda device: multiplies)
-    monkeypatch.setattr(packed, "converts_halves", lambda: halves)
-    assert narrowest() == expected

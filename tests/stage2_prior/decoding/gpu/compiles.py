@@ -66,9 +66,7 @@ def stand_in(capability: int) -> None:
 def step(prior: Prior, rows: int, exact: bool) -> None:
     """Compile what a step calls; what it computes here means nothing."""
     weights = StaticWeights(prior, exact)
-    state = prior.init_state(rows, dtype=weights.dtype)
-    state.table_KR = weights.table_KR
-    weights.advance(state)(torch.zeros(rows, dtype=torch.long))
+    weights.step(prior.init_state(rows, dtype=weights.dtype))(torch.zeros(rows, dtype=torch.long))
 
 
 if __name__ == "__main__":

@@ -20,5 +20,5 @@ def test_every_kernel_compiles_and_finds_room(capability: int, tmp_path: Path) -
     command = [sys.executable, "-W", "ignore", "-m", "tests.stage2_prior.decoding.gpu.compiles", str(capability)]
     done = subprocess.run(command, env=environment, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     taken = json.loads(done.stdout)
-    assert taken.keys() == {"_add_and_norm", "_product", "_place", "_attend", "_convolve", "_recur", "_choose"}
+    assert taken.keys() == {"_add_and_norm", "_product", "_write_heads", "_attend", "_convolve", "_recur", "_choose"}
     assert all(size <= SHARED_MEMORY[capability] for size in taken.values())

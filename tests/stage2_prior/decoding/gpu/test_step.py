@@ -10,7 +10,7 @@ from shared.layers.mamba2 import Mamba2
 from shared.layers.positions import Rotary
 from shared.layers.rms_norm import RMSNorm
 from shared.layers.swiglu import SwiGLU
-from stage2_prior.attention import Attention, Place
+from stage2_prior.attention import Attention, Cursor
 
 pytest.importorskip("triton", reason="Triton is not installed, so the steps on a GPU cannot be tested")
 from stage2_prior.decoding.gpu import attend
@@ -94,11 +94,11 @@ def test_a_gated_mlp_is_swiglu(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", MULTIPLIED)
 @pytest.mark.parametrize(("rotary", "qk_norm", "programs"), [(True, True, 1), (True, False, 100), (False, True, 100)])
-def test_attention_is_that_of_the_module_at_every_place(
+def test_attention_is_that_of_the_module_at_every_position(
     rotary: bool, qk_norm: bool, programs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attend, "TILE_BYTES", 0)  # four places at a time
-    monkeypatch.setattr(attend, "PROGRAMS", programs)  # in how many parts the places of a row are looked at
+    monkeypatch.setattr(attend, "TILE_BYTES", 0)  # four positions at a time
+    monkeypatch.setattr(attend, "PROGRAMS", programs)  # in how many parts the positions of a row are looked at
     length, positions_LA = 10, torch.cartesian_prod(torch.arange(2), torch.arange(5))
     turn = Rotary(24, positions_LA) if rotary else None
     attention = Attention(48, 2, length, qk_norm, turn, score_factor=1.7)
@@ -107,19 +107,19 @@ def test_attention_is_that_of_the_module_at_every_place(
             norm.weight.uniform_(0.5, 1.5)
     x_LRD = random(length, ROWS, 48).to(dtype)
     expected_RLD = narrowed(attention, dtype)(x_LRD.float().transpose(0, 1))
-    state = attention.init_state(ROWS, Place(DEVICE), dtype)
+    state = attention.init_state(ROWS, Cursor(DEVICE), dtype)
     state.kv_2BHLE.fill_(torch.nan)  # what it has not written, it must not read
     step = AttentionStep(in_dtype(attention, dtype), state)
     assert step.attend.parts == (1 if programs == 1 else 3)
-    for place, x_RD in enumerate(x_LRD):
-        y_RD = step(x_RD, torch.tensor([place], device=DEVICE)).parts_SRD.sum(0)
-        torch.testing.assert_close(y_RD, expected_RLD[:, place], **tolerance(dtype))
+    for position, x_RD in enumerate(x_LRD):
+        y_RD = step(x_RD, torch.tensor([position], device=DEVICE)).parts_SRD.sum(0)
+        torch.testing.assert_close(y_RD, expected_RLD[:, position], **tolerance(dtype))
     assert state.kv_2BHLE.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", MULTIPLIED)
 @pytest.mark.parametrize(("headdim", "conv_bias"), [(32, True), (12, False)])
-def test_mamba2_is_that_of_the_module_at_every_place(headdim: int, conv_bias: bool, dtype: torch.dtype) -> None:
+def test_mamba2_is_that_of_the_module_at_every_position(headdim: int, conv_bias: bool, dtype: torch.dtype) -> None:
     mamba = Mamba2(48, d_state=6, headdim=headdim, conv_bias=conv_bias)
     for parameter in (mamba.D, mamba.norm.weight):
         parameter.uniform_(0.5, 1.5)
@@ -128,10 +128,10 @@ def test_mamba2_is_that_of_the_module_at_every_place(headdim: int, conv_bias: bo
     expected_LRD = torch.stack([mamba.step(x_RD.float(), plain) for x_RD in x_LRD])
     state = mamba.init_state(ROWS)
     step = Mamba2Step(in_dtype(mamba, dtype), state)
-    for place, x_RD in enumerate(x_LRD):
-        added = step(x_RD, torch.tensor([place], device=DEVICE))
+    for position, x_RD in enumerate(x_LRD):
+        added = step(x_RD, torch.tensor([position], device=DEVICE))
         assert added.squares_RT is not None
         y_RD = added.parts_SRD.sum(0) * added.squares_RT.sum(1, keepdim=True).rsqrt()
-        torch.testing.assert_close(y_RD, expected_LRD[place], **tolerance(dtype))
+        torch.testing.assert_close(y_RD, expected_LRD[position], **tolerance(dtype))
     torch.testing.assert_close(state.ssm_BGNJ, plain.ssm_BGNJ, **tolerance(dtype))
     torch.testing.assert_close(state.conv_BKC, plain.conv_BKC, **tolerance(dtype))

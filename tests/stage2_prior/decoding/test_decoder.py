@@ -8,12 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared.errors import UserError
-from stage2_prior.decoding.cpu.step import Step
+from stage2_prior.decoding.cpu.step import CpuStep
 from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.generate import generate
 from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.prior import Prior
-from tests.tiny import prior_config
+from tests.tiny import generate, prior_config
 
 SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "pattern": "ma", "chunk_size": 4}
 GREEDY = SamplingConfig(temperature=0)
@@ -58,8 +57,8 @@ def test_greedy_is_the_argmax_of_uncached_forwards(kind: str, cfg_scale: float, 
 def rows_of_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each step from now on takes in."""
     rows: list[int] = []
-    step = Step.__call__
-    monkeypatch.setattr(Step, "__call__", lambda self, ids_R: rows.append(len(ids_R)) or step(self, ids_R))
+    step = CpuStep.__call__
+    monkeypatch.setattr(CpuStep, "__call__", lambda self, ids_R: rows.append(len(ids_R)) or step(self, ids_R))
     return rows
 
 
@@ -164,7 +163,7 @@ def test_completion_keeps_the_prefix_and_its_image_stream() -> None:
     ("options", "message"),
     [
         ({"images": []}, "0 images"),
-        ({"batch_size": 0}, "batches of 0"),
+        ({"batch_size": 0}, "rows must be 1 or more"),
         ({"seed": -1}, "seed is -1"),
         ({"cfg_scale": 2.0}, "needs a class label"),
         ({"labels_B": torch.tensor([0])}, "1 class labels were given for 2 images"),

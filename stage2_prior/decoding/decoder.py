@@ -1,0 +1,131 @@
+"""Drawing token grids from a prior.
+
+Shapes: B images, K prefix length, L grid length.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared.errors import UserError
+from stage2_prior.decoding.choice import chooser
+from stage2_prior.decoding.draw import uniforms
+from stage2_prior.decoding.engine import Engine, lay_out
+from stage2_prior.decoding.filters import SamplingConfig
+from stage2_prior.prior import Prior
+
+
+class Decoder:
+    """Draws from a prior with the weights that it has now, `rows` images side by side, on the device where it is.
+
+    Weights are laid out once, here: a prior that was trained on needs another decoder. Unless `exact`, they are rounded
+    to what the hardware is fast with, bfloat16 or (on a CPU that does not multiply that) float16, and keys and values
+    to bfloat16; recurrent states are float32. Memory for a batch comes with the first call, and is kept for the next.
+    One thread draws with a decoder at a time. Raises UserError for fewer than one row.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, prior: Prior, rows: int = 16, exact: bool = False) -> None:
+        if rows < 1:
+            raise UserError(f"{rows} images cannot be drawn side by side: rows must be 1 or more")
+        self.rows = rows
+        self.weights = lay_out(prior, exact)
+        self.engine: Engine | None = None
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        images: Sequence[int],
+        seed: int = 0,
+        config: SamplingConfig | None = None,
+        *,
+        labels_B: Tensor | None = None,
+        cfg_scale: float | Tensor = 1.0,
+        prefix_tokens_BK: Tensor | None = None,
+        progress: Callable[[int], None] | None = None,
+        on_row: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
+        """Token grids (B, h, w) int64, on the CPU, of the images numbered `images`, one for each number.
+
+        Image k depends on `seed` and k alone: not on how many are drawn side by side, nor on which. `labels_B` are
+        their classes, `prefix_tokens_BK` their first K tokens, which are kept. With a `cfg_scale` other than 1, each
+        image takes two rows of a batch; it may also be a tensor (L,), the scale at each position. `progress` is called
+        with the number of tokens just drawn, `on_row` with the rows (B, r, w) of a batch's grids so far, on the prior's
+        device, each time that a row of them is whole.
+
+        Raises UserError for labels or prefixes that do not fit the prior, or guidance without labels.
+        """
+        prior = self.weights.model
+        prefix_BK = torch.empty(len(images), 0, dtype=torch.long) if prefix_tokens_BK is None else prefix_tokens_BK
+        scale_L = torch.as_tensor(cfg_scale, dtype=torch.float32).expand(prior.length)
+        guided = bool((scale_L[prefix_BK.shape[1] :] != 1).any())
+        _check_request(prior, images, seed, labels_B, scale_L, prefix_BK)
+        engine = self._engine(min(self.rows, len(images)) * (2 if guided else 1))
+        choose = chooser(config or SamplingConfig())
+        grids = []
+        for start in range(0, len(images), self.rows):
+            part = slice(start, start + self.rows)
+            numbers = images[part]
+            streams_BLU = np.stack([uniforms(seed, image, prior.length, prior.codes) for image in numbers])
+            starts = [prior.start_tokens(None if labels_B is None else labels_B[part], len(numbers))]
+            if guided:
+                starts.append(prior.start_tokens(None, len(numbers)))
+            starts_R, uniforms_BLU = torch.cat(starts), torch.from_numpy(streams_BLU)
+            guidance = scale_L if guided else None
+            with torch.cuda.device_of(prior.norm.weight):  # kernels are launched on the current device, whichever it is
+                grids.append(engine.decode(starts_R, prefix_BK[part], uniforms_BLU, choose, guidance, progress, on_row))
+        return torch.cat(grids).unflatten(1, prior.grid)
+
+    def _engine(self, rows: int) -> Engine:
+        """Memory for that many rows: the last one's, where it is enough."""
+        if self.engine is None or self.engine.rows < rows:
+            self.engine = None  # its memory goes before the new one's comes
+            self.engine = Engine(self.weights, rows)
+        return self.engine
+
+
+def _check_request(
+    prior: Prior,
+    images: Sequence[int],
+    seed: int,
+    labels_B: Tensor | None,
+    scale_L: Tensor,
+    prefix_BK: Tensor,
+) -> None:
+    if not images or min(images) < 0:
+        raise UserError(
+            f"{len(images)} images were asked for, numbered {list(images)}: give one number or more, from 0 on"
+        )
+    if seed < 0:
+        raise UserError(f"seed is {seed}: it must be 0 or more")
+    for scale in scale_L.tolist():
+        if not 0 <= scale <= 1000:
+            raise UserError(f"the guidance scale is {scale:g}: it must be from 0 to 1000 (1: no guidance)")
+        if labels_B is None and scale != 1:
+            raise UserError(
+                f"the guidance scale is {scale:g}, but guidance needs a class label: give one, or a scale of 1"
+            )
+    if labels_B is not None:
+        _check_labels(prior, labels_B, len(images))
+    _check_prefix(prior, prefix_BK, len(images))
+
+
+def _check_labels(prior: Prior, labels_B: Tensor, count: int) -> None:
+    if len(labels_B) != count:
+        raise UserError(f"{len(labels_B)} class labels were given for {count} images: give one for each")
+    if not prior.classes:
+        raise UserError("a class label was given, but this prior was trained without classes: leave it out")
+    if labels_B.min() < 0 or labels_B.max() >= prior.classes:
+        wrong = next(label for label in labels_B.tolist() if not 0 <= label < prior.classes)
+        raise UserError(f"class label {wrong} is unknown: this prior's labels are 0 to {prior.classes - 1}")
+
+
+def _check_prefix(prior: Prior, prefix_BK: Tensor, count: int) -> None:
+    if len(prefix_BK) != count:
+        raise UserError(f"{len(prefix_BK)} prefixes were given for {count} images: give one for each")
+    if prefix_BK.shape[1] > prior.length:
+        raise UserError(f"the prefix holds {prefix_BK.shape[1]} tokens, more than an image's {prior.length}")
+    if prefix_BK.numel() and (prefix_BK.min() < 0 or prefix_BK.max() >= prior.codes):
+        raise UserError(f"the prefix holds tokens outside this prior's codes 0 to {prior.codes - 1}")
