@@ -320,6 +320,7 @@ import torch
 from shared.config import parse_config
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.quantisers.lfq import LFQConfig, LookupFreeQuantiser
+from stage1_tokenizer.run_config import TokenizerRun
 
 def save(trainee, run):
     rank = trainee.accelerator.process_index
