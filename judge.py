@@ -22,7 +22,7 @@ from shared.reporting.findings import Findings
 from shared.runs.run_directory import newest_run
 from shared.runs.token_cache import TokenInfo
 from stage1_tokenizer.cache import open_views, tokens_of_views
-from stage1_tokenizer.judging.instruments import open_networks
+from stage1_tokenizer.judging.networks import open_networks
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.judging.drawing import Drawing
 from stage2_prior.judging.features import Networks

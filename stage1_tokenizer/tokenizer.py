@@ -168,13 +168,13 @@ def load_tokenizer(run: Path) -> Tokenizer:
     return tokenizer
 
 
-def matching_tokenizer(info: TokenInfo, run: Path, place: Path | None = None) -> Tokenizer:
+def matching_tokenizer(info: TokenInfo, run: Path, directory: Path | None = None) -> Tokenizer:
     """The tokenizer whose tokens the prior `run` was trained on.
 
-    place: where it is, if not inside of `run` (a shared prior) nor where it was trained. Raises UserError where there
-    is none, or another one.
+    directory: where it is, if not inside of `run` (a shared prior) nor where it was trained. Raises UserError where
+    there is none, or another one.
     """
-    path = place or tokenizer_directory(run, info.tokenizer)
+    path = directory or tokenizer_directory(run, info.tokenizer)
     tokenizer = load_tokenizer(path)
     found = fingerprint(tokenizer)
     if found != info.fingerprint:

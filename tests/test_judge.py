@@ -23,7 +23,7 @@ from shared.reporting.set_distances import distances
 from shared.runs.token_cache import Split, TokenCache, open_cache
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
-from stage1_tokenizer.judging.instruments import open_networks
+from stage1_tokenizer.judging.networks import open_networks
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import evaluate
 from stage2_prior import train as stage2

@@ -31,9 +31,9 @@ NAMES = ("1F600", "1F603", "1F604", "1F606", "1F60A", "1F60D", "1F431", "1F436",
 def save_drawings(folder: Path) -> Path:
     """Write twelve drawings at 32 px below `folder`, in two classes, `animals` and `faces`."""
     for number, pixels_HWC in enumerate(openmoji.draw(NAMES, "test", 32)):
-        place = folder / ("faces" if number < 6 else "animals")
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels_HWC).save(place / f"{NAMES[number]}.png")
+        directory = folder / ("faces" if number < 6 else "animals")
+        directory.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels_HWC).save(directory / f"{NAMES[number]}.png")
     return folder
 
 

@@ -40,7 +40,7 @@ STANDARD, MUP = "standard", "mup"
 TITLES = {STANDARD: "standard parametrisation", MUP: "muP"}
 
 
-class Cell(NamedTuple):
+class Trial(NamedTuple):
     """One run; `base` is muP's base width, None in the standard parametrisation."""
 
     width: int
@@ -53,7 +53,7 @@ class Cell(NamedTuple):
         return f"{STANDARD if self.base is None else MUP}-{self.width}-{self.learning_rate:g}"
 
     def model(self, config: MupConfig) -> MupConfig:
-        """The model `config` as it is in this cell; UserError where it cannot be of that width."""
+        """The model `config` as it is in this trial; UserError where it cannot be of that width."""
         try:
             return config.at_width(self.width).model_copy(update={"mup_base_width": self.base})
         except ValidationError as error:
@@ -74,7 +74,7 @@ class Cell(NamedTuple):
         )
 
 
-class Line(NamedTuple):
+class LossCurve(NamedTuple):
     """A line of the plot: losses over learning rates, None where a run diverged."""
 
     parametrisation: str
@@ -85,20 +85,20 @@ class Line(NamedTuple):
     @property
     def best(self) -> int | None:
         """Which learning rate has the least loss; None where every run diverged."""
-        finite = [(loss, place) for place, loss in enumerate(self.losses) if loss is not None]
+        finite = [(loss, index) for index, loss in enumerate(self.losses) if loss is not None]
         return min(finite)[1] if finite else None
 
-    def cost(self, place: int) -> float | None:
-        """What is lost by this learning rate instead of the best one; None where it diverges."""
-        loss, best = self.losses[place], self.best
+    def cost(self, index: int) -> float | None:
+        """What is lost by the learning rate at `index` instead of the best one; None where it diverges."""
+        loss, best = self.losses[index], self.best
         return None if loss is None or best is None else loss - self.losses[best]  # type: ignore[operator]
 
 
 class Study(NamedTuple):
     """What a stage brings to a sweep.
 
-    run: what each cell is a change of. part: the key of it, dotted, that has the width. data: says what it trains on,
-    so that results of other data are not taken for its own. train: trains a cell's run in a directory. metric: its
+    run: what each trial is a change of. part: the key of it, dotted, that has the width. data: says what it trains on,
+    so that results of other data are not taken for its own. train: trains a trial's run in a directory. metric: its
     loss in metrics.jsonl.
     """
 
@@ -113,10 +113,10 @@ class Study(NamedTuple):
         """The part of the run that has the width."""
         return attrgetter(self.part)(self.run)
 
-    def run_of(self, cell: Cell) -> RunConfig:
-        """The run of a cell; UserError where the model cannot be of its width."""
-        run = with_part(self.run, "training", cell.training(self.run.training))
-        return with_part(run, self.part, cell.model(self.model))
+    def run_of(self, trial: Trial) -> RunConfig:
+        """The run of a trial; UserError where the model cannot be of its width."""
+        run = with_part(self.run, "training", trial.training(self.run.training))
+        return with_part(run, self.part, trial.model(self.model))
 
 
 def with_part(config: C, key: str, part: Config) -> C:
@@ -125,21 +125,21 @@ def with_part(config: C, key: str, part: Config) -> C:
     return config.model_copy(update={first: with_part(getattr(config, first), rest, part) if rest else part})
 
 
-def cells(widths: Sequence[int], learning_rates: Sequence[float]) -> list[Cell]:
+def all_trials(widths: Sequence[int], learning_rates: Sequence[float]) -> list[Trial]:
     """Every run of a sweep; the narrowest width has no muP runs of its own."""
     base = min(widths)
     of_mup = [(width, base) for width in widths if width != base]
     pairs: list[tuple[int, int | None]] = [*((width, None) for width in widths), *of_mup]
-    return [Cell(width, of, rate) for width, of in pairs for rate in learning_rates]
+    return [Trial(width, of, rate) for width, of in pairs for rate in learning_rates]
 
 
 def sweep(study: Study, widths: Sequence[int], learning_rates: Sequence[float], command: str) -> dict[str, Any]:
     """Train what is not finished yet, draw, and return what sweep.json holds."""
     folder = RUNS / "sweep" / study.run.name
-    configs = {cell: study.run_of(cell) for cell in cells(widths, learning_rates)}
-    losses = {cell: loss_of(study, config, folder / cell.name) for cell, config in configs.items()}
-    lines = lines_of(losses, widths, learning_rates)
-    write_atomically(folder / "sweep.png", partial(Path.write_bytes, data=draw(lines, study.metric)))
+    configs = {trial: study.run_of(trial) for trial in all_trials(widths, learning_rates)}
+    losses = {trial: loss_of(study, config, folder / trial.name) for trial, config in configs.items()}
+    lines = loss_curves(losses, widths, learning_rates)
+    write_atomically(folder / "sweep.png", partial(Path.write_bytes, data=draw_losses(lines, study.metric)))
     results = {
         "name": study.run.name,
         "command": command,
@@ -147,7 +147,7 @@ def sweep(study: Study, widths: Sequence[int], learning_rates: Sequence[float], 
         "date": now(),
         "loss": f"{study.metric} in training, mean over the last {PARTS}th of a run",
         "base_width": min(widths),
-        "lines": [line._asdict() | rest for line, rest in zip(lines, summary(lines), strict=True)],
+        "lines": [line._asdict() | rest for line, rest in zip(lines, best_rates(lines), strict=True)],
     }
     write_text(json.dumps(results, indent=1) + "\n", folder / "sweep.json")
     return results
@@ -170,33 +170,35 @@ def loss_of(study: Study, config: Config, path: Path) -> float | None:
     return loss
 
 
-def lines_of(losses: Mapping[Cell, float | None], widths: Sequence[int], learning_rates: Sequence[float]) -> list[Line]:
+def loss_curves(
+    losses: Mapping[Trial, float | None], widths: Sequence[int], learning_rates: Sequence[float]
+) -> list[LossCurve]:
     """The lines of both panels, narrow to wide."""
     lines = []
     for kind in TITLES:
         for width in sorted(widths):
             base = None if kind == STANDARD or width == min(widths) else min(widths)
-            values = tuple(losses[Cell(width, base, rate)] for rate in learning_rates)
-            lines.append(Line(kind, width, tuple(learning_rates), values))
+            values = tuple(losses[Trial(width, base, rate)] for rate in learning_rates)
+            lines.append(LossCurve(kind, width, tuple(learning_rates), values))
     return lines
 
 
-def summary(lines: Sequence[Line]) -> list[dict[str, float | None]]:
+def best_rates(lines: Sequence[LossCurve]) -> list[dict[str, float | None]]:
     """Of each line: its best learning rate and loss, and the cost of taking over the narrowest width's best instead."""
-    places = [line.best for line in lines]
+    indices = [line.best for line in lines]
     found: list[dict[str, float | None]] = []
-    for line, place in zip(lines, places, strict=True):
+    for line, index in zip(lines, indices, strict=True):
         found.append(
             {
-                "best_learning_rate": None if place is None else line.learning_rates[place],
-                "best_loss": None if place is None else line.losses[place],
-                "cost": None if places[0] is None else line.cost(places[0]),  # the first line is the narrowest
+                "best_learning_rate": None if index is None else line.learning_rates[index],
+                "best_loss": None if index is None else line.losses[index],
+                "cost": None if indices[0] is None else line.cost(indices[0]),  # the first line is the narrowest
             }
         )
     return found
 
 
-def draw(lines: Sequence[Line], metric: str) -> bytes:
+def draw_losses(lines: Sequence[LossCurve], metric: str) -> bytes:
     """Loss over learning rate, a line for each width with a ring at its least, a panel for each parametrisation."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -209,7 +211,7 @@ def draw(lines: Sequence[Line], metric: str) -> bytes:
     return png_of(figure)
 
 
-def _draw_panel(axis: Axes, lines: Sequence[Line]) -> None:
+def _draw_panel(axis: Axes, lines: Sequence[LossCurve]) -> None:
     for number, line in enumerate(lines):
         colour = COLOURS[number % len(COLOURS)]
         points = [(rate, loss) for rate, loss in zip(line.learning_rates, line.losses, strict=True) if loss is not None]
@@ -226,14 +228,14 @@ def _draw_panel(axis: Axes, lines: Sequence[Line]) -> None:
     axis.legend(frameon=False, labelcolor="linecolor", handlelength=0, markerscale=0)
 
 
-def _limits(lines: Sequence[Line]) -> tuple[float, float]:
+def _limits(lines: Sequence[LossCurve]) -> tuple[float, float]:
     """From below the least loss to above the median one, so that runs that nearly diverged do not flatten the rest."""
     finite = sorted(loss for line in lines for loss in line.losses if loss is not None) or [0.0, 1.0]
     low, middle = finite[0], finite[len(finite) // 2]
     return low - 0.1 * (middle - low), middle + 1.5 * (middle - low)
 
 
-def table(results: Mapping[str, Any]) -> str:
+def table_in_words(results: Mapping[str, Any]) -> str:
     """The best learning rate of each line, in words."""
     rows = ["parametrisation  width  best learning rate  its loss  cost of the narrowest width's best"]
     for line in results["lines"]:
@@ -274,7 +276,7 @@ def main(module: str, description: str, default: str, study_of: Callable[[str, l
     widths = sorted(set(args.widths or [study.model.width * growth for growth in GROWTHS]))
     rates = sorted(set(args.learning_rates or [study.run.training.learning_rate * factor for factor in FACTORS]))
     results = sweep(study, widths, rates, shlex.join(["python", "-m", module, *sys.argv[1:]]))
-    print(f"{table(results)}\n{advice(results, study.part)}")
+    print(f"{table_in_words(results)}\n{advice(results, study.part)}")
     print(f"wrote {RUNS / 'sweep' / study.run.name / 'sweep.png'}, and sweep.json beside it")
     if args.json:
         print(json.dumps(results))

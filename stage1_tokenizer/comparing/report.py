@@ -12,9 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shared.disk.atomic import write_atomically, write_text
-from shared.reporting import page as pages
 from shared.reporting.curves import COLOURS
-from shared.reporting.page import Section, image, png_of, tags
+from shared.reporting.page import Section, image, page, png_of, tags
 from shared.training.log import read_metrics
 
 DASHES = ("-", "--", ":", "-.")  # for rows beyond the colours
@@ -81,31 +80,31 @@ reconstructions after training."""
 
 def write_report(results: dict[str, Any], folder: Path) -> None:
     """Write table.md, the figures and report.html into `folder`, from `results` and each row's own directory."""
-    table = [["", *(column.title for column in COLUMNS)], *(cells(row) for row in results["rows"])]
+    table = [["", *(column.title for column in COLUMNS)], *(table_row(row) for row in results["rows"])]
     figures = {"curves.png": draw_curves(results["rows"], folder), "measures.png": draw_bars(results["rows"])}
     for name, png in figures.items():
         write_atomically(folder / name, partial(Path.write_bytes, data=png))
     facts = {key: results[key] for key in ("machine", "date", "command", "data")} | {
-        "budget": budget(results["budget"])
+        "budget": budget_in_words(results["budget"])
     }
     panels = {row["name"]: (folder / row["name"] / "panel.png").read_bytes() for row in results["rows"]}
-    write_text(markdown(results["name"], facts, table), folder / "table.md")
-    write_text(page(results["name"], facts, table, figures, panels), folder / "report.html")
+    write_text(markdown_page(results["name"], facts, table), folder / "table.md")
+    write_text(html_page(results["name"], facts, table, figures, panels), folder / "report.html")
 
 
-def budget(values: dict[str, Any]) -> str:
-    """The budget of each row in words."""
+def budget_in_words(values: dict[str, Any]) -> str:
+    """What each row may cost."""
     limit = f", or {values['minutes']:g} minutes" if values["minutes"] else ""
     return f"{values['images']:,} images in steps of {values['batch']}{limit}, the same ones in the same order"
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """A row of the table."""
+def table_row(row: dict[str, Any]) -> list[str]:
+    """A row's name and measures, as they stand in the table."""
     values = [(column.value(row), column.format) for column in COLUMNS]
     return [row["name"], *(NOT_MEASURED if value is None else format(value, form) for value, form in values)]
 
 
-def markdown(name: str, facts: dict[str, str], table: list[list[str]]) -> str:
+def markdown_page(name: str, facts: dict[str, str], table: list[list[str]]) -> str:
     """The table with what it stands on."""
     lines = ["| " + " | ".join(row) + " |" for row in table]
     lines.insert(1, "|---" + "|---:" * (len(table[0]) - 1) + "|")
@@ -113,7 +112,7 @@ def markdown(name: str, facts: dict[str, str], table: list[list[str]]) -> str:
     return "\n".join([f"# {name}", "", *said, "", *lines, "", *NOTES.splitlines(), ""])
 
 
-def page(
+def html_page(
     name: str, facts: dict[str, str], table: list[list[str]], figures: dict[str, bytes], panels: dict[str, bytes]
 ) -> str:
     """One HTML page with every image inside it."""
@@ -128,15 +127,15 @@ def page(
         Section("Figures", "".join(drawn)),
         Section("Held-out images", f"<p>{HELD_OUT_IMAGES}</p>{''.join(shown)}"),
     ]
-    return pages.page(name, facts, sections)
+    return page(name, facts, sections)
 
 
 def draw_curves(rows: list[dict[str, Any]], folder: Path) -> bytes:
     """Each metric over images seen, a line for each row; a metric that no row has is named instead."""
     metrics = {row["name"]: read_metrics(folder / row["name"] / "metrics.jsonl") for row in rows}
     figure = Figure(figsize=(14, 8.5), layout="constrained")
-    for place, panel in enumerate(PANELS, start=1):
-        axis = figure.add_subplot(2, 3, place)
+    for position, panel in enumerate(PANELS, start=1):
+        axis = figure.add_subplot(2, 3, position)
         draw_panel(axis, panel, {name: curve(lines, panel) for name, lines in metrics.items()})
     return png_of(figure)
 
@@ -178,13 +177,13 @@ def moved_apart(heights: list[float], gap: float) -> list[float]:
 
     Isotonic regression by pooling neighbours that are too close (Ayer et al. 1955).
     """
-    pools: list[list[float]] = []  # of wanted heights, each counted from its place in a stack of labels
-    for place, height in enumerate(heights):
-        pools.append([height - place * gap])
+    pools: list[list[float]] = []  # of wanted heights, each counted from where it is in a stack of labels
+    for number, height in enumerate(heights):
+        pools.append([height - number * gap])
         while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
             pools[-2:] = [pools[-2] + pools[-1]]
     bottoms = [fmean(pool) for pool in pools for _ in pool]
-    return [bottom + place * gap for place, bottom in enumerate(bottoms)]
+    return [bottom + number * gap for number, bottom in enumerate(bottoms)]
 
 
 def draw_bars(rows: list[dict[str, Any]]) -> bytes:

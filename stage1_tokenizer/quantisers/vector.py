@@ -208,8 +208,8 @@ class VectorQuantiser(Quantiser):
         """Write a sample of the vectors over the oldest; at most an eighth of the memory a step, so that steps mix."""
         room = len(self.recent_RD)
         sample_MD = z_ND[:: -(-len(z_ND) * 8 // room)]
-        places_M = (self.written + torch.arange(len(sample_MD), device=z_ND.device)) % room
-        self.recent_RD[places_M] = sample_MD
+        rows_M = (self.written + torch.arange(len(sample_MD), device=z_ND.device)) % room
+        self.recent_RD[rows_M] = sample_MD
         self.written += len(sample_MD)
         self.seen += ranks() * len(z_ND)
 

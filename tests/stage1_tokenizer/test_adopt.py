@@ -67,13 +67,13 @@ def published(model: torch.nn.Module, style: str) -> dict[str, Tensor]:
             put(module, "encoder." + attention.format(level, number))
         if down.downsamplers and level == 0:
             put(down.downsamplers[0].conv, "encoder." + downsample.format(level))
-    for place, blocks in enumerate(model.decoder.up_blocks):  # coarsest first
-        level = 1 - place if style == "taming" else place
+    for order, blocks in enumerate(model.decoder.up_blocks):  # coarsest first
+        level = 1 - order if style == "taming" else order
         for number, resnet in enumerate(blocks.resnets):
             put(resnet, "decoder." + up(block).format(level, number))
         for number, module in enumerate(getattr(blocks, "attentions", [])):
             put(module, "decoder." + up(attention).format(level, number))
-        if blocks.upsamplers and place == 0:
+        if blocks.upsamplers and order == 0:
             put(blocks.upsamplers[0].conv, "decoder." + up(downsample).replace("downsample", "upsample").format(level))
     put(model.quant_conv, "quant_conv")
     put(model.post_quant_conv, "post_quant_conv")

@@ -61,16 +61,16 @@ def by_two() -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of all runs, by one process and by two."""
-    place = tmp_path_factory.mktemp("processes")
+    directory = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        save_drawings(place / "drawings")
+        patch.chdir(directory)
+        save_drawings(directory / "drawings")
         stage1.train(configuration(1), Path("one"))
         stage1.train(configuration(1), Path("half"), at_half)
         shutil.copytree("half", "one-then-two")  # this process has locked the other
         launch(__file__)
         stage1.train(configuration(1), Path("two-then-one"))
-    return place
+    return directory
 
 
 @pytest.mark.parametrize("name", ["two", "two-accumulating", "two-then-one", "one-then-two"])

@@ -70,7 +70,7 @@ def test_k_kill_resume_k_equals_2k_bit_for_bit(
     if discriminator:
         # It begins to learn before the checkpoint that the run goes on from; its weight rises on both sides of it.
         adversarial = {"discriminator": discriminator, "start": 0.25, "warm_up": 0.25, "ramp": 0.4, "lecam": 0.1}
-        loss = training.LossConfig.model_validate({"adversarial": adversarial})
+        loss = objective.LossConfig.model_validate({"adversarial": adversarial})
         config = config.model_copy(update={"loss": loss})
     straight, _ = train(config)
     shutil.move(straight.path, own_directory / "straight")

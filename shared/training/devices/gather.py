@@ -4,10 +4,6 @@ from accelerate import Accelerator
 from accelerate.utils import pad_across_processes
 from torch import Tensor
 
-from shared.data.vision import torchvision  # noqa: F401  # before torch-fidelity imports it
-
-# isort: split
-
 
 def gather_rows(accelerator: Accelerator, rows: Tensor, total: int) -> Tensor:
     """What every process has of `total` rows, dealt out in turns (process r has rows r, r + processes, ...), in order.

@@ -130,8 +130,8 @@ def test_a_damaged_state_is_passed_over_for_the_one_before_saying_so(
     for images in (8, 16):
         run.save(images, weights(images), weights(images), {"images": images})
     spoil(run.newest() / file, damage)
-    place, state = run.load_newest()
-    assert (place, state.training["images"]) == (run.state_after(8), 8)
+    directory, state = run.load_newest()
+    assert (directory, state.training["images"]) == (run.state_after(8), 8)
     assert f"000000000016 is damaged: {file}" in caplog.text
     assert "Going on from" in caplog.text
     # Trained on from there, the run comes by the damaged state's place again.
@@ -147,8 +147,8 @@ def test_a_damaged_state_is_replaced_when_training_comes_to_its_place_again(tmp_
         run.save(images, weights(images), weights(images), {"images": images})
     spoil(run.newest() / "training.pt", "one bit")
     run.save(16, weights(17), weights(17), {"images": 16})
-    place, state = run.load_newest()
-    assert place == run.state_after(16)
+    directory, state = run.load_newest()
+    assert directory == run.state_after(16)
     assert torch.equal(state.model["weight"], weights(17)["weight"])
 
 

@@ -75,10 +75,10 @@ def test_both_stages_log_it(drawings: Path, monkeypatch: pytest.MonkeyPatch) -> 
         clock.now += 1.0
         backward(trainee, loss)
 
-    batches_of, token_batches = stage1.batches_of, stage2.token_batches
+    training_batches, token_batches = stage1.training_batches, stage2.token_batches
     monkeypatch.setattr(data_wait, "time", clock)
     monkeypatch.setattr(Trainee, "backward", work)
-    monkeypatch.setattr(stage1, "batches_of", lambda *those: slow(batches_of(*those)))
+    monkeypatch.setattr(stage1, "training_batches", lambda *those: slow(training_batches(*those)))
     monkeypatch.setattr(stage2, "token_batches", lambda *those: slow(token_batches(*those)))
     write_random_cache()
     prior = prior_run(images=32).model_copy(update={"tokens": "tokens"})

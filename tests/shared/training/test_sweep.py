@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from shared.errors import UserError
 from shared.layers.mup import MupConfig
 from shared.training.config import RunConfig, TrainingConfig
-from shared.training.sweep import Cell, Line, Study, advice, cells, draw, main, sweep, table
+from shared.training.sweep import LossCurve, Study, Trial, advice, all_trials, draw_losses, main, sweep, table_in_words
 
 WIDTHS, RATES = (16, 32, 64), (0.5, 1.0, 2.0, 4.0)
 
@@ -56,15 +56,15 @@ def study_with(train: Formula, data: str = "the same") -> Study:
 
 
 def test_every_width_is_trained_twice_but_the_narrowest() -> None:
-    found = cells(WIDTHS, RATES)
+    found = all_trials(WIDTHS, RATES)
     assert len(found) == len(set(found)) == 5 * len(RATES)
-    assert {(cell.width, cell.base) for cell in found} == {(16, None), (32, None), (64, None), (32, 16), (64, 16)}
+    assert {(trial.width, trial.base) for trial in found} == {(16, None), (32, None), (64, None), (32, 16), (64, 16)}
 
 
-def test_a_cell_changes_width_base_and_learning_rate_only() -> None:
-    cell = Cell(64, 16, 4.0)
-    assert cell.model(Model()) == Model(width=64, mup_base_width=16)
-    before, after = TrainingConfig(images=20), cell.training(TrainingConfig(images=20))
+def test_a_trial_changes_width_base_and_learning_rate_only() -> None:
+    trial = Trial(64, 16, 4.0)
+    assert trial.model(Model()) == Model(width=64, mup_base_width=16)
+    before, after = TrainingConfig(images=20), trial.training(TrainingConfig(images=20))
     changed = {key for key, value in after if value != getattr(before, key)}
     assert changed == {"learning_rate", "log_every", "evaluate_every", "save_every", "max_bad_steps"}
     assert (after.learning_rate, after.log_every) == (4.0, 2)
@@ -81,7 +81,7 @@ def test_best_learning_rates_and_what_taking_over_the_narrowest_costs() -> None:
     assert found["standard", 64]["losses"] == (5.0, 6.0, 9.0, None)
     assert json.loads(Path("runs/sweep/formula/sweep.json").read_text()) == json.loads(json.dumps(results))
     assert "model.mup_base_width=16 training.learning_rate=2" in advice(results, "model")
-    assert table(results).count("\n") == len(found)
+    assert table_in_words(results).count("\n") == len(found)
 
 
 def test_finished_runs_are_kept_and_a_stopped_sweep_goes_on() -> None:
@@ -112,10 +112,10 @@ def test_weights_of_finished_runs_are_removed() -> None:
 
 
 def test_the_plot_shows_lines_that_diverge_in_part_and_whole() -> None:
-    lines = [Line("standard", 16, RATES, (1.0, 2.0, None, None)), Line("mup", 16, RATES, (None,) * 4)]
-    assert Image.open(io.BytesIO(draw([*lines, Line("mup", 32, RATES, (2.0,) * 4)], "loss"))).width > 1000
+    lines = [LossCurve("standard", 16, RATES, (1.0, 2.0, None, None)), LossCurve("mup", 16, RATES, (None,) * 4)]
+    assert Image.open(io.BytesIO(draw_losses([*lines, LossCurve("mup", 32, RATES, (2.0,) * 4)], "loss"))).width > 1000
     assert [line.best for line in lines] == [0, None]
-    assert [lines[0].cost(place) for place in range(3)] == [0, 1, None]
+    assert [lines[0].cost(index) for index in range(3)] == [0, 1, None]
 
 
 def test_an_optimum_at_the_edge_and_none_at_all_are_said() -> None:
@@ -123,12 +123,12 @@ def test_an_optimum_at_the_edge_and_none_at_all_are_said() -> None:
     assert "1, is the last one tried" in advice(edge, "model")
     nowhere = sweep(study_with(Formula()), (16,), (64.0,), "")
     assert "every run of the narrowest width diverged" in advice(nowhere, "model")
-    assert "diverged" in table(nowhere)
+    assert "diverged" in table_in_words(nowhere)
 
 
 def test_a_width_that_cannot_be_is_one_message() -> None:
     with pytest.raises(UserError, match="cannot have the width 0: .* give other --widths"):
-        Cell(0, None, 1.0).model(Model())
+        Trial(0, None, 1.0).model(Model())
 
 
 def test_the_command_line_begins_from_the_configurations_width_and_learning_rate(

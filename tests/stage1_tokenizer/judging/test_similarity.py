@@ -10,8 +10,8 @@ from stage1_tokenizer.judging.similarity import psnr_of, rounded, squared_error,
 def test_ssim_is_the_formula_window_by_window() -> None:
     x_BCHW = torch.rand(2, 3, 12, 11) * 2 - 1
     x_hat_BCHW = (x_BCHW + 0.3 * torch.randn_like(x_BCHW)).clamp(-1, 1)
-    place = torch.arange(11).double() - 5
-    window = torch.exp(-(place[:, None] ** 2 + place[None] ** 2) / (2 * 1.5**2))
+    offset = torch.arange(11).double() - 5
+    window = torch.exp(-(offset[:, None] ** 2 + offset[None] ** 2) / (2 * 1.5**2))
     window /= window.sum()
     eight = (((image.double() + 1) * 127.5).round() for image in (x_hat_BCHW, x_BCHW))
     a, b = (torch.nn.functional.pad(image, (5, 5, 5, 5), mode="reflect") for image in eight)

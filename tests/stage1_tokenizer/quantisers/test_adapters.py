@@ -264,7 +264,7 @@ def test_residual_codes_stay_in_use_with_more_codes_than_vectors_and_fewer(codes
         ({"kind": "fsq", "levels": []}, "levels"),
         ({"kind": "fsq", "levels": [8, 2]}, "levels.1.*greater than or equal to 3"),
         ({"kind": "fsq", "levels": [64, 64, 64, 65]}, "make 17039360 codes"),
-        ({"kind": "fsq", "codes": 64}, "no such key"),
+        ({"kind": "fsq", "codes": 64}, "quantiser.codes: kind fsq does not read it"),
         ({"kind": "lfq", "codes": 1000}, "power of two, for example 512 or 1024"),
         ({"kind": "simvq", "codebook_weight": 0}, "greater than 0"),
         ({"kind": "residual", "quantisers": 0}, "quantisers"),
@@ -320,6 +320,7 @@ import torch
 from shared.config import parse_config
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.quantisers.lfq import LFQConfig, LookupFreeQuantiser
+from stage1_tokenizer.run_config import TokenizerRun
 
 def save(trainee, run):
     rank = trainee.accelerator.process_index

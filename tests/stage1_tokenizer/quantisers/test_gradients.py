@@ -28,12 +28,12 @@ def test_rotation_is_exactly_the_code_and_turns_the_gradient_by_the_matrix_of_th
     out = rotate(z, q)
     assert torch.equal(out, q)
     (out * weight).sum().backward()
-    for place in range(50):
-        one, code = z[place].detach().double(), q[place].double()
+    for row in range(50):
+        one, code = z[row].detach().double(), q[row].double()
         w = F.normalize(one + code, dim=0)
         rotation = torch.eye(8).double() - 2 * torch.outer(w, w) + 2 * torch.outer(code, one)
         torch.testing.assert_close(rotation @ one, code, rtol=0, atol=1e-6)
-        torch.testing.assert_close(z.grad[place].double(), rotation.T @ weight[place].double(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(z.grad[row].double(), rotation.T @ weight[row].double(), rtol=1e-4, atol=1e-5)
 
 
 def test_rotation_keeps_the_angle_between_gradient_and_code() -> None:

@@ -9,9 +9,9 @@ from stage1_tokenizer.quantisers.spread import spread
 def test_each_vector_is_chosen_at_most_once() -> None:
     vectors = F.normalize(torch.randn(500, 8), dim=1)
     chosen = spread(vectors, torch.empty(0, 8), 400)
-    places = torch.cdist(chosen.double(), vectors.double()).argmin(1)
-    assert torch.equal(vectors[places], chosen)
-    assert len(places.unique()) == 400
+    rows = torch.cdist(chosen.double(), vectors.double()).argmin(1)
+    assert torch.equal(vectors[rows], chosen)
+    assert len(rows.unique()) == 400
 
 
 def test_a_dense_blank_gets_few_of_the_codes() -> None:

@@ -131,9 +131,9 @@ def test_replaced_are_the_codes_without_a_win_over_the_window(
     before: list[int] = []  # tokens of the half of the window that is over, and of the other
     since: list[int] = []
     replacements = 0
-    for places in torch.randint(1, 9, (400,)).tolist():
+    for rows in torch.randint(1, 9, (400,)).tolist():
         replaced.clear()
-        tokens = quantiser(torch.randn(1, places, 16, 8) + torch.tensor([2.0] * 4 + [0.0] * 4)).tokens_BHW.flatten()
+        tokens = quantiser(torch.randn(1, rows, 16, 8) + torch.tensor([2.0] * 4 + [0.0] * 4)).tokens_BHW.flatten()
         quantiser.maintain(optimizer)
         since += tokens.tolist()
         if len(since) >= max(window * 64, min(least_steps * len(tokens), 2500)) // 2:
