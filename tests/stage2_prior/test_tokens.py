@@ -1,0 +1,60 @@
+"""Which token cache a run is trained on, and the caches that are refused afterwards."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from shared.errors import UserError
+from shared.runs.run_directory import RunDirectory
+from shared.runs.token_cache import TokenInfo, write_cache
+from stage2_prior.tokens import changed_keys, find_tokens, open_tokens_of, remember_tokens, tokens_of
+
+INFO = TokenInfo(
+    grid=(3, 4), codes=20, code_dim=8, tokenizer="nowhere", fingerprint="0", source="none",
+    preprocessing={"image_size": [24, 32]}, views=1, class_names=None,
+)  # fmt: skip
+
+
+@pytest.fixture
+def tokens(own_directory: Path) -> Path:
+    grids = [(torch.randint(20, (6, 3, 4)), None)]
+    write_cache(Path("tokens"), INFO, torch.randn(20, 8), {"train": grids, "validation": grids})
+    return Path("tokens")
+
+
+def run_on(tokens: object) -> Path:
+    run = Path("run")
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump({"tokens": tokens}))
+    return run
+
+
+def test_what_a_run_was_trained_on_is_found_and_opened(tokens: Path) -> None:
+    run = run_on("tokens")
+    assert tokens_of(run) == tokens
+    assert open_tokens_of(run, INFO).info == INFO
+    assert find_tokens("tokens") == tokens
+    remember_tokens(RunDirectory(run), open_tokens_of(run, INFO))
+    assert TokenInfo.model_validate_json((run / "tokens.json").read_text()) == INFO
+
+
+def test_other_tokens_than_it_was_trained_on_are_refused(tokens: Path) -> None:
+    before = INFO.model_copy(update={"source": "other images", "fingerprint": "1"})
+    with pytest.raises(UserError, match="tokens was made anew, .* since run was trained on it"):
+        open_tokens_of(run_on("tokens"), before)
+    assert changed_keys(before, INFO) == ["fingerprint", "source"]
+
+
+def test_a_shared_prior_has_no_tokens_and_is_told_what_does_without(tokens: Path) -> None:
+    run = run_on("tokens")
+    (run / "tokenizer").mkdir()
+    with pytest.raises(UserError, match=r"run is a shared prior .*`python judge.py --prior run --samples N`"):
+        open_tokens_of(run, INFO)
+
+
+@pytest.mark.parametrize("value", [None, 5])
+def test_a_configuration_that_does_not_say_is_refused(own_directory: Path, value: object) -> None:
+    with pytest.raises(UserError, match=f"does not say which tokens .*tokens: {value}"):
+        tokens_of(run_on(value))
