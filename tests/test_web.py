@@ -240,7 +240,7 @@ def test_an_image_is_completed_below_the_line(run: web.Run, open_page: Callable[
     page.wait_for_function("before => document.querySelector('#kept img').src != before", arg=before)
     choose(page, "How many", 2)
     page.get_by_role("button", name="Complete", exact=True).click()
-    *_, html = web.complete(run, str(drawing), 3, 1, True, *request(num=2))
+    *_, html = web.complete(run, str(drawing), 3, 1, True, *controls(num=2))
     wait_for_pictures(page, "completed", pictures_of(html))
 
 
@@ -328,12 +328,18 @@ def test_stop_ends_the_drawing(open_page: Callable[..., Any], monkeypatch: pytes
 # Without a browser
 
 
-def request(**values: Any) -> web.Request:
+def controls(**values: Any) -> list[Any]:
     """What the controls say when nobody has touched them, but for `values`."""
-    filters = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-    filters |= {name: values.pop(name) for name in filters.keys() & values.keys()}
-    untouched = web.Request.of([16, 0, web.ANY_CLASS, *filters.values(), 1.0, "constant", 2.5, 0, 16])
-    return untouched._replace(**values)
+    untouched = {"num": 16, "seed": 0, "label": web.ANY_CLASS}
+    untouched |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    untouched |= {"scale": 1.0, "schedule": "constant", "power": 2.5, "guide_from": 0, "guide_to": 16}
+    assert values.keys() <= untouched.keys()
+    return list((untouched | values).values())
+
+
+def request(**values: Any) -> web.Request:
+    """The same, as the page understands it."""
+    return web.Request.of(controls(**values))
 
 
 def test_untouched_controls_change_nothing() -> None:
@@ -350,14 +356,14 @@ def test_every_control_reaches_the_sampler() -> None:
 
 
 def test_a_class_and_its_guidance_are_those_of_the_sampler(run: web.Run) -> None:
-    *_, html = web.draw(run, *request(num=2, label="faces", scale=3.0))
+    *_, html = web.draw(run, *controls(num=2, label="faces", scale=3.0))
     labels_B = torch.full((2,), run.info.class_names.index("faces"))
     expected_NHWC = expected_drawings(run, 2, 0, labels_B=labels_B, cfg_scale=3.0)
     assert np.array_equal(pictures_of(html), expected_NHWC)
 
 
 def test_more_images_than_a_batch_are_all_drawn(run: web.Run) -> None:
-    first, *_, last = web.draw(run, *request(num=web.BATCH + 2))
+    first, *_, last = web.draw(run, *controls(num=web.BATCH + 2))
     assert len(pictures_of(first)) == web.BATCH + 2
     difference = pictures_of(last).astype(int) - expected_drawings(run, web.BATCH + 2, 0)
     assert np.abs(difference).max() <= 1  # batches of other sizes: the decoder's last bits may round either way
@@ -371,7 +377,7 @@ def test_a_completion_keeps_what_is_above_the_line_and_never_sees_below(
     picture_HWC[8 * kept_rows :] = 0
     Image.fromarray(picture_HWC).save(tmp_path / "blackened.png")
     files = (str(drawing), str(tmp_path / "blackened.png"))
-    completed, same = (list(web.complete(run, file, kept_rows, 1, True, *request(num=3)))[-1] for file in files)
+    completed, same = (list(web.complete(run, file, kept_rows, 1, True, *controls(num=3)))[-1] for file in files)
     assert completed == same
     completed_NHWC = pictures_of(completed)
     assert np.array_equal(completed_NHWC[:, : 8 * kept_rows], np.stack([picture_HWC[: 8 * kept_rows]] * 3))
@@ -418,7 +424,7 @@ def test_messages_are_text_not_html(run: web.Run) -> None:
 )
 def test_requests_that_cannot_be_met_are_one_message(run: web.Run, values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
-        list(web.draw(run, *request(**values)))
+        list(web.draw(run, *controls(**values)))
     assert "--" not in str(raised.value)
 
 
@@ -427,7 +433,7 @@ def test_what_cannot_be_completed_is_said_in_words_of_the_page(
     run: web.Run, drawing: Path, kept_rows: int, margin: int
 ) -> None:
     with pytest.raises(UserError, match="rows of tokens to keep|margin") as raised:
-        list(web.complete(run, str(drawing), kept_rows, margin, True, *request()))
+        list(web.complete(run, str(drawing), kept_rows, margin, True, *controls()))
     assert "--" not in str(raised.value)
 
 
