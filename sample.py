@@ -156,7 +156,7 @@ def main() -> None:
     stream = Stream(panel, tokenizer, info.grid[0]) if args.stream else None
     to_draw = task.total * (prior.length - task.prefixes_NK.shape[1])
     drawing, start = 0.0, time.perf_counter()
-    decoder = Decoder(prior.to(device), rows=min(args.batch_size, task.total))
+    decoder = Decoder(prior.to(device), args.batch_size)
     with tqdm(total=to_draw, unit="tok", desc="drawing", leave=False) as bar:
         for numbers in task.batches(args.batch_size):
             began = time.perf_counter()

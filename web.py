@@ -12,7 +12,7 @@ import html
 import io
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -179,9 +179,12 @@ def growing(run: Run, request: Request, prefix_1K: Tensor) -> Iterator[Tensor]:
                 labels_B=None if label is None else torch.full((len(numbers),), label),
                 prefix_tokens_BK=prefix_1K.expand(len(numbers), -1),
             )  # fmt: skip
-            for tokens_Brw in stream(partial(telling_rows, draw_batch)):
-                images_BCHW[numbers.start : numbers.stop] = decode_rows(run.tokenizer, tokens_Brw, run.prior.grid[0])
-                yield images_BCHW
+            with closing(stream(partial(telling_rows, draw_batch))) as growing_Brw:  # so no decoder is lent that draws
+                for tokens_Brw in growing_Brw:
+                    images_BCHW[numbers.start : numbers.stop] = decode_rows(
+                        run.tokenizer, tokens_Brw, run.prior.grid[0]
+                    )
+                    yield images_BCHW
 
 
 def telling_rows(draw_batch: Callable[..., Tensor], on_row: Callable[[Tensor], None]) -> Tensor:

@@ -201,9 +201,9 @@ def _explain(problem: Any, model: type[Config]) -> str:
 
 def _explain_unknown(model: type[Config], location: Sequence[str | int]) -> str:
     """Why there is no such key: it is that of other kinds, a slip, or neither."""
-    *place, name = location
-    known, tag = _known_keys(model, place), place[-1] if place else ""
-    others = _kinds_with(model, place[:-1], str(name)) if _is_tag(model, place) else []
+    *parents, name = location
+    known, tag = _known_keys(model, parents), parents[-1] if parents else ""
+    others = _kinds_with(model, parents[:-1], str(name)) if _is_tag(model, parents) else []
     if others:
         kinds, do = ("kinds", "do") if len(others) > 1 else ("kind", "does")
         return f"kind {tag} does not read it; {kinds} {_listed(others)} {do}"
@@ -244,14 +244,14 @@ def _kinds(model: type[Config]) -> tuple[str, ...]:
 
 
 def _is_tag(model: type[Config], location: Sequence[str | int]) -> bool:
-    """Whether the last part of a place is no key, but the kind that pydantic chose there."""
-    *place, last = location or [""]
-    models = _models_at(model, place)
+    """Whether the last part of a location is no key, but the kind that pydantic chose there."""
+    *parents, last = location or [""]
+    models = _models_at(model, parents)
     return not any(last in one.model_fields for one in models) and any(last in _kinds(one) for one in models)
 
 
 def _typed_key(model: type[Config], location: Sequence[str | int]) -> str:
-    """A place as an override would name it: without the kinds that pydantic notes in it."""
+    """A location as an override would name it: without the kinds that pydantic notes in it."""
     return ".".join(str(part) for end, part in enumerate(location, 1) if not _is_tag(model, location[:end]))
 
 

@@ -29,3 +29,13 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def drawings(tmp_path: Path) -> Path:
     """A folder of twelve drawings at 32 px in two classes, `animals` and `faces`."""
     return save_drawings(tmp_path / "drawings")
+
+
+@pytest.fixture
+def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights can be downloaded."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)

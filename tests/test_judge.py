@@ -43,14 +43,6 @@ def run(drawings: Path) -> Path:
     return stage2.train(prior_run(images=16))[0].path
 
 
-@pytest.fixture
-def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
-
-
 @pytest.mark.usefixtures("closed_network")
 def test_every_measure_is_that_of_the_images_drawn(run: Path) -> None:
     drawing = Drawing(images=6, seed=3, batch_size=4, sampling=SamplingConfig(temperature=0.9))

@@ -342,6 +342,27 @@ def request(**values: Any) -> web.Request:
     return web.Request.of(controls(**values))
 
 
+def test_a_decoder_is_not_lent_while_it_draws(run: web.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visitor who leaves ends the drawing at its next row; until then nobody else is given the decoder."""
+    lent: list[bool] = []
+
+    def endless(decoder: Decoder, numbers: range, *_: Any, on_row: Callable[[Tensor], None], **__: Any) -> Tensor:
+        try:
+            while True:
+                on_row(torch.zeros(len(numbers), 1, 4, dtype=torch.long))
+                time.sleep(0.01)
+        finally:
+            time.sleep(0.2)
+            lent.append(decoder in run.idle)
+
+    monkeypatch.setattr(Decoder, "generate", endless)
+    drawing = web.draw(run, *controls(num=2))
+    next(drawing)
+    drawing.close()
+    assert lent == [False]
+    assert run.idle
+
+
 def test_untouched_controls_change_nothing() -> None:
     logits_BV = torch.randn(3, 20)
     assert torch.equal(filter_logits(logits_BV, request().sampling()), logits_BV)

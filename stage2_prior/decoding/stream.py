@@ -1,6 +1,6 @@
 """Grids while they are drawn: a decode loop that calls back, turned into an iterator."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Event
@@ -12,7 +12,7 @@ class Abandoned(Exception):
     """Nobody is waiting for the grids any more."""
 
 
-def stream(draw: Callable[[Callable[[Tensor], None]], Tensor]) -> Iterator[Tensor]:
+def stream(draw: Callable[[Callable[[Tensor], None]], Tensor]) -> Generator[Tensor, None, None]:
     """Give what `draw(on_row)` passes to `on_row` as it comes, and at last what it returns.
 
     It runs in a thread of its own, and never waits: what came while the reader was busy is passed over but for the

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from accelerate import Accelerator
 
 from stage1_tokenizer.judging.evaluation import evaluate_run
@@ -22,14 +21,6 @@ from tests.tiny import tokenizer_run
 @pytest.fixture
 def run(drawings: Path) -> Path:
     return train(tokenizer_run(drawings, images=40))[0].path
-
-
-@pytest.fixture
-def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
 
 
 @pytest.mark.usefixtures("closed_network")

@@ -26,14 +26,6 @@ def run(drawings: Path) -> Path:
     return train(tokenizer_run(drawings, images=40))[0].path
 
 
-@pytest.fixture
-def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
-
-
 @pytest.mark.usefixtures("closed_network")
 def test_every_measure_is_that_of_the_rounded_images_of_the_split(run: Path) -> None:
     found = evaluate_run(run, "all", 5, None, Accelerator())

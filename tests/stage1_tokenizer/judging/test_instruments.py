@@ -94,14 +94,6 @@ def test_the_quick_instruments_say_what_training_logs(tokenizer: Tokenizer) -> N
     assert list(readings.figures) == ["psnr", "l2", "usage", "perplexity"]
 
 
-@pytest.fixture
-def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
-
-
 @pytest.mark.usefixtures("closed_network")
 def test_images_too_small_for_an_instrument_are_no_error(tokenizer: Tokenizer) -> None:
     missing = open_kit(tokenizer, (8, 8), None, "cpu").missing
