@@ -7,6 +7,7 @@ import pytest
 
 from shared.config import Config, completed, dump_config, load_config, parse_command_line, parse_config
 from shared.errors import UserError
+from stage1_tokenizer.backbones.conv import ConvConfig
 from stage1_tokenizer.compare import Comparison
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.run_config import PriorRun
@@ -28,7 +29,9 @@ def test_every_shipped_config_is_valid_and_survives_a_round_trip(path: Path, tmp
 
 def test_overrides_are_yaml_values_at_dotted_keys() -> None:
     config = load_config(TokenizerRun, DEMO, ["training.images=7", "data.augment=null", "model.backbone.widths=[8, 8]"])
-    assert (config.training.images, config.data.augment, config.model.backbone.widths) == (7, None, (8, 8))
+    backbone = config.model.backbone
+    assert isinstance(backbone, ConvConfig)
+    assert (config.training.images, config.data.augment, backbone.widths) == (7, None, (8, 8))
 
 
 @pytest.mark.parametrize(
