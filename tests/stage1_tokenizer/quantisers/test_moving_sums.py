@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
+from tests.narrow import present
 
 DECAY = 0.9
 
@@ -65,9 +66,9 @@ def test_a_code_without_wins_stays_exactly_where_it_is() -> None:
 def test_revival_resets_the_sums() -> None:
     config = VectorConfig(codes=8, dim=4, warm_up=0, codebook="ema", revival_window=2, revival_steps=0)
     quantiser = VectorQuantiser(config)
-    quantiser.moving_sums.sums_KD.mul_(1000)
+    present(quantiser.moving_sums).sums_KD.mul_(1000)
     before_KD = quantiser.codebook.clone()
     tokens_N = train_step(quantiser, F.normalize(torch.ones(8, 4) + 0.1 * torch.randn(8, 4), dim=1))
     revived_K = (quantiser.codebook != before_KD).any(1).scatter(0, tokens_N, False)
     assert revived_K.any()
-    assert torch.equal(quantiser.moving_sums.sums_KD[revived_K], quantiser.codebook[revived_K])
+    assert torch.equal(present(quantiser.moving_sums).sums_KD[revived_K], quantiser.codebook[revived_K])
