@@ -35,7 +35,7 @@ def info_of(codes: int, side: int, class_names: list[str] | None = None) -> Toke
      {"kind": "gpt", "head": "tied", "conditioning": "norm"}],
     ids=str,
 )  # fmt: skip
-def test_shapes_without_contents_keep_what_real_tensors_do(options: dict, precision: str) -> None:
+def test_shapes_without_contents_keep_what_real_tensors_do(options: dict, precision: Precision) -> None:
     config, info = PriorConfig(**SMALL, **options), info_of(300, 8, ["a", "b"])
     memory = training_memory(config, info, precision)
     prior = build_prior(config, info, torch.randn(300, 8))
