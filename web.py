@@ -11,7 +11,7 @@ import base64
 import html
 import io
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -157,7 +157,7 @@ class Request(NamedTuple):
 # What the tabs do
 
 
-def draw(run: Run, *values: Any) -> Iterator[Html]:
+def draw(run: Run, *values: Any) -> Generator[Html, None, None]:
     """New images, again and again while they grow."""
     no_prefix_1K = torch.empty(1, 0, dtype=torch.long)
     for images_BCHW in growing(run, Request.of(values), no_prefix_1K):

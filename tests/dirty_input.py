@@ -153,7 +153,8 @@ def animated(rng: random.Random) -> tuple[bytes, str]:
 def deep(rng: random.Random) -> tuple[bytes, str]:
     """More than 8 bits a channel."""
     grey_HW = np.asarray(picture(rng, "L"))
-    wide_HW = rng.choice([grey_HW.astype(np.uint16) * 257, grey_HW.astype(np.int32) * 257, grey_HW / np.float32(255)])
+    wider = (grey_HW.astype(np.uint16) * 257, grey_HW.astype(np.int32) * 257, grey_HW / np.float32(255))
+    wide_HW: np.ndarray = rng.choice(wider)
     suffix = ".png" if wide_HW.dtype == np.uint16 and rng.random() < 0.5 else ".tiff"
     return encode(Image.fromarray(wide_HW), suffix), suffix
 
@@ -423,9 +424,9 @@ class Trial:
             self._end("images", skipped, {USED}, folder)
             return
         names = {name[:3]: name for name in skipped}
-        for number, kind in kinds.items():
-            end, ends = SKIPPED if number in names else USED, IMAGES[kind].ends if kind in IMAGES else {USED}
-            self._end(kind, end, ends, folder, names.get(number, number))
+        for start, kind in kinds.items():
+            end, ends = SKIPPED if start in names else USED, IMAGES[kind].ends if kind in IMAGES else {USED}
+            self._end(kind, end, ends, folder, names.get(start, start))
         self._clear(folder)
 
     def folder_of_a_kind(self, kind: str) -> None:
@@ -510,7 +511,7 @@ def main() -> None:
         print(failure, file=sys.stderr)
     if not trial.failures:
         shutil.rmtree(root)
-    kinds = {kind: {} for kind, _ in trial.counts}
+    kinds: dict[str, dict[str, int]] = {kind: {} for kind, _ in trial.counts}
     for (kind, end), number in sorted(trial.counts.items()):
         kinds[kind][end] = number
     sound_ones = trial.counts.total() - args.inputs

@@ -97,7 +97,7 @@ def expected_shares(drawn_NL: torch.Tensor, cache: TokenCache) -> dict[str, floa
 @pytest.mark.usefixtures("closed_network")
 @pytest.mark.parametrize("reference", ["train", "validation"])
 def test_each_image_is_seen_once_by_a_network(run: Path, reference: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = Counter()
+    seen: Counter[bytes] = Counter()
 
     class Network:
         name = "vgg16"

@@ -11,6 +11,7 @@ import pytest
 from shared.config import save_config
 from shared.runs.run_directory import RunDirectory
 from tests.launch import ROOT
+from tests.narrow import present
 from tests.tiny import tokenizer_run
 
 SCRIPT = ROOT / "slurm/train.sh"
@@ -82,7 +83,7 @@ def test_a_warned_training_saves_and_the_requeued_job_goes_on(cluster: dict[str,
     environment = cluster | {"MASTER_ADDR": "", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     environment |= {"PYTHONPATH": str(ROOT)}
     executable(Path("bin/scontrol"), SCONTROL.replace("echo first", "echo 127.0.0.1"))
-    command = [SCRIPT, "stage1_tokenizer.train", "tiny.yaml"]
+    command: list[str | Path] = [SCRIPT, "stage1_tokenizer.train", "tiny.yaml"]
     run = RunDirectory(Path("runs/tokenizer/tiny"))
     job = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     while job.poll() is None and not run.metrics.exists():
@@ -90,9 +91,9 @@ def test_a_warned_training_saves_and_the_requeued_job_goes_on(cluster: dict[str,
     Path("warn").touch()
     _, said = job.communicate()
     assert job.returncode == 75, said
-    assert f"stopped after {int(run.newest().name)} images" in said
-    assert 0 < int(run.newest().name) < 240
+    assert f"stopped after {int(present(run.newest()).name)} images" in said
+    assert 0 < int(present(run.newest()).name) < 240
     assert requeued() == ["requeue 1234567"]
     assert subprocess.run(command, env=environment, check=False).returncode == 0
-    assert int(run.newest().name) == 240
+    assert int(present(run.newest()).name) == 240
     assert requeued() == ["requeue 1234567"]

@@ -33,6 +33,7 @@ from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig, filter_logits
 from stage2_prior.decoding.guidance import GuidanceConfig
 from tests.launch import ROOT
+from tests.narrow import present
 from tests.tiny import generate, prior_run, save_drawings, tokenizer_run
 
 gr = pytest.importorskip("gradio", reason="the web page needs gradio: pip install '.[web]'")
@@ -62,7 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> web.Run:
 def address(run: web.Run) -> Iterator[str]:
     """Where the page is served."""
     page = web.serve(run, "127.0.0.1", port=None)
-    yield page.local_url
+    yield present(page.local_url)
     page.close()
 
 
@@ -158,7 +159,11 @@ def test_drawing_shows_the_images_of_that_seed_growing(
     run: web.Run, open_page: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slowly(*arguments: Any, on_row: Callable[[Tensor], None], **options: Any) -> Tensor:
-        return draw(*arguments, on_row=lambda rows: (on_row(rows), time.sleep(0.5)), **options)
+        def on_row_slowly(rows_Brw: Tensor) -> None:
+            on_row(rows_Brw)
+            time.sleep(0.5)
+
+        return draw(*arguments, on_row=on_row_slowly, **options)
 
     whole_NHWC = expected_drawings(run, 3, seed=5)
     draw = Decoder.generate
@@ -296,17 +301,19 @@ def test_the_codebook_is_shown_by_use(run: web.Run, open_page: Callable[..., Any
     page.locator("#codes img").nth(63).wait_for()
     captions = [caption.split("\n") for caption in page.locator("#codes figcaption").all_inner_texts()]
     shown_uses = {int(code): int(use) for code, use in captions}
-    assert shown_uses == dict(enumerate(run.uses_K.tolist()))
+    assert shown_uses == dict(enumerate(present(run.uses_K).tolist()))
     assert list(shown_uses.values()) == sorted(shown_uses.values(), reverse=True)
 
 
 def test_stop_ends_the_drawing(open_page: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, ended = [], Event()
+    rows: list[Tensor] = []
+    ended = Event()
 
     def endless(*arguments: Any, on_row: Callable[[Tensor], None], **options: Any) -> Tensor:
         try:
             while len(rows) < PATIENCE / 100:
-                rows.append(on_row(torch.zeros(16, 1, 4, dtype=torch.long)))
+                rows.append(torch.zeros(16, 1, 4, dtype=torch.long))
+                on_row(rows[-1])
                 time.sleep(0.1)
         finally:
             ended.set()
@@ -378,7 +385,7 @@ def test_every_control_reaches_the_sampler() -> None:
 
 def test_a_class_and_its_guidance_are_those_of_the_sampler(run: web.Run) -> None:
     *_, html = web.draw(run, *controls(num=2, label="faces", scale=3.0))
-    labels_B = torch.full((2,), run.info.class_names.index("faces"))
+    labels_B = torch.full((2,), present(run.info.class_names).index("faces"))
     expected_NHWC = expected_drawings(run, 2, 0, labels_B=labels_B, cfg_scale=3.0)
     assert np.array_equal(pictures_of(html), expected_NHWC)
 
@@ -409,7 +416,7 @@ def test_uses_are_those_of_the_cache_and_not_shown_where_unknown(run: web.Run) -
     place = Path(run.info.preprocessing["source"]).parent / run.info.tokenizer / "tokens"
     cache = open_cache(place)
     used = np.concatenate([tokens.ravel() for tokens in cache.tokens.values()])
-    assert run.uses_K.tolist() == [int((used == code).sum()) for code in range(64)]
+    assert present(run.uses_K).tolist() == [int((used == code).sum()) for code in range(64)]
     unknown = replace(run, uses_K=None)
     (page,) = web.browse(unknown, web.BY_NUMBER, 1)
     assert len(pictures_of(page)) == 64

@@ -174,8 +174,11 @@ def train(kind: str, rounds: int, peak: float) -> dict[str, object]:
 def operations_of(prior: Prior) -> float:
     """Floating-point operations of training on one token."""
     model = prior.config
-    mamba = isinstance(model, MambaConfig)
-    mixing = 2 * model.expand * model.width * model.d_state if mamba else 2 * model.width * TOKENS / 2
+    mixing = (
+        2 * model.expand * model.width * model.d_state
+        if isinstance(model, MambaConfig)
+        else 2 * model.width * TOKENS / 2
+    )
     return 6 * (linear_weights(prior) + model.depth * mixing)
 
 

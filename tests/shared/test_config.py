@@ -7,8 +7,10 @@ import pytest
 
 from shared.config import Config, completed, dump_config, load_config, parse_command_line, parse_config
 from shared.errors import UserError
+from stage1_tokenizer.backbones.conv import ConvConfig
 from stage1_tokenizer.comparing.config import Comparison
 from stage1_tokenizer.run_config import TokenizerRun
+from stage2_prior.config import GptConfig, MambaConfig
 from stage2_prior.run_config import PriorRun
 from tests.launch import ROOT
 
@@ -28,7 +30,9 @@ def test_every_shipped_config_is_valid_and_survives_a_round_trip(path: Path, tmp
 
 def test_overrides_are_yaml_values_at_dotted_keys() -> None:
     config = load_config(TokenizerRun, DEMO, ["training.images=7", "data.augment=null", "model.backbone.widths=[8, 8]"])
-    assert (config.training.images, config.data.augment, config.model.backbone.widths) == (7, None, (8, 8))
+    backbone = config.model.backbone
+    assert isinstance(backbone, ConvConfig)
+    assert (config.training.images, config.data.augment, backbone.widths) == (7, None, (8, 8))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,7 @@ def test_a_file_that_extends_another_changes_its_keys_only(tmp_path: Path) -> No
     (tmp_path / "two.yaml").write_text("extends: one.yaml\nname: two\nmodel: {depth: 4}\n")
     (tmp_path / "three.yaml").write_text("extends: two.yaml\ntraining: {batch_size: 7}\n")
     config = load_config(PriorRun, tmp_path / "three.yaml", ["model.heads=4"])
+    assert isinstance(config.model, GptConfig)
     assert (config.name, config.model.depth, config.model.width, config.model.heads) == ("two", 4, 32, 4)
     assert (config.training.images, config.training.batch_size) == (5, 7)
 
@@ -192,4 +197,5 @@ def test_a_part_of_another_kind_takes_the_place_of_the_one_before(tmp_path: Path
     (tmp_path / "same.yaml").write_text("extends: one.yaml\nmodel: {kind: mamba, depth: 4}\n")
     gpt, same = (load_config(PriorRun, tmp_path / f"{name}.yaml") for name in ("gpt", "same"))
     assert (gpt.model.kind, gpt.model.depth, gpt.training.images) == ("gpt", 4, 5)
+    assert isinstance(same.model, MambaConfig)
     assert (same.model.d_state, same.model.depth) == (16, 4)

@@ -17,12 +17,14 @@ from stage1_tokenizer.backbones.sequence import (
     GridPositions,
     MambaVisionConfig,
     MambaVisionMixer,
+    PatchConfig,
     patch_kernel,
 )
 from stage1_tokenizer.judging.similarity import psnr_of
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from tests.launch import ROOT
+from tests.narrow import part
 
 KINDS = ["conv", "resnet", "attention", "mamba", "bimamba", "mambavision"]
 SEQUENCES = ["attention", "mamba", "bimamba", "mambavision"]
@@ -97,14 +99,15 @@ def test_unpatchify_by_convolutions_sees_its_neighbours(kind: str) -> None:
     z_BDhw = torch.randn(1, 32, 5, 5)
     changed = z_BDhw.clone()
     changed[:, :, 2, 2] += 1
+    near = part(model, "decoder.unpatchify", nn.Module)
     with torch.no_grad():
-        difference = (model.decoder.unpatchify(z_BDhw) - model.decoder.unpatchify(changed)).abs().sum(1)[0]
+        difference = (near(z_BDhw) - near(changed)).abs().sum(1)[0]
     touched = difference > 1e-6
     assert touched.shape == (20, 20)
     assert touched[8:12, 8:12].all()
     # Two 7 x 7 kernels at twice the grid, whose places are 2 pixels wide here: 6 of them on each side.
     assert touched.any(0).nonzero().flatten().tolist() == list(range(20))
-    far = tokenizer(kind, unpatchify="linear", overlap=False, smoothing=False).decoder.unpatchify
+    far = part(tokenizer(kind, unpatchify="linear", overlap=False, smoothing=False), "decoder.unpatchify", nn.Module)
     with torch.no_grad():
         assert (far(z_BDhw) != far(changed)).any(1)[0].any(0).nonzero().flatten().tolist() == [8, 9, 10, 11]
 
@@ -120,8 +123,11 @@ def test_layer_scale_is_learned(kind: str) -> None:
 @pytest.mark.parametrize("kind", SEQUENCES)
 def test_blocks_are_the_identity_where_every_branch_is_scaled_to_nothing(kind: str) -> None:
     x_BLD = torch.randn(2, 16, 32)
-    assert not torch.allclose(tokenizer(kind).encoder.blocks(x_BLD), x_BLD, atol=0.1)
-    torch.testing.assert_close(tokenizer(kind, layer_scale=1e-12).encoder.blocks(x_BLD), x_BLD)
+    blocks, scaled = (
+        part(model, "encoder.blocks", nn.Module) for model in (tokenizer(kind), tokenizer(kind, layer_scale=1e-12))
+    )
+    assert not torch.allclose(blocks(x_BLD), x_BLD, atol=0.1)
+    torch.testing.assert_close(scaled(x_BLD), x_BLD)
 
 
 @pytest.mark.parametrize("kind", ["conv", *SEQUENCES])
@@ -150,7 +156,9 @@ def test_overlap_and_smoothing_keep_the_grid_and_change_what_they_say(
 ) -> None:
     model = tokenizer(kind, overlap=overlap, smoothing=smoothing)
     assert model.tokenize(torch.zeros(1, 3, 16, 24)).shape == (1, 4, 6)
-    assert patch_kernel(model.config.backbone) == ((8, 2) if overlap else (4, 0))
+    backbone = model.config.backbone
+    assert isinstance(backbone, PatchConfig)
+    assert patch_kernel(backbone) == ((8, 2) if overlap else (4, 0))
     assert any(name.startswith("decoder.smoothing") for name in model.state_dict()) == smoothing
 
 
@@ -186,10 +194,10 @@ def test_mambavisions_plain_half_never_enters_the_scan() -> None:
 
 
 def test_mambavision_has_attention_in_its_last_half() -> None:
-    blocks = list(tokenizer("mambavision", depth=4).encoder.blocks)
+    blocks = list(part(tokenizer("mambavision", depth=4), "encoder.blocks", nn.Sequential))
     assert [type(block).__name__ for block in blocks] == ["MambaBlock", "MambaBlock", "Encoder"]
     assert all(isinstance(block.mixer, MambaVisionMixer) for block in blocks[:2])
-    assert len(blocks[-1].layers) == 2 * 2  # attention and MLP, twice
+    assert len(part(blocks[-1], "layers", nn.ModuleList)) == 2 * 2  # attention and MLP, twice
 
 
 def test_positions_are_interpolated_for_other_grids() -> None:

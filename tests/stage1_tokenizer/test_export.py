@@ -200,7 +200,12 @@ def test_the_command_says_where_it_wrote_and_how_well_it_agrees(
 ) -> None:
     run = saved_run(drawings, "conv", "fsq")
     asked = []
-    monkeypatch.setattr(command, "export", lambda *arguments: asked.append(arguments) or Agreement(2, 128, 1, 3e-7))
+
+    def note(*arguments: object) -> Agreement:
+        asked.append(arguments)
+        return Agreement(2, 128, 1, 3e-7)
+
+    monkeypatch.setattr(command, "export", note)
     monkeypatch.setattr(sys, "argv", ["export", "--images", "openmoji"])
     command.main()
     assert asked == [(run, run / "onnx", "openmoji")]

@@ -22,6 +22,7 @@ from stage1_tokenizer.losses import objective
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
 from tests.launch import ROOT
+from tests.narrow import present
 from tests.tiny import QUANTISERS, logged, tokenizer_run
 
 
@@ -89,11 +90,11 @@ def test_k_kill_resume_k_equals_2k_bit_for_bit(
         with pytest.raises(Killed):
             train(config)
     run = RunDirectory(Path("runs/tokenizer/tiny"))
-    assert run.newest().name == "000000000064"
+    assert present(run.newest()).name == "000000000064"
     resumed, _ = train(config)
 
     one, other = RunDirectory(own_directory / "straight"), resumed
-    for ours, theirs in zip(one.load(one.newest()), other.load(other.newest()), strict=True):
+    for ours, theirs in zip(one.load(present(one.newest())), other.load(present(other.newest())), strict=True):
         assert_equal(ours, theirs)
     assert logged(other.path) == logged(one.path)
 
@@ -101,12 +102,15 @@ def test_k_kill_resume_k_equals_2k_bit_for_bit(
 def assert_equal(one: object, other: object) -> None:
     """The same tensors, numbers and containers, bit for bit."""
     if isinstance(one, torch.Tensor):
+        assert isinstance(other, torch.Tensor)
         assert torch.equal(one, other)
     elif isinstance(one, dict):
+        assert isinstance(other, dict)
         assert one.keys() == other.keys()
         for key in one:
             assert_equal(one[key], other[key])
     elif isinstance(one, list | tuple):
+        assert isinstance(other, list | tuple)
         assert len(one) == len(other)
         for ours, theirs in zip(one, other, strict=True):
             assert_equal(ours, theirs)
@@ -117,7 +121,7 @@ def assert_equal(one: object, other: object) -> None:
 @pytest.mark.parametrize("quantiser", QUANTISERS)
 def test_accumulation_takes_the_same_images_into_one_step(drawings: Path, quantiser: str) -> None:
     run, held_out = train(tokenizer_run(drawings, quantiser, images=64, batch_size=4, accumulation=2))
-    assert run.newest().name == "000000000064"
+    assert present(run.newest()).name == "000000000064"
     assert held_out.quality().psnr > 5
 
 
@@ -157,7 +161,7 @@ def test_a_step_that_is_not_finite_leaves_nothing_behind_and_is_counted(
 
     def keep(self: RunDirectory, images: int, *parts: dict[str, Any]) -> None:
         save(self, images, *parts)
-        states[images] = self.load(self.newest())
+        states[images] = self.load(present(self.newest()))
 
     spoil_steps(monkeypatch, {6, 7})
     monkeypatch.setattr(RunDirectory, "save", keep)
@@ -203,7 +207,7 @@ def test_weights_missing_after_a_kill_are_published_again(drawings: Path) -> Non
     (run.path / "model.safetensors").write_bytes(b"of an older state")
     train(config)
     for name in ("ema.safetensors", "model.safetensors"):
-        assert (run.path / name).read_bytes() == (run.newest() / name).read_bytes()
+        assert (run.path / name).read_bytes() == (present(run.newest()) / name).read_bytes()
 
 
 def test_a_second_process_on_one_run_is_refused(drawings: Path) -> None:
@@ -252,11 +256,15 @@ def train_and_signal(drawings: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
                     os.kill(os.getpid(), number)
             return end_step(self)
 
+        def command() -> None:
+            train(tokenizer_run(drawings))
+
         monkeypatch.setattr(training.Trainee, "end_step", end_step_signalled)
         with pytest.raises(SystemExit) as ended:
-            run_command(lambda: train(tokenizer_run(drawings)))
+            run_command(command)
         monkeypatch.setattr(training.Trainee, "end_step", end_step)
         signals._asked, signals._stepping = None, False  # as in the next process
+        assert isinstance(ended.value.code, int)
         return ended.value.code
 
     yield run
@@ -278,7 +286,7 @@ def test_a_signal_saves_after_the_step_and_the_same_command_goes_on(
         assert run.newest() == run.state_after(at + 8)
     resumed, _ = train(tokenizer_run(drawings))
     one = RunDirectory(own_directory / "straight")
-    assert_equal(one.load(one.newest()), resumed.load(resumed.newest()))
+    assert_equal(one.load(present(one.newest())), resumed.load(present(resumed.newest())))
     assert logged(resumed.path) == logged(one.path)
 
 

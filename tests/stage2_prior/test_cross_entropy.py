@@ -11,11 +11,13 @@ from stage2_prior import cross_entropy
 from stage2_prior.cross_entropy import linear_cross_entropy
 
 
-def problem(n: int, codes: int, width: int, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], Tensor]:
+def problem(
+    n: int, codes: int, width: int, dtype: torch.dtype = torch.float64
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     generator = torch.Generator().manual_seed(n + codes)
     shapes = [(n, width), (codes, width), (codes,)]
-    inputs = [torch.randn(*s, generator=generator, dtype=dtype).requires_grad_() for s in shapes]
-    return inputs, torch.randint(codes, (n,), generator=generator)
+    h, table, bias = (torch.randn(*s, generator=generator, dtype=dtype).requires_grad_() for s in shapes)
+    return (h, table, bias), torch.randint(codes, (n,), generator=generator)
 
 
 def whole(h: Tensor, table: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
@@ -54,7 +56,7 @@ def without_kernels(monkeypatch: pytest.MonkeyPatch, by_kernel: bool) -> None:
 def test_float32_at_full_size_of_the_codebook(bias: bool, by_kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     without_kernels(monkeypatch, by_kernel)
     inputs, targets = problem(300, 16_384, 32, torch.float32)
-    given = inputs if bias else [*inputs[:2], None]
+    given: tuple[Tensor, Tensor, Tensor | None] = inputs if bias else (*inputs[:2], None)
     ours, expected = linear_cross_entropy(*given, targets), whole(*given, targets)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     wanted = inputs if bias else inputs[:2]

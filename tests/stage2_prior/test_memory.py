@@ -1,6 +1,7 @@
 """What training a prior takes: against real tensors, and against the peak of a real training."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,15 @@ from tests.benchmarks.timing import peak_mb
 from tests.launch import ROOT
 from tests.tiny import prior_config
 
-SMALL = {"depth": 3, "width": 64, "heads": 2, "headdim": 16, "d_state": 16, "head_rank": 16, "dropout": 0.1}
+SMALL: dict[str, Any] = {
+    "depth": 3,
+    "width": 64,
+    "heads": 2,
+    "headdim": 16,
+    "d_state": 16,
+    "head_rank": 16,
+    "dropout": 0.1,
+}
 
 
 def info_of(codes: int, side: int, class_names: list[str] | None = None) -> TokenInfo:
@@ -36,7 +45,7 @@ def info_of(codes: int, side: int, class_names: list[str] | None = None) -> Toke
      {"kind": "gpt", "head": "tied", "conditioning": "norm"}],
     ids=str,
 )  # fmt: skip
-def test_shapes_without_contents_keep_what_real_tensors_do(options: dict, precision: str) -> None:
+def test_shapes_without_contents_keep_what_real_tensors_do(options: dict, precision: Precision) -> None:
     config, info = prior_config(**SMALL, **options), info_of(300, 8, ["a", "b"])
     memory = training_memory(config, info, precision)
     prior = build_prior(config, info, torch.randn(300, 8))

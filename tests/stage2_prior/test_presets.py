@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from shared.config import load_config
+from stage2_prior.config import GptConfig
 from stage2_prior.prior import Prior
 from stage2_prior.run_config import PriorRun
 from tests.launch import ROOT
@@ -48,6 +49,7 @@ def test_every_preset_trains_on_batches_of_256(path: Path) -> None:
 def test_shapes_are_llamagens(name: str, depth: int, width: int, heads: int) -> None:
     """GPT-B and GPT-L of Sun et al. 2024, table 1."""
     model = load_config(PriorRun, next(path for path in FILES if path.stem == name)).model
+    assert isinstance(model, GptConfig)
     assert (model.depth, model.width, model.heads) == (depth, width, heads)
 
 

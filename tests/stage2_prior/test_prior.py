@@ -7,15 +7,25 @@ import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.errors import UserError
 from shared.layers.mamba2 import Mamba2
+from stage2_prior.attention import Attention
 from stage2_prior.config import parse_prior
 from stage2_prior.prior import Prior
+from tests.narrow import part, present
 from tests.tiny import prior_config
 
-SMALL = {"depth": 3, "width": 32, "heads": 4, "d_state": 16, "headdim": 16, "pattern": "ma", "chunk_size": 4}
+SMALL: dict[str, Any] = {
+    "depth": 3,
+    "width": 32,
+    "heads": 4,
+    "d_state": 16,
+    "headdim": 16,
+    "pattern": "ma",
+    "chunk_size": 4,
+}
 KINDS: list[dict[str, Any]] = [
     {"kind": "mamba"},
     {"kind": "mamba", "mlp_ratio": 2.0},
@@ -127,8 +137,8 @@ def test_every_parameter_learns(head: str) -> None:
         with torch.no_grad():
             for parameter in prior.parameters():
                 assert parameter.grad is not None
-                parameter -= 0.1 * parameter.grad
-    assert [name for name, parameter in prior.named_parameters() if not parameter.grad.any()] == []
+                parameter.sub_(0.1 * parameter.grad)
+    assert [name for name, parameter in prior.named_parameters() if not present(parameter.grad).any()] == []
 
 
 @pytest.mark.parametrize(("kind", "head"), [("mamba", "codes"), ("gpt", "full"), ("hybrid", "tied")])
@@ -179,7 +189,7 @@ def test_adaptive_norms_start_as_the_identity_and_tell_classes_apart_at_every_po
         blind_BLD = prior.norm(prior.vocabulary.embed(prior.inputs(tokens_BL), prior.vocabulary.table()))
         torch.testing.assert_close(prior.hidden(prior.inputs(tokens_BL)), blind_BLD)
         random_weights(prior)
-        prior.vocabulary.embedding.weight[50:] = 0  # so that the start tokens tell nothing
+        part(prior, "vocabulary.embedding", nn.Embedding).weight[50:] = 0  # so that the start tokens tell nothing
         labelled = [prior(prior.inputs(tokens_BL, label_B)) for label_B in (torch.tensor([0]), torch.tensor([1]), None)]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert ((labelled[one] - labelled[other]).abs().amax(-1) > 1e-3).all()
@@ -206,13 +216,13 @@ def test_dropout_acts_in_training_only() -> None:
 def test_what_writes_into_the_residual_stream_starts_small_and_mamba_keeps_its_own() -> None:
     gpt = small_prior(kind="gpt", depth=8, width=256)
     assert abs(gpt.blocks[0].mixer.out_proj.weight.std().item() - 0.02 / 4) < 5e-4
-    assert abs(gpt.blocks[0].mixer.qkv_proj.weight.std().item() - 0.02) < 5e-4
-    config = {"d_model": 32, "d_state": 16, "headdim": 16, "expand": 2, "chunk_size": 4}
+    assert abs(part(gpt, "blocks.0.mixer", Attention).qkv_proj.weight.std().item() - 0.02) < 5e-4
+    config: dict[str, Any] = {"d_model": 32, "d_state": 16, "headdim": 16, "expand": 2, "chunk_size": 4}
     torch.manual_seed(1)
     own = Mamba2(**config)
     torch.manual_seed(1)
     prior = Prior(prior_config(**(SMALL | {"depth": 1})), 1, (1, 1))
-    mixer = prior.blocks[0].mixer
+    mixer = part(prior, "blocks.0.mixer", Mamba2)
     with torch.no_grad():
         assert own.in_proj.weight.std().item() == pytest.approx(mixer.in_proj.weight.std().item(), rel=0.1)
     assert torch.equal(own.D, mixer.D)

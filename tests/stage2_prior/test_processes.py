@@ -116,8 +116,8 @@ SAME = ["whole", "sharded", "sharded-accumulating", "sharded-killed", "two-then-
 def test_two_processes_log_and_learn_what_one_does(runs: Path, name: str) -> None:
     one, two = logged(runs / "one" / RUN), logged(runs / name / RUN)
     assert len(one) == len(two) == 8 + 2
-    for ours, theirs in zip(one, two, strict=True):
-        assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-5)
+    for line, other in zip(one, two, strict=True):
+        assert other == pytest.approx(line, rel=1e-5, abs=1e-5)
     ours, theirs = state_of(runs / "one" / RUN), state_of(runs / name / RUN)
     torch.testing.assert_close(ours.model, theirs.model, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.ema, theirs.ema, rtol=1e-4, atol=1e-5)

@@ -10,6 +10,7 @@ from shared.config import load_config, save_config
 from shared.runs.run_directory import read_yaml
 from shared.runs.token_cache import TokenInfo, write_cache
 from shared.training.sweep import main
+from stage2_prior.config import GptConfig
 from stage2_prior.run_config import PriorRun
 from stage2_prior.sweep import study_of
 from tests.launch import ROOT
@@ -42,4 +43,5 @@ def test_a_sweep_trains_both_parametrisations_of_every_width(monkeypatch: pytest
 
 def test_the_default_configuration_is_a_small_run() -> None:
     config = load_config(PriorRun, ROOT / "configs/sweep/prior.yaml")
+    assert isinstance(config.model, GptConfig)
     assert config.model.at_width(4 * config.model.width).heads == 4 * config.model.heads

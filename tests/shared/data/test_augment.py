@@ -21,7 +21,9 @@ def apply(pixels: torch.Tensor, view: View, size: tuple[int, int]) -> torch.Tens
 
 @pytest.mark.parametrize("size", [(16, 16), (12, 20)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_view_is_what_torchvision_makes_of_the_same_random_numbers(shape, size):
+def test_a_view_is_what_torchvision_makes_of_the_same_random_numbers(
+    shape: tuple[int, int], size: tuple[int, int]
+) -> None:
     aspect = size[1] / size[0]
     config = AugmentConfig(crop_scale=(0.3, 0.9), flip=0.4, sharpness=0.5, autocontrast=0.6)
     peer = transforms.Compose(
@@ -39,13 +41,13 @@ def test_a_view_is_what_torchvision_makes_of_the_same_random_numbers(shape, size
         assert torch.equal(apply(pixels, draw_view(config, shape, size, seed), size), expected)
 
 
-def test_drawing_a_view_takes_none_of_the_run_s_random_numbers():
+def test_drawing_a_view_takes_none_of_the_run_s_random_numbers() -> None:
     state = torch.get_rng_state()
     draw_view(AugmentConfig(), (50, 60), (16, 16), seed=3)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_sharpening_by_its_formula():
+def test_sharpening_by_its_formula() -> None:
     pixels = noise(3, 9, 11)
     x = pixels.numpy().astype(int)
     expected = x.copy()
@@ -56,7 +58,7 @@ def test_sharpening_by_its_formula():
     assert np.array_equal(sharpen(pixels[None])[0].numpy(), expected)
 
 
-def test_sharpening_every_sum_that_nine_pixels_can_have():
+def test_sharpening_every_sum_that_nine_pixels_can_have() -> None:
     middle, ring = torch.meshgrid(torch.arange(256), torch.arange(8 * 255 + 1), indexing="ij")
     pixels = torch.zeros(256 * 2041, 1, 3, 3, dtype=torch.uint8)
     pixels[:, 0, 1, 1] = middle.flatten()
@@ -69,7 +71,7 @@ def test_sharpening_every_sum_that_nine_pixels_can_have():
     assert torch.equal(sharpen(pixels)[:, 0, 1, 1].long(), expected)
 
 
-def test_stretching_spans_all_levels_and_leaves_a_flat_channel():
+def test_stretching_spans_all_levels_and_leaves_a_flat_channel() -> None:
     pixels = torch.stack([noise(8, 8) // 4 + 50, noise(8, 8) // 2, torch.full((8, 8), 77, dtype=torch.uint8)])
     stretched = stretch_contrast(pixels[None])[0]
     assert stretched.amin((1, 2)).tolist() == [0, 0, 77]
@@ -86,7 +88,7 @@ def changed_one_by_one(pixels_BCHW: torch.Tensor, changes_B3: torch.Tensor) -> t
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
-def test_a_batch_is_its_images_changed_one_by_one(device):
+def test_a_batch_is_its_images_changed_one_by_one(device: str) -> None:
     pixels = noise(16, 3, 20, 24)
     changes = torch.tensor([[bool(number >> bit & 1) for bit in range(3)] for number in range(16)])
     batch = apply_changes(pixels.clone().to(device), changes).cpu()

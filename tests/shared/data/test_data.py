@@ -1,6 +1,8 @@
 import hashlib
 import logging
+from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from shared.config import parse_config
 from shared.data.augment import AugmentConfig
 from shared.data.config import DataConfig
 from shared.data.dataset import ImageDataset, split_indices
-from shared.data.loader import training_loader, validation_loader
+from shared.data.loader import Batch, training_loader, validation_loader
 from shared.data.open import open_datasets
 from shared.data.order import epoch_order
 from shared.data.pixels import to_float, to_uint8
@@ -20,7 +22,7 @@ from shared.errors import UserError
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     """24 noise pictures of various shapes in two classes."""
     random = np.random.default_rng(0)
     for index in range(24):
@@ -31,30 +33,36 @@ def folder(tmp_path):
     return tmp_path
 
 
-def config(folder, **options):
+def config(folder: Path, **options: object) -> DataConfig:
     return DataConfig(source=str(folder), image_size=16, **options)
 
 
-def take(batches, count):
+def take(batches: Iterator[Batch], count: int) -> list[Batch]:
     return list(islice(batches, count))
 
 
-def equal(left, right):
+def equal(left: list[Batch], right: list[Batch]) -> bool:
     pairs = zip(left, right, strict=True)
-    return all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in pairs)
+    return all(torch.equal(a[0], b[0]) and torch.equal(labels_of(a), labels_of(b)) for a, b in pairs)
+
+
+def labels_of(batch: Batch) -> torch.Tensor:
+    _, labels = batch
+    assert labels is not None
+    return labels
 
 
 # Pixels
 
 
-def test_every_uint8_survives_the_round_trip():
+def test_every_uint8_survives_the_round_trip() -> None:
     values = torch.arange(256, dtype=torch.uint8)
     floats = to_float(values)
     assert (floats.min(), floats.max()) == (-1, 1)
     assert torch.equal(to_uint8(floats), values)
 
 
-def test_to_uint8_rounds_and_clamps():
+def test_to_uint8_rounds_and_clamps() -> None:
     levels = torch.tensor([100.4, 100.6, -20.0, 300.0])
     assert to_uint8(levels / 127.5 - 1).tolist() == [100, 101, 0, 255]
 
@@ -62,7 +70,7 @@ def test_to_uint8_rounds_and_clamps():
 # Split
 
 
-def test_split_follows_the_hash_of_the_key():
+def test_split_follows_the_hash_of_the_key() -> None:
     keys = [f"{index}.png" for index in range(200)]
     train, validation = split_indices(keys, 0.1)
     by_hash = sorted(range(200), key=lambda index: hashlib.sha256(keys[index].encode()).hexdigest())
@@ -70,7 +78,7 @@ def test_split_follows_the_hash_of_the_key():
     assert train.tolist() == sorted(by_hash[20:])
 
 
-def test_split_keeps_equal_keys_together_in_any_order():
+def test_split_keeps_equal_keys_together_in_any_order() -> None:
     keys = [f"group {index % 30}" for index in range(100)]
     train, validation = (side.tolist() for side in split_indices(keys, 0.2))
     held = {keys[index] for index in validation}
@@ -81,7 +89,7 @@ def test_split_keeps_equal_keys_together_in_any_order():
     assert {keys[::-1][index] for index in backwards} == held
 
 
-def test_split_always_leaves_both_sides_something():
+def test_split_always_leaves_both_sides_something() -> None:
     assert [len(side) for side in split_indices(["a", "b", "c"], 0.0)] == [2, 1]
     assert [len(side) for side in split_indices(["a", "b"], 0.99)] == [1, 1]
     with pytest.raises(UserError, match="cannot split 2 image"):
@@ -91,21 +99,22 @@ def test_split_always_leaves_both_sides_something():
 # Datasets
 
 
-def test_images_and_labels(folder):
+def test_images_and_labels(folder: Path) -> None:
     train, validation = open_datasets(config(folder, validation_fraction=0.25), seed=0)
     assert (len(train), len(validation)) == (18, 6)
     images, labels = next(training_loader(train, 5, seed=0))
+    assert labels is not None
     assert images.shape == (5, 3, 16, 16)
     assert images.dtype == torch.float32
     assert images.min() >= -1
     assert images.max() <= 1
     assert labels.dtype == torch.int64
     for position in range(18):
-        name = train.source.names[train.indices[position]]
+        name = train.source.names[int(train.indices[position])]
         assert train[0, position][1] == ["even", "odd"].index(name.split("/")[0])
 
 
-def test_augmentation_is_a_pure_function_of_seed_epoch_and_index(folder):
+def test_augmentation_is_a_pure_function_of_seed_epoch_and_index(folder: Path) -> None:
     train, _ = open_datasets(config(folder), seed=7)
     torch.manual_seed(0)
     first = train[2, 5][0]
@@ -117,12 +126,12 @@ def test_augmentation_is_a_pure_function_of_seed_epoch_and_index(folder):
     assert not torch.equal(other_seed[2, 5][0], first)
 
 
-def test_each_augmentation_happens_as_often_as_asked(folder):
+def test_each_augmentation_happens_as_often_as_asked(folder: Path) -> None:
     still = dict(crop_scale=(1.0, 1.0), flip=0.0, sharpness=0.0, autocontrast=0.0)
     source = FolderSource(folder, DataConfig(max_bad_fraction=0))
     square = [index for index, name in enumerate(source.names) if name.endswith("10.png")]  # 30 x 30 pixels
 
-    def views(**options):
+    def views(**options: object) -> list[torch.Tensor]:
         augment = AugmentConfig(**still | options)
         dataset = ImageDataset(source, square, config(folder, augment=augment), augmented=True)
         return [dataset[epoch, 0][0] for epoch in range(200)]
@@ -135,7 +144,7 @@ def test_each_augmentation_happens_as_often_as_asked(folder):
     assert all(not torch.equal(view, plain) for view in views(crop_scale=(0.5, 0.6)))
 
 
-def test_validation_is_the_centre_crop_of_torchvision(folder):
+def test_validation_is_the_centre_crop_of_torchvision(folder: Path) -> None:
     from shared.data.vision import transforms
 
     source = FolderSource(folder, DataConfig(max_bad_fraction=0))
@@ -148,7 +157,7 @@ def test_validation_is_the_centre_crop_of_torchvision(folder):
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 3000), (3000, 1), (7, 5)])
-def test_any_shape_fits_any_size(tmp_path, width, height):
+def test_any_shape_fits_any_size(tmp_path: Path, width: int, height: int) -> None:
     for index in range(2):
         Image.new("RGB", (width, height), (200, 100, 50)).save(tmp_path / f"{index}.png")
     data = DataConfig(source=str(tmp_path), image_size=(24, 16))
@@ -162,7 +171,7 @@ def test_any_shape_fits_any_size(tmp_path, width, height):
 # Loaders
 
 
-def test_workers_change_nothing(folder):
+def test_workers_change_nothing(folder: Path) -> None:
     train, validation = open_datasets(config(folder), seed=0)
     alone, two = (take(training_loader(train, 4, seed=5, start_image=6, workers=workers), 12) for workers in (0, 2))
     assert equal(alone, two)
@@ -170,7 +179,7 @@ def test_workers_change_nothing(folder):
     assert equal(alone, two)
 
 
-def test_restarted_loader_gives_the_same_bits_and_draws_no_random_numbers(folder):
+def test_restarted_loader_gives_the_same_bits_and_draws_no_random_numbers(folder: Path) -> None:
     train, _ = open_datasets(config(folder), seed=0)
     straight = take(training_loader(train, 4, seed=5), 14)
     state = torch.get_rng_state()
@@ -178,7 +187,7 @@ def test_restarted_loader_gives_the_same_bits_and_draws_no_random_numbers(folder
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_validation_covers_every_image_once_over_ranks(folder):
+def test_validation_covers_every_image_once_over_ranks(folder: Path) -> None:
     dataset = ImageDataset(
         FolderSource(folder, DataConfig(max_bad_fraction=0)), range(24), config(folder), augmented=False
     )
@@ -190,7 +199,7 @@ def test_validation_covers_every_image_once_over_ranks(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_changing_images_on_the_device_gives_the_same_images(folder, workers):
+def test_changing_images_on_the_device_gives_the_same_images(folder: Path, workers: int) -> None:
     on_workers, on_device = (
         open_datasets(config(folder, augment=AugmentConfig(run_on=place)), seed=3)[0] for place in ("workers", "device")
     )
@@ -202,12 +211,12 @@ def test_changing_images_on_the_device_gives_the_same_images(folder, workers):
     assert equal(*whole)
 
 
-def test_images_before_the_start_are_not_decoded(folder):
+def test_images_before_the_start_are_not_decoded(folder: Path) -> None:
     train, _ = open_datasets(config(folder, validation_fraction=0.25), seed=0)
-    decoded = []
+    decoded: list[int] = []
 
     class Watched(FolderSource):
-        def __getitem__(self, index):
+        def __getitem__(self, index: int) -> Image.Image:
             decoded.append(index)
             return super().__getitem__(index)
 
@@ -217,14 +226,16 @@ def test_images_before_the_start_are_not_decoded(folder):
     assert decoded == train.indices[order[40:44]].tolist()
 
 
-def truncate(folder, names):
+def truncate(folder: Path, names: list[str]) -> None:
     for name in names:
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[: len(data) // 2])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_truncated_image_is_replaced_and_named_once(folder, caplog, workers):
+def test_truncated_image_is_replaced_and_named_once(
+    folder: Path, caplog: pytest.LogCaptureFixture, workers: int
+) -> None:
     names = ["even/04.png", "even/06.png"]
     truncate(folder, names)
     source = FolderSource(folder, DataConfig(max_bad_fraction=0))
@@ -242,7 +253,7 @@ def test_truncated_image_is_replaced_and_named_once(folder, caplog, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_too_many_truncated_images_end_in_one_clear_message(folder, workers):
+def test_too_many_truncated_images_end_in_one_clear_message(folder: Path, workers: int) -> None:
     names = [f"even/{index:02}.png" for index in range(0, 24, 2)]
     truncate(folder, names)
     dataset = ImageDataset(
@@ -266,11 +277,11 @@ def test_too_many_truncated_images_end_in_one_clear_message(folder, workers):
         ({"image_sise": 32}, "did you mean 'image_size'"),
     ],
 )
-def test_bad_configuration_names_the_key(values, message):
+def test_bad_configuration_names_the_key(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_config(DataConfig, values, "test")
 
 
-def test_configuration_takes_a_pair_of_sides():
+def test_configuration_takes_a_pair_of_sides() -> None:
     assert parse_config(DataConfig, {"image_size": [32, 48]}, "test").height_width == (32, 48)
     assert DataConfig(image_size=64).height_width == (64, 64)

@@ -19,7 +19,7 @@ def exponentials(x_N: np.ndarray, y_N: np.ndarray) -> None:
 @numba.njit
 def converted(x_N: np.ndarray, y_N: np.ndarray) -> None:
     for i in range(len(x_N)):
-        y_N[i] = narrow(widen(x_N[i]), y_N[i])
+        y_N[i] = narrow(widen(x_N[i]), y_N[i])  # type: ignore[call-arg]  # Numba gives intrinsics their first
 
 
 def converted_to(x_N: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,11 +7,17 @@ from shared.kernels.arrays import suit_kernels
 
 
 def test_kernels_take_what_they_can_read_and_nobody_watches() -> None:
-    x, seen = torch.ones(2), []
+    x = torch.ones(2)
+    seen: list[bool] = []
     assert suit_kernels(x, x.bfloat16())
     assert not suit_kernels(x, x.double())
     assert not suit_kernels(x.to("meta"))
     with FlopCounterMode(display=False):
         assert not suit_kernels(x)
-    torch.compile(lambda x: seen.append(suit_kernels(x)) or x, backend="eager")(x)
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        seen.append(suit_kernels(x))
+        return x
+
+    torch.compile(note, backend="eager")(x)
     assert seen == [False]

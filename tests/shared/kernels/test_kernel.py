@@ -7,6 +7,8 @@ import torch
 
 from shared.kernels.kernel import SERIAL, Kernel, _has_openmp, use_threads_of_torch
 
+MOST_THREADS = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # Numba sets it by name
+
 
 def test_threads_are_those_of_torch() -> None:
     before = torch.get_num_threads()
@@ -17,7 +19,7 @@ def test_threads_are_those_of_torch() -> None:
     finally:
         torch.set_num_threads(before)
     use_threads_of_torch()
-    assert numba.get_num_threads() == min(before, numba.config.NUMBA_NUM_THREADS)
+    assert numba.get_num_threads() == min(before, MOST_THREADS)
 
 
 @Kernel
@@ -26,7 +28,7 @@ def note_threads(numbers_N: np.ndarray) -> None:
         numbers_N[i] = numba.get_thread_id()
 
 
-@pytest.mark.skipif(not _has_openmp() or numba.config.NUMBA_NUM_THREADS == 1, reason="needs two threads")
+@pytest.mark.skipif(not _has_openmp() or MOST_THREADS == 1, reason="needs two threads")
 def test_many_numbers_are_shared_out_though_few_were_first() -> None:
     numba.set_num_threads(2)
     numbers_N = np.zeros(1000, np.int64)

@@ -76,6 +76,7 @@ def tokenizer_of(width: int, base: int | None, options: dict[str, Any]) -> Token
 
 def prior_loss(prior: nn.Module) -> Tensor:
     tokens_BL = torch.randint(CODES, (4, 16), generator=torch.Generator().manual_seed(1))
+    assert isinstance(prior, Prior)
     logits_BLK = prior(prior.inputs(tokens_BL))
     return F.cross_entropy(logits_BLK.flatten(0, 1), tokens_BL.flatten())
 
@@ -154,16 +155,16 @@ def test_coordinates_change_as_much_at_every_width_under_mup_only(name: str) -> 
     assert max(growth(name, WIDEST, None).values()) > GROWS
 
 
-def _undo_learning_rates(layer: nn.Module, *_: Any) -> None:
-    del layer.weight._lr_scale
+def _undo_learning_rates(layer: mup.LAYERS, *_: Any) -> None:
+    del layer.weight._lr_scale  # type: ignore[attr-defined]  # set by `mup._widen`
 
 
-def _undo_constant_start(layer: nn.Module, growth: float, as_at_base: bool, _: bool) -> None:
+def _undo_constant_start(layer: mup.LAYERS, growth: float, as_at_base: bool, _: bool) -> None:
     if as_at_base:
         layer.weight.mul_(growth**0.5)
 
 
-def _undo_ends(layer: nn.Module, growth: float, _: bool, ends_width: bool) -> None:
+def _undo_ends(layer: mup.LAYERS, growth: float, _: bool, ends_width: bool) -> None:
     if ends_width:
         layer.weight.mul_(growth**0.5)
 
@@ -269,14 +270,16 @@ def test_initial_weights_are_those_of_the_base_width_shrunk() -> None:
         ("mamba tokenizer", "decoder.unpatchify", -1),
         ("mamba tokenizer", "encoder.head.1", -0.5),
     ):
-        narrow, wide = (build(name, width, BASE).get_submodule(layer) for width in (BASE, WIDEST))
-        expected = narrow.weight.std() * (WIDEST / BASE) ** exponent
-        torch.testing.assert_close(wide.weight.std(), expected, rtol=0.1, atol=0)
+        narrow, wide = (build(name, width, BASE).get_parameter(f"{layer}.weight") for width in (BASE, WIDEST))
+        expected = narrow.std() * (WIDEST / BASE) ** exponent
+        torch.testing.assert_close(wide.std(), expected, rtol=0.1, atol=0)
 
 
 def test_initial_biases_are_those_of_the_base_width() -> None:
-    narrow, wide = (build("mamba tokenizer", width, BASE).encoder.head[1] for width in (BASE, WIDEST))
-    torch.testing.assert_close(wide.bias.std(), narrow.bias.std(), rtol=0.15, atol=0)
+    narrow, wide = (
+        build("mamba tokenizer", width, BASE).get_parameter("encoder.head.1.bias") for width in (BASE, WIDEST)
+    )
+    torch.testing.assert_close(wide.std(), narrow.std(), rtol=0.15, atol=0)
 
 
 def test_attention_of_wider_heads_divides_by_their_width() -> None:
@@ -342,6 +345,8 @@ def test_a_base_that_cannot_be_is_one_message(config: type[MupConfig], options: 
 
 def test_heads_stay_as_wide_at_another_width() -> None:
     config = prior_config(kind="gpt", width=96, heads=4, mup_base_width=48)
-    assert config.at_width(192).heads == 8
+    wider = config.at_width(192)
+    assert isinstance(wider, GptConfig)
+    assert wider.heads == 8
     assert config.at_base() == prior_config(kind="gpt", width=48, heads=2)
     assert config.at_width(96) == prior_config(kind="gpt", width=96, heads=4)

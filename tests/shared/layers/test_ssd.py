@@ -94,7 +94,7 @@ def test_ssd_gradients_are_finite_differences(length: int, groups: int, monkeypa
     monkeypatch.setattr(ssd_module, "CPU_BLOCK", 1)  # one sequence at a time
     inputs = [t[..., :2].contiguous() if t.ndim == 4 else t for t in random_ssd_inputs(length, groups).values()]
     inputs = [t.requires_grad_() for t in inputs]
-    assert torch.autograd.gradcheck(lambda *t: ssd(*t, chunk=4), inputs, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda x, dt, A, B, C, D: ssd(x, dt, A, B, C, D, chunk=4), inputs, fast_mode=True)
 
 
 def test_the_scan_keeps_nothing_but_its_inputs() -> None:

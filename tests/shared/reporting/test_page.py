@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib.figure
 import pytest
@@ -32,7 +33,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[matplotlib.figure.Figure]:
     figures = []
     save = matplotlib.figure.Figure.savefig
 
-    def remember(self: matplotlib.figure.Figure, *arguments: object, **options: object) -> None:
+    def remember(self: matplotlib.figure.Figure, *arguments: Any, **options: Any) -> None:
         figures.append(self)
         save(self, *arguments, **options)
 

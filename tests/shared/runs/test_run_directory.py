@@ -13,6 +13,7 @@ from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import RunDirectory, newest_run
 from shared.runs.weights import load_strictly
 from tests.full_disk import largest_file
+from tests.narrow import present
 
 
 class Toy(Config):
@@ -28,7 +29,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.begin(Toy(), set())
     run.save(64, weights(1), weights(2), {"images": 64, "optimizer": {"state": {0: torch.ones(2)}}})
-    model, ema, training = run.load(run.newest())
+    model, ema, training = run.load(present(run.newest()))
     assert torch.equal(model["weight"], weights(1)["weight"])
     assert torch.equal(ema["weight"], weights(2)["weight"])
     assert training["images"] == 64
@@ -41,14 +42,14 @@ def test_two_states_are_kept_and_the_weights_follow_the_newest(tmp_path: Path) -
         run.save(images, weights(images), weights(images), {"images": images})
     assert [path.name for path in run.states()] == ["000000000024", "000000000016"]
     assert len(list(run.state.iterdir())) == 2
-    assert (run.path / "ema.safetensors").read_bytes() == (run.newest() / "ema.safetensors").read_bytes()
+    assert (run.path / "ema.safetensors").read_bytes() == (present(run.newest()) / "ema.safetensors").read_bytes()
 
 
 def test_an_unfinished_state_is_not_resumed_from(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.save(8, weights(1), weights(1), {"images": 8})
     (run.state / "unfinished-1").mkdir()
-    assert run.newest().name == "000000000008"
+    assert present(run.newest()).name == "000000000008"
 
 
 def test_a_failed_write_leaves_the_state_before_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +63,7 @@ def test_a_failed_write_leaves_the_state_before_whole(tmp_path: Path, monkeypatc
     with pytest.raises(UserError, match=r"after 16 images could not be written.*No space left"):
         run.save(16, weights(2), weights(2), {"images": 16})
     assert [path.name for path in run.state.iterdir()] == ["000000000008"]
-    assert torch.equal(run.load(run.newest())[0]["weight"], weights(1)["weight"])
+    assert torch.equal(run.load(present(run.newest()))[0]["weight"], weights(1)["weight"])
 
 
 @pytest.mark.parametrize("limit", [0, 50, 1_000, 20_000, 41_000, 50_000])
@@ -72,7 +73,7 @@ def test_a_full_disk_leaves_the_state_before_whole(tmp_path: Path, limit: int) -
     run.save(8, tensors, tensors, {"images": 8})
     with largest_file(limit), pytest.raises(UserError, match=r"after 16 images could not be written.*make room"):
         run.save(16, tensors, tensors, {"images": 16, "optimizer": torch.zeros(20_000)})
-    assert run.load_newest()[0] == run.state_after(8)
+    assert present(run.load_newest())[0] == run.state_after(8)
     assert [path.name for path in run.state.iterdir()] == ["000000000008"]
     run.check_published("ema.safetensors")
 
@@ -112,10 +113,10 @@ def test_a_checkpoint_never_executes_code(tmp_path: Path) -> None:
 
     run = RunDirectory(tmp_path / "run")
     run.save(8, weights(1), weights(1), {"images": 8})
-    torch.save({"images": Trap()}, run.newest() / "training.pt")
-    write_manifest(run.newest())  # a stranger's checkpoint is whole by its own manifest
+    torch.save({"images": Trap()}, present(run.newest()) / "training.pt")
+    write_manifest(present(run.newest()))  # a stranger's checkpoint is whole by its own manifest
     with pytest.raises(Damaged, match="cannot be read"):
-        run.load(run.newest())
+        run.load(present(run.newest()))
     with pytest.raises(UserError, match="no checkpoint of .* is whole"):
         run.load_newest()
     assert not (tmp_path / "sprung").exists()
@@ -129,8 +130,8 @@ def test_a_damaged_state_is_passed_over_for_the_one_before_saying_so(
     run = RunDirectory(tmp_path / "run")
     for images in (8, 16):
         run.save(images, weights(images), weights(images), {"images": images})
-    spoil(run.newest() / file, damage)
-    directory, state = run.load_newest()
+    spoil(present(run.newest()) / file, damage)
+    directory, state = present(run.load_newest())
     assert (directory, state.training["images"]) == (run.state_after(8), 8)
     assert f"000000000016 is damaged: {file}" in caplog.text
     assert "Going on from" in caplog.text
@@ -138,16 +139,16 @@ def test_a_damaged_state_is_passed_over_for_the_one_before_saying_so(
     run.save(12, weights(12), weights(12), {"images": 12})
     assert run.states() == [run.state_after(12), run.state_after(8)]
     run.save(16, weights(16), weights(16), {"images": 16})
-    assert run.load_newest()[0] == run.state_after(16)
+    assert present(run.load_newest())[0] == run.state_after(16)
 
 
 def test_a_damaged_state_is_replaced_when_training_comes_to_its_place_again(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     for images in (8, 16):
         run.save(images, weights(images), weights(images), {"images": images})
-    spoil(run.newest() / "training.pt", "one bit")
+    spoil(present(run.newest()) / "training.pt", "one bit")
     run.save(16, weights(17), weights(17), {"images": 16})
-    directory, state = run.load_newest()
+    directory, state = present(run.load_newest())
     assert directory == run.state_after(16)
     assert torch.equal(state.model["weight"], weights(17)["weight"])
 

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from shared.errors import UserError
-from shared.runs.token_cache import TokenInfo, open_cache, write_cache
+from shared.runs.token_cache import Rows, Split, TokenInfo, open_cache, write_cache
 from shared.runs.uses import USES, count_uses, save_uses, uses_of
+from tests.narrow import present
 
 TOKENIZER = Path("runs/tokenizer/some")
 
@@ -27,7 +28,7 @@ def write_grids(tokens_per_place: int = 1) -> torch.Tensor:
         grid=(2, 3), codes=20, code_dim=4, tokens_per_place=tokens_per_place, tokenizer=str(TOKENIZER),
         fingerprint="its own", source="none", preprocessing={}, views=1, class_names=None,
     )  # fmt: skip
-    rows = {"train": [(grids[:5], None)], "validation": [(grids[5:], None)]}
+    rows: dict[Split, Rows] = {"train": [(grids[:5], None)], "validation": [(grids[5:], None)]}
     TOKENIZER.mkdir(parents=True)
     write_cache(TOKENIZER / "tokens", info, torch.zeros(20, 4), rows)
     return grids
@@ -35,7 +36,7 @@ def write_grids(tokens_per_place: int = 1) -> torch.Tensor:
 
 def test_every_token_of_the_cache_is_counted(grids: torch.Tensor) -> None:
     counted = Counter(grids.flatten().tolist())
-    assert uses_of(TOKENIZER, "its own").tolist() == [counted[code] for code in range(20)]
+    assert present(uses_of(TOKENIZER, "its own")).tolist() == [counted[code] for code in range(20)]
 
 
 def test_tokens_of_one_place_are_counted_apart_and_told_together() -> None:
@@ -43,22 +44,22 @@ def test_tokens_of_one_place_are_counted_apart_and_told_together() -> None:
     apart = Counter((number % 3, code) for number, code in enumerate(grids.flatten().tolist()))
     counted = count_uses(open_cache(TOKENIZER / "tokens"))
     assert counted.tolist() == [apart[place, code] for place in range(3) for code in range(20)]
-    assert uses_of(TOKENIZER, "its own").tolist() == [int((grids == code).sum()) for code in range(20)]
+    assert present(uses_of(TOKENIZER, "its own")).tolist() == [int((grids == code).sum()) for code in range(20)]
 
 
 def test_they_are_known_where_the_cache_is_not(grids: torch.Tensor, tmp_path: Path) -> None:
-    counted_K = uses_of(TOKENIZER, "its own")
+    counted_K = present(uses_of(TOKENIZER, "its own"))
     save_uses(TOKENIZER, "its own", tmp_path)
-    assert torch.equal(uses_of(tmp_path, "whatever it was rounded to"), counted_K)
+    assert torch.equal(present(uses_of(tmp_path, "whatever it was rounded to")), counted_K)
     (tmp_path / "again").mkdir()
     save_uses(tmp_path, "whatever it was rounded to", tmp_path / "again")
-    assert torch.equal(uses_of(tmp_path / "again", ""), counted_K)
+    assert torch.equal(present(uses_of(tmp_path / "again", "")), counted_K)
 
 
 def test_the_own_cache_comes_before_what_was_shared(grids: torch.Tensor) -> None:
     save_file({"uses_K": torch.zeros(20)}, TOKENIZER / USES)
-    assert uses_of(TOKENIZER, "its own").sum() == 36
-    assert uses_of(TOKENIZER, "another").sum() == 0
+    assert present(uses_of(TOKENIZER, "its own")).sum() == 36
+    assert present(uses_of(TOKENIZER, "another")).sum() == 0
 
 
 def test_they_are_unknown_without_either_and_by_another_tokenizers_cache(grids: torch.Tensor, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from stage1_tokenizer.judging import measure as measure_module
 from stage1_tokenizer.judging import networks
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
+from tests.narrow import present
 from tests.stage1_tokenizer.comparing.tiny import tiny_comparison
 from tests.tiny import QUANTISERS
 
@@ -51,7 +53,7 @@ def test_a_comparison_trains_measures_and_reports_every_row(
     _, runs = load_comparison(path, [])
     alone, held_out = train(runs["conv"].model_copy(update={"name": "alone"}))
     assert results["rows"][0]["psnr"] == held_out.quality().psnr
-    weights = [directory.load(directory.newest())[0] for directory in (alone, RunDirectory(folder / "conv"))]
+    weights = [directory.load(present(directory.newest()))[0] for directory in (alone, RunDirectory(folder / "conv"))]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     # Finished rows are kept.
     monkeypatch.setattr(row_module, "train", None)
@@ -61,10 +63,14 @@ def test_a_comparison_trains_measures_and_reports_every_row(
 def test_the_validation_set_of_a_row_is_reconstructed_once(
     drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loader, passes = measure_module.validation_loader, []
-    monkeypatch.setattr(
-        measure_module, "validation_loader", lambda *args, **kw: passes.append(1) or loader(*args, **kw)
-    )
+    loader = measure_module.validation_loader
+    passes: list[object] = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        passes.append(args)
+        return loader(*args, **options)
+
+    monkeypatch.setattr(measure_module, "validation_loader", counted)
     run(tiny_comparison(drawings, tmp_path), "training.evaluate_every=1000")
     assert len(passes) == 2
 

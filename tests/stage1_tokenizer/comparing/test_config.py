@@ -6,7 +6,9 @@ import pytest
 
 from shared.config import load_config
 from shared.errors import UserError
+from stage1_tokenizer.backbones.conv import ConvConfig
 from stage1_tokenizer.comparing.config import load_comparison
+from stage1_tokenizer.quantisers.fsq import FSQConfig
 from stage1_tokenizer.run_config import TokenizerRun
 from tests.launch import ROOT
 from tests.stage1_tokenizer.comparing.tiny import tiny_comparison
@@ -50,6 +52,8 @@ def test_a_row_takes_the_model_of_a_file_and_of_the_file_that_it_extends(drawing
     rows = [{"name": "wide", "model": str(tmp_path / "wide.yaml")}]
     _, runs = load_comparison(tiny_comparison(drawings, tmp_path, rows=rows), [])
     model = runs["wide"].model
+    assert isinstance(model.quantiser, FSQConfig)
+    assert isinstance(model.backbone, ConvConfig)
     assert (model.quantiser.levels, model.backbone.widths, model.backbone.heads) == ((5, 5), (16, 64), 2)
 
 

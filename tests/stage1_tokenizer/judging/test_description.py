@@ -1,6 +1,7 @@
 """Descriptions against counts by hand."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ def test_an_image_that_the_patch_does_not_divide_is_refused() -> None:
 
 
 def test_the_command_describes_and_does_not_train(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text(json.dumps({"name": "tiny", "model": {"backbone": BACKBONES["conv"]}, "training": {"images": 8}}))

@@ -48,7 +48,7 @@ def test_the_page_shows_the_run(drawings: Path) -> None:
     [dataset] = datasets_of(run.path, "validation")
     for position, (original, reconstruction) in enumerate(zip(held_out, last, strict=True)):
         original_CHW = dataset[0, position][0]
-        assert np.array_equal(original, original_CHW.permute(1, 2, 0))
+        assert np.array_equal(np.asarray(original), original_CHW.permute(1, 2, 0))
         rebuilt_CHW = to_uint8(load_tokenizer(run.path)(to_float(original_CHW[None])).images_BCHW)[0]
         difference = np.asarray(reconstruction).astype(int) - rebuilt_CHW.permute(1, 2, 0).numpy()
         assert np.abs(difference).max() <= 1  # other batches, other last bits

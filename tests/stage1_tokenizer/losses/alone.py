@@ -15,6 +15,7 @@ from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 from stage1_tokenizer.losses.adversarial import AdversarialConfig
 from stage1_tokenizer.losses.adversarial_training import AdversarialTraining
+from tests.narrow import part, present
 
 ALWAYS = {"start": 0.0, "warm_up": 0.0, "ramp": 0.0}
 SMALL = {"discriminator": {"kind": "patchgan", "width": 8, "layers": 1, "norm": "group"}, "lecam": 0.0}
@@ -36,12 +37,14 @@ def adversary(config: dict[str, Any], **training: Any) -> AdversarialTraining:
     torch.manual_seed(0)
     options = TrainingConfig(**{"images": 1000, "precision": "fp32", "compile": False, **training})
     trainee = Trainee(Decoder(), options, make_accelerator())
-    return AdversarialTraining(AdversarialConfig(**{**SMALL, **config}), trainee, (16, 16), trainee.model.last_layer)
+    return AdversarialTraining(
+        AdversarialConfig(**{**SMALL, **config}), trainee, (16, 16), part(trainee.model, "last_layer", nn.Linear)
+    )
 
 
 def gradients(module: nn.Module) -> list[Tensor]:
     """What every parameter of `module` has gathered."""
-    return [parameter.grad.clone() for parameter in module.parameters()]
+    return [present(parameter.grad).clone() for parameter in module.parameters()]
 
 
 def learn_a_part(batch: str, folder: str) -> None:
@@ -54,8 +57,9 @@ def learn_a_part(batch: str, folder: str) -> None:
         one.learn(x_BCHW.chunk(4)[quarter], x_hat_BCHW.chunk(4)[quarter])
     decoded = one.trainee.wrapped(torch.randn(2, 4) + rank)
     loss, terms = one.mislead(decoded, decoded.square().mean())
+    assert isinstance(loss, Tensor)
     one.trainee.backward(loss)
-    has = {"critic": gradients(one.critic), "decoder": gradients(one.trainee.model)}
+    has: dict[str, object] = {"critic": gradients(one.critic), "decoder": gradients(one.trainee.model)}
     has |= {"lecam": one.critic.lecam.state_dict(), "terms": terms}
     torch.save(has, f"{folder}/{rank}.pt")
 

@@ -1,12 +1,14 @@
 """The discriminator in training: its steps, its place in a run, and that turning it off changes nothing."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from shared.config import parse_config
 from shared.errors import UserError
@@ -17,6 +19,7 @@ from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
 from tests.launch import launch
+from tests.narrow import present
 from tests.stage1_tokenizer.losses.alone import ALWAYS, adversary, gradients
 from tests.tiny import tokenizer_run
 
@@ -49,6 +52,7 @@ def test_each_side_learns_only_from_its_own_loss() -> None:
     one.begin_step()
     x_hat = decoder(z)
     loss, _ = one.mislead(x_hat, (x_hat - x).square().mean())
+    assert isinstance(loss, Tensor)
     one.trainee.backward(loss)
     assert all(parameter.grad is None for parameter in one.critic.parameters())
     taught = gradients(decoder)
@@ -121,7 +125,7 @@ def test_the_decoders_name_the_layer_that_makes_pixels(smoothing: bool) -> None:
         with torch.no_grad():
             decoder.last_layer.weight.zero_()
             pixels = decoder(torch.randn(1, 2, 2, width))
-        bias = decoder.last_layer.bias.detach()
+        bias = present(decoder.last_layer.bias).detach()
         assert torch.isin(pixels, bias).all()
 
 
@@ -136,8 +140,10 @@ def test_a_compiled_tokenizers_last_layer_stays_out_of_its_graph() -> None:
         one.begin_step()
         x_hat = one.trainee.wrapped(z)
         loss, terms = one.mislead(x_hat, x_hat.square().mean())
-        assert ("CompiledFunctionBackward" in users(decoder.first.weight, x_hat)) == (backend is not None)
-        assert "CompiledFunctionBackward" not in users(decoder.last_layer.weight, x_hat)
+        assert isinstance(loss, Tensor)
+        first, last = (decoder.get_parameter(f"{layer}.weight") for layer in ("first", "last_layer"))
+        assert ("CompiledFunctionBackward" in users(first, x_hat)) == (backend is not None)
+        assert "CompiledFunctionBackward" not in users(last, x_hat)
         one.trainee.backward(loss)
         weights.append(terms["adaptive_weight"])
     torch.testing.assert_close(*weights)
@@ -145,7 +151,9 @@ def test_a_compiled_tokenizers_last_layer_stays_out_of_its_graph() -> None:
 
 def users(leaf: Tensor, result: Tensor) -> set[str]:
     """Names of the last two operations on each way back from `result` to `leaf`."""
-    found, places, seen = set(), [(result.grad_fn, ())], set()
+    found: set[str] = set()
+    seen: set[Node] = set()
+    places: list[tuple[Node | None, tuple[str, ...]]] = [(result.grad_fn, ())]
     while places:
         node, above = places.pop()
         if getattr(node, "variable", None) is leaf:
@@ -159,6 +167,11 @@ def users(leaf: Tensor, result: Tensor) -> set[str]:
 # --- In a run
 
 
+def after(images: int) -> Callable[[int], bool]:
+    """To stop a training once it has seen that many."""
+    return lambda seen: seen >= images
+
+
 def test_a_run_is_the_same_up_to_where_the_adversary_counts(drawings: Path) -> None:
     """And what it leaves for inference has the same names."""
     plain = tokenizer_run(drawings, precision="fp32")
@@ -166,7 +179,7 @@ def test_a_run_is_the_same_up_to_where_the_adversary_counts(drawings: Path) -> N
     runs = {}
     for name, each in (("off", plain), ("on", config)):
         for images in (56, 64):
-            train(each, Path(name), ended=lambda seen, end=images: seen >= end)
+            train(each, Path(name), ended=after(images))
             runs[name, images] = read_weights(Path(name, "model.safetensors"))
     assert runs["off", 56].keys() == runs["on", 56].keys()
     assert all(torch.equal(tensor, runs["on", 56][name]) for name, tensor in runs["off", 56].items())
@@ -202,7 +215,7 @@ def test_images_too_small_for_a_loss_are_refused_before_anything_is_written(
 def test_a_checkpoint_brings_back_everything(drawings: Path) -> None:
     config = with_adversary(tokenizer_run(drawings, images=64), start=0.0, warm_up=0.25, lecam=0.1)
     run, _ = train(config)
-    _, _, training = run.load(run.newest())
+    _, _, training = run.load(present(run.newest()))
     saved = training["parts"]["adversary"]
     assert {"lecam.real_mean", "lecam.fake_mean", "lecam.updates"} <= saved["critic"].keys()
     assert any(name.endswith("parametrizations.weight.0.u") for name in saved["critic"])

@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stage1_tokenizer.quantisers.moving_sums import MovingMeans
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
+from tests.narrow import part, present
 
 DECAY = 0.9
 
@@ -82,7 +84,7 @@ def test_codes_off_the_sphere_come_to_the_means_of_their_clusters() -> None:
     quantiser = moving(codes=2, unit=False)
     means_KD = torch.tensor([[5.0, 0, 0, 0], [0.0, 0.5, 0, 0]])
     quantiser.codebook.data.copy_(means_KD * 0.8)
-    quantiser.moving_sums.sums_KD.copy_(quantiser.codebook)
+    present(quantiser.moving_sums).sums_KD.copy_(quantiser.codebook)
     for _ in range(200):
         train_step(quantiser, means_KD.repeat_interleave(50, 0) + 0.05 * torch.randn(100, 4))
     torch.testing.assert_close(quantiser.codebook.data, means_KD, rtol=0, atol=0.01)
@@ -105,11 +107,12 @@ def test_a_code_without_wins_stays_exactly_where_it_is(unit: bool) -> None:
 def test_revival_resets_the_sums(unit: bool) -> None:
     config = VectorConfig(codes=8, dim=4, unit=unit, warm_up=0, codebook="ema", revival_window=2, revival_steps=0)
     quantiser = VectorQuantiser(config)
-    quantiser.moving_sums.sums_KD.mul_(1000)
+    present(quantiser.moving_sums).sums_KD.mul_(1000)
     before_KD = quantiser.codebook.clone()
     tokens_N = train_step(quantiser, F.normalize(torch.ones(8, 4) + 0.1 * torch.randn(8, 4), dim=1))
     revived_K = (quantiser.codebook != before_KD).any(1).scatter(0, tokens_N, False)
     assert revived_K.any()
-    assert torch.equal(quantiser.moving_sums.sums_KD[revived_K], quantiser.codebook[revived_K])
+    assert torch.equal(present(quantiser.moving_sums).sums_KD[revived_K], quantiser.codebook[revived_K])
     if not unit:
-        assert quantiser.moving_sums.decayed_counts_K[revived_K].unique().tolist() == [1]
+        counts_K = part(quantiser, "moving_sums", MovingMeans).decayed_counts_K
+        assert counts_K[revived_K].unique().tolist() == [1]

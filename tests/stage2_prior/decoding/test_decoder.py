@@ -14,7 +14,15 @@ from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.prior import Prior
 from tests.tiny import generate, prior_config
 
-SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "pattern": "ma", "chunk_size": 4}
+SMALL: dict[str, Any] = {
+    "depth": 2,
+    "width": 32,
+    "heads": 2,
+    "d_state": 16,
+    "headdim": 16,
+    "pattern": "ma",
+    "chunk_size": 4,
+}
 GREEDY = SamplingConfig(temperature=0)
 
 
@@ -58,7 +66,12 @@ def rows_of_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each step from now on takes in."""
     rows: list[int] = []
     step = CpuStep.__call__
-    monkeypatch.setattr(CpuStep, "__call__", lambda self, ids_R: rows.append(len(ids_R)) or step(self, ids_R))
+
+    def note_rows(self: CpuStep, ids_R: Tensor) -> Tensor:
+        rows.append(len(ids_R))
+        return step(self, ids_R)
+
+    monkeypatch.setattr(CpuStep, "__call__", note_rows)
     return rows
 
 

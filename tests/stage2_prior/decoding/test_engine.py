@@ -23,7 +23,15 @@ from stage2_prior.prior import Prior
 from tests.stage2_prior.decoding.cpu.test_product import usable_dtypes
 from tests.tiny import generate, prior_config
 
-SMALL = {"depth": 2, "width": 32, "heads": 2, "d_state": 16, "headdim": 16, "pattern": "ma", "head_rank": 12}
+SMALL: dict[str, Any] = {
+    "depth": 2,
+    "width": 32,
+    "heads": 2,
+    "d_state": 16,
+    "headdim": 16,
+    "pattern": "ma",
+    "head_rank": 12,
+}
 KINDS: list[dict[str, Any]] = [
     {"kind": "mamba"},
     {"kind": "mamba", "mlp_ratio": 2.0, "conditioning": "norm"},

@@ -52,7 +52,8 @@ def test_a_copy_is_at_distance_zero_however_large_its_features() -> None:
 def test_the_nearest_grid_shares_most_tokens_in_their_places(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
     monkeypatch.setattr(copies, "PART", 4)
     monkeypatch.setattr(copies, "PIECE", 7)
-    grids_NL, training_ML = torch.randint(3, (10, 6)), np.random.default_rng(0).integers(0, 3, (23, 6)).astype(kind)
+    grids_NL = torch.randint(3, (10, 6))
+    training_ML: np.ndarray = np.random.default_rng(0).integers(0, 3, (23, 6)).astype(kind)
     found = nearest(grids_NL, training_ML, differing_tokens)
     for row, distance, grid_L in zip(found.rows_N, found.distances_N, grids_NL.tolist(), strict=True):
         same_M = [sum(a == b for a, b in zip(grid_L, other_L, strict=True)) for other_L in training_ML.tolist()]

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow
@@ -23,10 +24,15 @@ def names(buffer: DiskBuffer) -> set[str]:
 
 def test_an_array_is_made_once_and_mapped(tmp_path: Path) -> None:
     made = []
+
+    def make(name: str) -> pyarrow.Array:
+        made.append(name)
+        return numbers("x")
+
     buffer = DiskBuffer(tmp_path / "b", 10**6)
     for _ in range(3):
-        assert buffer.get("x", lambda: made.append("x") or numbers("x")).equals(numbers("x"))
-    assert DiskBuffer(tmp_path / "b", 10**6).get("x", lambda: made.append("again")).equals(numbers("x"))
+        assert buffer.get("x", lambda: make("x")).equals(numbers("x"))
+    assert DiskBuffer(tmp_path / "b", 10**6).get("x", lambda: make("again")).equals(numbers("x"))
     assert made == ["x"]
 
 
@@ -34,7 +40,7 @@ def test_the_oldest_make_way_and_stay_readable(tmp_path: Path) -> None:
     buffer = DiskBuffer(tmp_path / "b", 4_000)  # three of a thousand bytes and a header
     kept = {}
     for name in "abcde":
-        kept[name] = buffer.get(name, lambda name=name: numbers(name))
+        kept[name] = buffer.get(name, partial(numbers, name))
         time.sleep(0.01)
         buffer.get("a", lambda: numbers("a"))
         time.sleep(0.01)
@@ -48,7 +54,7 @@ def test_the_oldest_make_way_and_stay_readable(tmp_path: Path) -> None:
 def test_one_that_is_larger_than_the_limit_is_kept_while_it_is_the_newest(tmp_path: Path) -> None:
     buffer = DiskBuffer(tmp_path / "b", 10)
     for name in "ab":
-        assert buffer.get(name, lambda name=name: numbers(name)).equals(numbers(name))
+        assert buffer.get(name, partial(numbers, name)).equals(numbers(name))
     assert names(buffer) == {"b"}
 
 

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -18,7 +18,9 @@ from shared.layers.swiglu import SwiGLU
 from stage2_prior.attention import Attention, Cursor
 from stage2_prior.decoding.cpu.norm import add_and_norm
 from stage2_prior.decoding.cpu.step import AttentionStep, Mamba2Step, MLPStep
+from tests.narrow import part
 
+Module = TypeVar("Module", bound=nn.Module)
 DTYPES = [torch.float32, torch.bfloat16]
 MANY = 33  # rows, so many that kernels share them out among threads
 
@@ -29,7 +31,7 @@ def _without_gradients() -> Any:
         yield
 
 
-def tolerance(dtype: torch.dtype) -> dict[str, float]:
+def tolerance(dtype: torch.dtype) -> dict[str, Any]:
     return {"atol": 2e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
 
 
@@ -80,7 +82,7 @@ def test_a_gated_mlp_is_swiglu(dtype: torch.dtype) -> None:
     torch.testing.assert_close(y_RD.float(), mlp(x_RD.float()), **tolerance(dtype))
 
 
-def with_products_of_single_rows(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def with_products_of_single_rows(module: Module, dtype: torch.dtype) -> Module:
     """A copy that multiplies in `dtype` and row by row, so that no row depends on the others for that."""
     module = copy.deepcopy(module)
     for name, linear in list(module.named_children()):
@@ -109,9 +111,9 @@ def test_attention_is_that_of_the_module_at_every_position(
     length, positions_LA = 40, torch.cartesian_prod(torch.arange(5), torch.arange(8))
     turn = Rotary(32, positions_LA) if rotary else None
     attention = Attention(96, 3, length, qk_norm, turn, score_factor=1.7)
-    for norm in (attention.q_norm, attention.k_norm):
-        if qk_norm:
-            norm.weight.uniform_(0.5, 1.5)
+    if qk_norm:
+        for name in ("q_norm", "k_norm"):
+            part(attention, name, RMSNorm).weight.uniform_(0.5, 1.5)
     x_LRD = torch.randn(length, MANY, 96).to(dtype)
     expected_RLD = attention(x_LRD.float().transpose(0, 1))
     bound = with_products_of_single_rows(attention, dtype)

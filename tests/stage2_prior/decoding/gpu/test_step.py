@@ -1,6 +1,6 @@
 """Triton's kernels of a decoding step against the modules whose steps they are; without a GPU, in its interpreter."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from shared.layers.positions import Rotary
 from shared.layers.rms_norm import RMSNorm
 from shared.layers.swiglu import SwiGLU
 from stage2_prior.attention import Attention, Cursor
+from tests.narrow import part
 
 pytest.importorskip("triton", reason="Triton is not installed, so the steps on a GPU cannot be tested")
 from stage2_prior.decoding.gpu import attend
@@ -18,6 +19,7 @@ from stage2_prior.decoding.gpu.norm import Added, add_and_norm
 from stage2_prior.decoding.gpu.product import Product
 from stage2_prior.decoding.gpu.step import AttentionStep, Mamba2Step, MLPStep
 
+Module = TypeVar("Module", bound=nn.Module)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = [torch.float32, torch.bfloat16]
 NO_GPU = pytest.mark.skipif(DEVICE.type == "cpu", reason="Triton's interpreter does not multiply matrices of bfloat16")
@@ -32,7 +34,7 @@ def _without_gradients() -> Any:
         yield
 
 
-def tolerance(dtype: torch.dtype) -> dict[str, float]:
+def tolerance(dtype: torch.dtype) -> dict[str, Any]:
     return {"atol": 2e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 3e-2, "rtol": 3e-2}
 
 
@@ -40,14 +42,14 @@ def random(*shape: int) -> Tensor:
     return torch.randn(*shape).to(DEVICE)
 
 
-def narrowed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def narrowed(module: Module, dtype: torch.dtype) -> Module:
     """With matrices of `dtype`, which the module then has rounded to it."""
     for linear in (m for m in module.modules() if isinstance(m, nn.Linear)):
         linear.weight.copy_(linear.weight.to(dtype))
     return module.to(DEVICE)
 
 
-def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def in_dtype(module: Module, dtype: torch.dtype) -> Module:
     for linear in (m for m in module.modules() if isinstance(m, nn.Linear)):
         linear.to(dtype)
     return module
@@ -103,8 +105,8 @@ def test_attention_is_that_of_the_module_at_every_position(
     turn = Rotary(24, positions_LA) if rotary else None
     attention = Attention(48, 2, length, qk_norm, turn, score_factor=1.7)
     if qk_norm:
-        for norm in (attention.q_norm, attention.k_norm):
-            norm.weight.uniform_(0.5, 1.5)
+        for name in ("q_norm", "k_norm"):
+            part(attention, name, RMSNorm).weight.uniform_(0.5, 1.5)
     x_LRD = random(length, ROWS, 48).to(dtype)
     expected_RLD = narrowed(attention, dtype)(x_LRD.float().transpose(0, 1))
     state = attention.init_state(ROWS, Cursor(DEVICE), dtype)
