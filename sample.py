@@ -210,7 +210,7 @@ def make_task(args: argparse.Namespace, info: TokenInfo, tokenizer: Tokenizer) -
     margin = int(tokenizer.sees_neighbours) if args.margin is None else args.margin
     shown = max(margin + 1, info.grid[0] // 2) if args.keep_rows is None else args.keep_rows
     rows, size = ShownRows(shown, margin, info.grid[0]), info.data.height_width
-    photos = [open_photo(path, size, rows, info.data.max_pixels) for path in args.complete]
+    photos = [open_photo(path, size, rows, info.data.whole_reading) for path in args.complete]
     device = next(tokenizer.parameters()).device
     tokens_Bhw = torch.cat([tokenizer.tokenize(photo.shown_CHW[None].to(device)).cpu() for photo in photos])
     return Task(args.num, label, photos, rows.prefix(tokens_Bhw), rows.pixels(size[0]) if args.paste else 0)

@@ -26,8 +26,8 @@ from pydantic.fields import FieldInfo
 from torch import Tensor
 
 from sample import class_label
+from shared.data.pictures.decode import UnreadableImage, decode_rgb
 from shared.data.pixels import fitted, to_float, to_uint8
-from shared.data.sources.decode import UnreadableImage, decode_rgb
 from shared.errors import UserError, run_command
 from shared.runs.hub import WHICH_PRIOR, prior_directory, tokenizer_directory
 from shared.runs.token_cache import TokenInfo
@@ -250,7 +250,7 @@ def complete(
         raise UserError("there is no image to complete: drop one first")
     open_picture(run, path)  # says more kindly than `open_photo` that a file is no picture
     rows = ShownRows(kept_rows, margin, run.prior.grid[0])
-    photo = open_photo(Path(path), run.size, rows, run.info.data.max_pixels)
+    photo = open_photo(Path(path), run.size, rows, run.info.data.whole_reading)
     device = run.tokenizer.device
     prefix_1K = rows.prefix(run.tokenizer.tokenize(photo.shown_CHW[None].to(device)).cpu())
     for images_BCHW in growing(run, Request.of(values), prefix_1K):
@@ -279,7 +279,7 @@ def abbreviated(number: int) -> str:
 def open_picture(run: Run, path: str) -> Tensor:
     """A visitor's picture (3, H, W) in [-1, 1], cropped and resized as validation images are."""
     try:
-        image = decode_rgb(path, run.info.data.max_pixels)
+        image = decode_rgb(path, run.info.data.whole_reading)
     except UnreadableImage as error:
         raise UserError(f"{Path(path).name} cannot be read as a picture: {error}. Try a PNG or a JPEG") from None
     return to_float(fitted(image, run.size))

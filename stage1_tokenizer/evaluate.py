@@ -20,7 +20,11 @@ def main() -> None:
     """Read the command line and report."""
     parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.evaluate", description=__doc__.split("\n")[0])
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
-    parser.add_argument("--split", choices=["train", "validation", "all"], default="validation")
+    parser.add_argument(
+        "--split",
+        default="validation",
+        help="train, validation, all; or a split that the images come with, such as test (default: validation)",
+    )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--inception", type=Path, metavar="PATH", help="its weights (default: downloaded once)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from shared.data.pictures.decode import Reading, UnreadableImage, decode_rgb
 from shared.data.pixels import centre_crop, pixels_of, resize, to_float
-from shared.data.sources.decode import UnreadableImage, decode_rgb
 from shared.errors import UserError
 
 
@@ -65,13 +65,13 @@ class Photo:
     shown_CHW: Tensor
 
 
-def open_photo(path: Path, size: tuple[int, int], rows: ShownRows, max_pixels: int) -> Photo:
+def open_photo(path: Path, size: tuple[int, int], rows: ShownRows, reading: Reading) -> Photo:
     """Read, crop and resize a picture to (H, W) as validation images are, and hide all but its first rows.
 
     Raises UserError where it cannot be read.
     """
     try:
-        pixels_CHW = pixels_of(centre_crop(decode_rgb(path, max_pixels), *size))
+        pixels_CHW = pixels_of(centre_crop(decode_rgb(path, reading), *size))
     except UnreadableImage as error:
         raise UserError(f"--complete {path} cannot be read: {error}") from None
     original_CHW = to_float(resize(pixels_CHW, *size))

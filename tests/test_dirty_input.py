@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.data.sources import decode
-from shared.data.sources.decode import UnreadableImage
+from shared.data.pictures import decode
+from shared.data.pictures.decode import Reading, UnreadableImage
 from tests import dirty_input
 from tests.dirty_input import FOLDERS, IMAGES, SKIPPED, Trial, trap_programs, try_inputs
 
@@ -48,9 +48,9 @@ def test_pillow_would_run_a_program_if_it_were_let(tmp_path: Path, monkeypatch: 
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     (tmp_path / "a.png").write_bytes(postscript)
     with pytest.raises(UnreadableImage, match="not an image"):
-        decode.decode_rgb(tmp_path / "a.png", 100)
+        decode.decode_rgb(tmp_path / "a.png", Reading(100))
     assert not mark.exists()
     monkeypatch.setattr(decode, "FORMATS", None)
     with pytest.raises(UnreadableImage):
-        decode.decode_rgb(tmp_path / "a.png", 100)
+        decode.decode_rgb(tmp_path / "a.png", Reading(100))
     assert mark.exists()

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 import sample
+from shared.data.pictures.decode import Reading
 from shared.data.sources import openmoji
 from shared.errors import UserError
 from stage1_tokenizer import train as stage1
@@ -73,7 +74,7 @@ def test_completions_keep_the_tokens_of_the_shown_rows(monkeypatch: pytest.Monke
     tokens_BHW = torch.cat([call["tokens_BHW"] for call in calls])
     tokenizer = load_tokenizer(Path("runs/tokenizer/tiny"))
     for number, name in enumerate(["cat", "lion"]):
-        shown_CHW = open_photo(Path(f"{name}.png"), (32, 32), TOP, 10**6).shown_CHW
+        shown_CHW = open_photo(Path(f"{name}.png"), (32, 32), TOP, Reading(10**6)).shown_CHW
         kept_hW = tokenizer.tokenize(shown_CHW[None])[0, :2]
         completions_BHW = tokens_BHW[3 * number : 3 * number + 3]
         assert all(torch.equal(grid_HW[:2], kept_hW) for grid_HW in completions_BHW)
@@ -89,7 +90,7 @@ def test_the_panel_shows_original_masked_and_completions(monkeypatch: pytest.Mon
     assert panel.shape == (2 * 36, 5 * 36, 3)  # 32 px and a gap of 2 on every side
     cells = panel.reshape(2, 36, 5, 36, 3).transpose(0, 2, 1, 3, 4)[:, :, 2:34, 2:34]
     for row, name in enumerate(["cat", "lion"]):
-        original_CHW = open_photo(Path(f"{name}.png"), (32, 32), TOP, 10**6).original_CHW
+        original_CHW = open_photo(Path(f"{name}.png"), (32, 32), TOP, Reading(10**6)).original_CHW
         assert np.array_equal(cells[row, 0], ((original_CHW + 1) * 127.5).round().permute(1, 2, 0).numpy())
         assert np.array_equal(cells[row, 1, :24], cells[row, 0, :24])
         assert np.ptp(cells[row, 1, 24:]) == 0
@@ -114,7 +115,7 @@ def test_paste_puts_the_shown_pixels_back(monkeypatch: pytest.MonkeyPatch) -> No
     plain = pixels("out/lion-seed0-0001.png")
     run_sample(monkeypatch, *arguments, "--paste")
     pasted = pixels("out/lion-seed0-0001.png")
-    original_CHW = open_photo(Path("lion.png"), (32, 32), TOP, 10**6).original_CHW
+    original_CHW = open_photo(Path("lion.png"), (32, 32), TOP, Reading(10**6)).original_CHW
     assert np.array_equal(pasted[:24], ((original_CHW + 1) * 127.5).round().permute(1, 2, 0).numpy()[:24])
     assert np.array_equal(pasted[24:], plain[24:])
 

@@ -1,21 +1,33 @@
 """Which images are trained on, at which size, and how they are read."""
 
 import math
+from typing import Any, Literal
 
-from pydantic import Field, PositiveInt
+from PIL import ImageColor
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from shared.config import Config
 from shared.data.augment import AugmentConfig
+from shared.data.pictures.decode import Reading
 
 
 class DataConfig(Config):
     """Which images, at which size, and what to do with those that cannot be read.
 
-    source: "openmoji", "openmoji:faces+animals", a folder of images (sub-folders are classes), a folder of Parquet or
-        Arrow files, or "hf:NAME" for a dataset of the Hugging Face hub.
+    source: "openmoji", "openmoji:faces+animals", a folder of images, of Parquet or Arrow files or of WebDataset shards
+        (tar), one such file, or "hf:NAME" for a dataset of the Hugging Face hub.
     image_size: side in pixels, or [height, width].
-    split, image_column, label_column: for Hugging Face data; the columns are found by type and name if not given.
+    format: what to take from a folder that holds several: its images, its tables (Parquet, Arrow), or its shards.
+    split: what is used of a set that has splits: "train", several as in "train+val", or "all". In a folder of images,
+        sub-folders train, val and test are splits.
+    held_out: the split that is measured on; a `validation_fraction` of the images used, if not given.
+    labels: where classes come from. Not given: a metadata file that has a column of labels, or else the sub-folders.
+        "folders": the sub-folders, even where they are called train and val. "none": nowhere. Or the path of a table
+        (.csv, .tsv, .jsonl, .json, .parquet) that names a file and its label in each row.
+    label, image_column: the columns of labels and of images; found by type and name if not given.
     max_pixels: a larger picture counts as unreadable (a small file can unpack to gigabytes).
+    background: the colour behind transparent pixels, by name or as "#rrggbb".
+    value_range: what is black and white in pictures of more than 8 bits a value; read off a sample if not given.
     buffer_gb: of Parquet files, how many gigabytes of images are at hand on this machine's disk at any time (under
         $TESSERA_CACHE, or else ~/.cache/tessera). A larger set is shuffled by row groups and within that much of it.
     workers: processes that load images; 0 loads them in the training process. The batches are the same.
@@ -23,16 +35,45 @@ class DataConfig(Config):
 
     source: str = "openmoji"
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 256
+    format: Literal["images", "tables", "shards"] | None = None
     split: str = "train"
+    held_out: str | None = None
+    labels: str | None = None
+    label: str | None = None
     image_column: str | None = None
-    label_column: str | None = None
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     max_bad_fraction: float = Field(default=0.05, ge=0, lt=1)
     # Above twice its own limit Pillow refuses to open an image at all.
     max_pixels: int = Field(default=120_000_000, gt=0, le=2 * 89_478_485)
+    background: str = "white"
+    value_range: tuple[float, float] | None = None
     buffer_gb: float = Field(default=8, gt=0)
     workers: int = Field(default=0, ge=0, le=1024)
     augment: AugmentConfig | None = AugmentConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        """Runs of before 2026-12 call the column of labels `label_column`."""
+        if isinstance(values, dict) and "label_column" in values:
+            values = {"label": values["label_column"]} | {k: v for k, v in values.items() if k != "label_column"}
+        return values
+
+    @field_validator("background")
+    @classmethod
+    def _colour(cls, background: str) -> str:
+        try:
+            ImageColor.getrgb(background)
+        except ValueError:
+            raise ValueError("give a colour, such as white, black, grey or '#102030'") from None
+        return background
+
+    @field_validator("value_range")
+    @classmethod
+    def _ordered(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ends and not ends[0] < ends[1]:
+            raise ValueError("give the value that is black and the larger one that is white, such as [0, 4095]")
+        return ends
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -48,6 +89,16 @@ class DataConfig(Config):
         """
         smallest = self.augment.crop_scale[0] if self.augment else 1.0
         return math.ceil(max(2.5, 1 / math.sqrt(0.75 * smallest)) * max(self.height_width))
+
+    @property
+    def reading(self) -> Reading:
+        """How a picture of a set is decoded, as far as this says it; the set may have more to say."""
+        return Reading(self.max_pixels, self.enough_pixels, self.background, self.value_range)
+
+    @property
+    def whole_reading(self) -> Reading:
+        """How a single picture is decoded, at its whole size."""
+        return Reading(self.max_pixels, None, self.background, self.value_range)
 
     @property
     def buffer_bytes(self) -> int:

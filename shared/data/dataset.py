@@ -6,6 +6,7 @@ Shapes: C channels, H height, W width, N images, G groups of them.
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,10 +19,13 @@ from torch.utils.data import Dataset
 from shared.data.augment import apply_changes, crop, draw_view
 from shared.data.config import DataConfig
 from shared.data.order import Blocks, seed_of
+from shared.data.pictures.decode import UnreadableImage
+from shared.data.pictures.survey import is_constant
 from shared.data.pixels import fitted, pixels_of
-from shared.data.sources.decode import UnreadableImage
-from shared.data.sources.source import ImageSource, report_unreadable
+from shared.data.sources.source import ImageSource, refuse_unreadable, some, unusable
 from shared.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def split_indices(keys: Sequence[str], validation_fraction: float) -> tuple[Tensor, Tensor]:
@@ -72,8 +76,10 @@ class ImageDataset(Dataset):
         self.seed = seed
         self.blocks = source.blocks and Blocks(source.blocks.of_N[self.indices], source.blocks.window)
         self._augment = config.augment if augmented else None
-        # Shared memory: what a worker process finds unreadable, all processes know.
+        # Shared memory: what a worker process finds unreadable, or of one colour, all processes know.
         self._broken_N = torch.zeros(len(indices), dtype=torch.bool).share_memory_()
+        self._constant_N = torch.zeros(len(indices), dtype=torch.bool).share_memory_()
+        self._reported = (0, 0)  # how many of them
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -89,14 +95,19 @@ class ImageDataset(Dataset):
         return [Example(*self[item], None) for item in items]
 
     def _load(self, epoch: int, position: int) -> Example:
-        index, image = self._first_readable(position)
+        at, image = self._first_readable(position)
+        index = int(self.indices[at])
         label = int(self.source.labels[index]) if self.source.labels is not None else None
         size = self.config.height_width
         if self._augment is None:
-            return Example(fitted(image, size), label, None)
+            pixels_CHW = fitted(image, size)
+            self._notice_constant(at, pixels_CHW, image)
+            return Example(pixels_CHW, label, None)
         seed = seed_of("augment", self.seed, epoch, index)
         view = draw_view(self._augment, (image.height, image.width), size, seed)
-        return Example(crop(pixels_of(image), view.box, size), label, view.changes)
+        pixels_CHW = crop(pixels_of(image), view.box, size)
+        self._notice_constant(at, pixels_CHW, image)
+        return Example(pixels_CHW, label, view.changes)
 
     @property
     def unreadable(self) -> list[str]:
@@ -104,18 +115,32 @@ class ImageDataset(Dataset):
         met = self.indices[self._broken_N].tolist()
         return [*self.source.unreadable, *(self.source.names[index] for index in met)]
 
-    def report_unreadable(self) -> None:
-        """Log one line that names the unreadable images; raise UserError if they are too many."""
-        total = len(self.source) + len(self.source.unreadable)
-        report_unreadable(self.unreadable, total, self.config.max_bad_fraction, self.config.source)
+    @property
+    def constant(self) -> list[str]:
+        """Names of the images met so far that are one colour all over."""
+        return [self.source.names[index] for index in self.indices[self._constant_N].tolist()]
+
+    def report_odd(self) -> None:
+        """Log a line that names the unreadable images, and one for those of one colour, where more were met since.
+
+        Raises UserError if too many are unreadable.
+        """
+        before, self._reported = self._reported, (int(self._broken_N.sum()), int(self._constant_N.sum()))
+        if self._reported[0] > before[0]:
+            self._refuse_broken()
+            log.warning("%s. Skipped", unusable(self.unreadable, self._total, self.config.source))
+        if self._reported[1] > before[1]:
+            log.warning(
+                "%d images of %s are one colour all over: %s",
+                len(self.constant), self.config.source, some(self.constant),
+            )  # fmt: skip
 
     def _first_readable(self, position: int) -> tuple[int, Image.Image]:
         """The image at `position`, or else the next in this dataset: which one depends on nothing but `position`."""
         for step in range(len(self)):
             at = (position + step) % len(self)
-            index = int(self.indices[at])
             try:
-                return index, self.source[index]
+                return at, self.source[int(self.indices[at])]
             except UnreadableImage:
                 self._mark_broken(at)
         raise UserError(f"none of the {len(self)} images of {self.config.source} can be read")
@@ -124,9 +149,20 @@ class ImageDataset(Dataset):
         if self._broken_N[at]:
             return
         self._broken_N[at] = True
-        total = len(self.source) + len(self.source.unreadable)
-        if len(self.unreadable) > self.config.max_bad_fraction * total:
-            self.report_unreadable()
+        self._refuse_broken()
+
+    def _refuse_broken(self) -> None:
+        refuse_unreadable(self.unreadable, self._total, self.config.max_bad_fraction, self.config.source)
+
+    @property
+    def _total(self) -> int:
+        return len(self.source) + len(self.source.unreadable)
+
+    def _notice_constant(self, at: int, pixels_CHW: Tensor, image: Image.Image) -> None:
+        """Mark an image of one colour. A view of it, which is smaller, is looked at first."""
+        lows_C, highs_C = pixels_CHW.flatten(1).aminmax(dim=1)
+        if torch.equal(lows_C, highs_C):
+            self._constant_N[at] = is_constant(image)
 
 
 def _sha256(key: str) -> bytes:

@@ -73,7 +73,7 @@ def _load(
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own: the loader's seed must not be drawn from the training run's numbers
     )
-    seen, reported = 0, len(dataset.source.unreadable)
+    seen = 0
     try:
         for pixels_BCHW, labels_B, changes_B3 in loader:
             pixels_BCHW = pixels_BCHW.to(device, non_blocking=True)
@@ -82,14 +82,15 @@ def _load(
             yield to_float(pixels_BCHW), labels_B
             seen += len(pixels_BCHW) * world_size
             if seen >= len(dataset):  # once an epoch
-                seen, reported = 0, _report_new(dataset, reported)
+                seen = 0
+                dataset.report_odd()
     except UserError as error:
         # That of a worker has its traceback in front of the message. This process's holds the loader, so that the
         # workers would wait for the garbage collector.
         error.__traceback__ = None
         raise UserError(str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2]) from None
     finally:
-        _report_new(dataset, reported)
+        dataset.report_odd()
 
 
 def _reading_ahead(dataset: ImageDataset, order: Order, world_size: int) -> Order | ReadAhead:
@@ -98,12 +99,6 @@ def _reading_ahead(dataset: ImageDataset, order: Order, world_size: int) -> Orde
         return order
     share = dataset.blocks.mean_size / world_size  # of a block's images, this rank's
     return ReadAhead(order, dataset.blocks, dataset.source.fetch, math.ceil(share))
-
-
-def _report_new(dataset: ImageDataset, reported: int) -> int:
-    if len(dataset.unreadable) > reported:
-        dataset.report_unreadable()
-    return len(dataset.unreadable)
 
 
 def _collate(examples: list[Example]) -> tuple[Tensor, Tensor | None, Tensor | None]:

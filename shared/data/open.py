@@ -1,46 +1,102 @@
 """From a configuration to its images: the source that it names, and the training and validation sets of it."""
 
+import logging
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from shared.data.config import DataConfig
 from shared.data.dataset import ImageDataset, split_indices
+from shared.data.found import what_was_found
+from shared.data.sources.choose import choose
 from shared.data.sources.folder import FolderSource
 from shared.data.sources.openmoji import OpenMojiSource
+from shared.data.sources.shards import ShardSource
 from shared.data.sources.source import ImageSource
+from shared.data.sources.walk import walk
 from shared.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def open_datasets(config: DataConfig, seed: int) -> tuple[ImageDataset, ImageDataset]:
-    """The training set (augmented by `config.augment`) and the validation set. Raises UserError for unusable data."""
+    """The training set (augmented by `config.augment`) and the validation set; logs one line on what was found.
+
+    Raises UserError for unusable data.
+    """
     source = open_source(config)
-    train, validation = split_indices(source.keys, config.validation_fraction)
+    train_N, validation_N = _divided(source, config)
+    log.info("%s: %s", config.source, what_was_found(source, train_N, validation_N))
     return (
-        ImageDataset(source, train, config, augmented=config.augment is not None, seed=seed),
-        ImageDataset(source, validation, config, augmented=False, seed=seed),
+        ImageDataset(source, train_N, config, augmented=config.augment is not None, seed=seed),
+        ImageDataset(source, validation_N, config, augmented=False, seed=seed),
     )
 
 
 def open_source(config: DataConfig) -> ImageSource:
-    """Open what `config.source` names: the OpenMoji drawings, a dataset of the hub, or a folder.
+    """Open what `config.source` names: the OpenMoji drawings, a dataset of the hub, a folder, or one file.
 
     Raises UserError when there is nothing usable, saying where and what was looked for.
     """
     kind, _, rest = config.source.partition(":")
     if kind == "openmoji":
         return OpenMojiSource(rest, max(config.height_width))
+    if kind == "hf":
+        from shared.data.sources import tables  # not above: it imports `datasets`, which suit_kernels seconds
+
+        return tables.open_hub(rest, config)
     path = Path(config.source).expanduser()
-    if kind != "hf" and not path.is_dir():
+    if path.is_file():
+        return _open_file(path, config)
+    if not path.is_dir():
         raise UserError(
-            f"there is no folder {str(path)!r} (data source {config.source!r}): give a folder of images or of Parquet "
-            "or Arrow files, 'hf:NAME' for a dataset of the Hugging Face hub, or 'openmoji'"
+            f"there is no folder {str(path)!r} (data source {config.source!r}): give a folder of images, of Parquet or "
+            "Arrow files or of tar shards, 'hf:NAME' for a dataset of the Hugging Face hub, or 'openmoji'"
         )
-    if kind != "hf" and not _is_table(path):
-        return FolderSource(path, config)
-    from shared.data.sources import tables  # not above: it imports `datasets`, which suit_kernels seconds
-
-    return tables.open_hub(rest, config) if kind == "hf" else tables.open_folder(path, config)
+    return _open_folder(path, config)
 
 
-def _is_table(path: Path) -> bool:
+def _open_folder(path: Path, config: DataConfig) -> ImageSource:
+    found = walk(path)
     saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
-    return saved or any(next(path.rglob(pattern), None) for pattern in ("*.parquet", "*.arrow"))
+    choice = choose(found, config.format, saved)
+    source: ImageSource
+    if choice.format == "images":
+        source = FolderSource(found, config)
+    elif choice.format == "shards":
+        source = ShardSource(path, found.shards, config)
+    else:
+        from shared.data.sources import tables
+
+        source = tables.open_folder(path, config)
+    source.notes = [*choice.notes, *source.notes]
+    return source
+
+
+def _open_file(path: Path, config: DataConfig) -> ImageSource:
+    """One Parquet file, or one shard."""
+    if path.suffix.lower() == ".tar":
+        return ShardSource(path.parent, [path.name], config)
+    if path.suffix.lower() != ".parquet":
+        raise UserError(
+            f"{path} is a file: give the folder that it is in, a .parquet or a .tar file; archives such as .zip and "
+            ".tar.gz have to be unpacked first"
+        )
+    from shared.data.sources import tables
+
+    return tables.open_file(path, config)
+
+
+def _divided(source: ImageSource, config: DataConfig) -> tuple[Tensor, Tensor]:
+    """The images to train on and those to measure on, int64."""
+    if source.held_out is None:
+        return split_indices(source.keys, config.validation_fraction)
+    held_out_N = torch.zeros(len(source), dtype=torch.bool)
+    held_out_N[torch.tensor(list(source.held_out), dtype=torch.int64)] = True
+    if held_out_N.all() or not held_out_N.any():
+        raise UserError(
+            f"data.held_out={config.held_out} leaves {int((~held_out_N).sum())} images to train on and "
+            f"{int(held_out_N.sum())} to measure on: {config.source} must have both"
+        )
+    return (~held_out_N).nonzero().flatten(), held_out_N.nonzero().flatten()

@@ -10,16 +10,14 @@ from shared.errors import UserError
 from shared.reporting.findings import Findings
 from shared.runs.fingerprint import fingerprint
 from stage1_tokenizer.judging.figures import TITLES
-from stage1_tokenizer.judging.images import Split, datasets_of
+from stage1_tokenizer.judging.images import datasets_of
 from stage1_tokenizer.judging.instruments import Kit, open_kit
 from stage1_tokenizer.judging.measure import measure
 from stage1_tokenizer.judging.pictures import draw_reconstructions
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 
-def evaluate_run(
-    run: Path, split: Split, batch_size: int, inception: Path | None, accelerator: Accelerator
-) -> Findings:
+def evaluate_run(run: Path, split: str, batch_size: int, inception: Path | None, accelerator: Accelerator) -> Findings:
     """Measure the tokenizer of `run` on a split of its images and write what was found into RUN/evaluation.
 
     Every process of `accelerator` must call it. Raises UserError where the run has no codebook yet, where there are
@@ -45,7 +43,7 @@ def evaluate_run(
     return found
 
 
-def facts_of(run: Path, split: Split, tokenizer: Tokenizer, datasets: list[ImageDataset], kit: Kit) -> dict[str, Any]:
+def facts_of(run: Path, split: str, tokenizer: Tokenizer, datasets: list[ImageDataset], kit: Kit) -> dict[str, Any]:
     """All that the figures depend on."""
     count, height_width = sum(map(len, datasets)), datasets[0].config.height_width
     return {

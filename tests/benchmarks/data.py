@@ -43,6 +43,7 @@ from shared.data.dataset import ImageDataset
 from shared.data.loader import training_loader
 from shared.data.open import open_datasets
 from shared.data.order import ImageBatches
+from shared.data.sources.labels import NO_CLASSES
 from shared.data.sources.parquet import ParquetFiles, ParquetSource
 from shared.data.vision import torchvision
 from shared.reporting.curves import COLOURS
@@ -339,7 +340,7 @@ def network(folder: Path, groups: int = 24, rows: int = 2 * BATCH) -> None:
     config = DataConfig(source="none", image_size=16, augment=None)
     waited = {}
     for name, order in (("read ahead", loader._reading_ahead), ("not", lambda dataset, order, world_size: order)):
-        source = ParquetSource(files, "image", (None, None), DataConfig(max_pixels=10**6, buffer_gb=buffer / 1e9))
+        source = ParquetSource(files, "image", NO_CLASSES, DataConfig(max_pixels=10**6, buffer_gb=buffer / 1e9))
         dataset = ImageDataset(source, range(len(source)), config, augmented=False)
         with mock.patch.object(loader, "_reading_ahead", order):
             waited[name] = seconds_waited(training_loader(dataset, BATCH, seed=0), groups * rows // BATCH)

@@ -9,8 +9,10 @@ from PIL import Image
 
 from shared.data.config import DataConfig
 from shared.data.dataset import ImageDataset
+from shared.data.pictures.decode import Reading
 from shared.data.pixels import to_float, to_uint8
 from shared.data.sources.folder import FolderSource
+from shared.data.sources.walk import walk
 from shared.errors import UserError
 from stage2_prior.completion import Photo, ShownRows, hide, open_photo, paste
 
@@ -23,7 +25,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def photo(pixels_HWC: np.ndarray, rows: ShownRows = HALF, size: tuple[int, int] = (32, 32)) -> Photo:
     Image.fromarray(pixels_HWC).save("photo.png")
-    return open_photo(Path("photo.png"), size, rows, max_pixels=10**6)
+    return open_photo(Path("photo.png"), size, rows, Reading(10**6))
 
 
 @pytest.mark.parametrize("shown", range(1, 8))
@@ -64,9 +66,9 @@ def test_pictures_are_prepared_as_validation_images_are(drawings: Path) -> None:
     file = next((drawings / "faces").glob("*.png"))
     Image.open(file).resize((90, 60)).save(drawings / "faces" / "wide.png")
     config = DataConfig(source=str(drawings), image_size=(24, 32), augment=None)
-    source = FolderSource(drawings, config)
+    source = FolderSource(walk(drawings), config)
     dataset = ImageDataset(source, [source.names.index("faces/wide.png")], config, augmented=False)
-    got = open_photo(drawings / "faces" / "wide.png", (24, 32), HALF, config.max_pixels)
+    got = open_photo(drawings / "faces" / "wide.png", (24, 32), HALF, config.whole_reading)
     assert torch.equal(to_uint8(got.original_CHW), dataset[0, 0][0])
 
 
@@ -75,10 +77,10 @@ def test_sideways_and_transparent_pictures_are_upright_and_on_white() -> None:
     sideways = Image.fromarray(np.rot90(pixels_HWC).copy())
     sideways.getexif()[0x0112] = 6  # the camera was turned: rotate by 270 degrees to show it
     sideways.save("sideways.png", exif=sideways.getexif())
-    got = open_photo(Path("sideways.png"), (32, 32), HALF, 10**6)
+    got = open_photo(Path("sideways.png"), (32, 32), HALF, Reading(10**6))
     assert torch.equal(got.original_CHW, photo(pixels_HWC).original_CHW)
     Image.new("RGBA", (32, 32), (255, 0, 0, 0)).save("clear.png")
-    assert open_photo(Path("clear.png"), (32, 32), HALF, 10**6).original_CHW.min() == 1
+    assert open_photo(Path("clear.png"), (32, 32), HALF, Reading(10**6)).original_CHW.min() == 1
 
 
 def test_kept_tokens_are_the_shown_rows_without_the_margin() -> None:
@@ -107,12 +109,12 @@ def test_rows_that_leave_nothing_to_keep_or_to_draw_are_refused(rows: tuple[int,
 def test_what_is_no_picture_is_named() -> None:
     Path("notes.png").write_text("not a picture")
     with pytest.raises(UserError, match="--complete notes.png cannot be read: not an image"):
-        open_photo(Path("notes.png"), (32, 32), HALF, 10**6)
+        open_photo(Path("notes.png"), (32, 32), HALF, Reading(10**6))
     with pytest.raises(UserError, match="--complete missing.png cannot be read"):
-        open_photo(Path("missing.png"), (32, 32), HALF, 10**6)
+        open_photo(Path("missing.png"), (32, 32), HALF, Reading(10**6))
     Image.new("RGB", (200, 200)).save("large.png")
     with pytest.raises(UserError, match="more than max_pixels=1000"):
-        open_photo(Path("large.png"), (32, 32), HALF, 1000)
+        open_photo(Path("large.png"), (32, 32), HALF, Reading(1000))
 
 
 def test_paste_is_exact() -> None:

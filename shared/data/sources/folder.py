@@ -1,45 +1,50 @@
-"""A folder of image files. Its sub-folders are the classes."""
+"""A folder of image files. Its sub-folders are the classes, or a file beside the images names them."""
 
-import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
-
 from shared.data.config import DataConfig
-from shared.data.sources.decode import IMAGE_SUFFIXES, decode_rgb, header_problem
-from shared.data.sources.source import ImageSource, hash_lines, report_unreadable
+from shared.data.pictures.header import Header, copies, header_of
+from shared.data.pictures.suffixes import READABLE_SUFFIXES
+from shared.data.pictures.survey import SAMPLE
+from shared.data.sources.folder_labels import classes_in
+from shared.data.sources.source import EncodedSource, hash_lines, refuse_unreadable, some, spread
+from shared.data.sources.splits import asked_splits, find_splits
+from shared.data.sources.walk import Walk
 from shared.errors import UserError
 
-log = logging.getLogger(__name__)
 
+class FolderSource(EncodedSource):
+    """Image files below a folder, sorted by path.
 
-class FolderSource(ImageSource):
-    """Image files below a folder, sorted by path. Its sub-folders, if all images are in one, are the classes.
-
+    Folders named train, val and test are splits: `data.split` is used, and `data.held_out` is measured on. The classes
+    are the column of labels in a metadata file, or else the folders at the first level that has more than one.
     Only headers are read here; a file whose pixels turn out broken raises UnreadableImage when it is loaded.
     """
 
-    def __init__(self, path: Path, config: DataConfig):
-        found = sorted(_image_files(path))
-        if not found:
-            raise UserError(
-                f"no images in {path}: looked there and in its sub-folders for {' '.join(sorted(IMAGE_SUFFIXES))} "
-                "files, and for *.parquet and *.arrow"
-            )
-        self._path, self._config = path, config
-        with ThreadPoolExecutor() as pool:  # threads, because opening files on a network disk is waiting
-            problems = list(pool.map(lambda name: header_problem(path / name, config.max_pixels), found))
-        self.unreadable = [f"{name} ({why})" for name, why in zip(found, problems, strict=True) if why]
-        report_unreadable(self.unreadable, len(found), config.max_bad_fraction, str(path))
-        self.names = self.keys = [name for name, why in zip(found, problems, strict=True) if not why]
-        self.labels, self.class_names = _folder_labels(self.names)
-        self.description = f"{path}: {len(self.names)} image files"
+    def __init__(self, found: Walk, config: DataConfig):
+        self._path = found.folder
+        self.left_out = Counter({_place(name): count for name, count in found.passed_over.items() if count})
+        headers = self._readable(found, config)
+        names, rest, held = self._of_splits(list(headers), config)
+        classes, kept, notes = classes_in(found, names, rest, config)
+        if len(kept) < len(names):
+            self.left_out[f"without a label in {config.labels}"] = len(names) - len(kept)
+        self.names = [names[place] for place in kept]
+        self.labels, self.class_names = classes
+        self.notes = [*self.notes, *notes, *_notes_on_profiles(headers)]
+        self.held_out = None if held is None else [number for number, place in enumerate(kept) if held[place]]
+        self._join_copies(headers)
+        self.description = f"{self._path}: {len(self.names)} image files"
+        deep = [number for number, name in enumerate(self.names) if headers[name].kind]
+        self.reading = config.reading
+        self.look(config, [*(deep[place] for place in spread(len(deep), SAMPLE)), *spread(len(self), SAMPLE)])
 
-    def __getitem__(self, index: int) -> Image.Image:
-        return decode_rgb(self._path / self.names[index], self._config.max_pixels, self._config.enough_pixels)
+    def encoded(self, index: int) -> Path:
+        """The path of an image."""
+        return self._path / self.names[index]
 
     def contents(self) -> str:
         """A hash of names, labels and sizes of the files; not of times, which change when a folder is copied."""
@@ -47,32 +52,108 @@ class FolderSource(ImageSource):
             sizes = pool.map(lambda name: os.stat(self._path / name).st_size, self.names)
         return hash_lines(self.names, self.labels or (), sizes)
 
+    def _readable(self, found: Walk, config: DataConfig) -> dict[str, Header]:
+        """The headers of what can be read. Raises UserError where that is nothing, or too little of what is there."""
+        with ThreadPoolExecutor() as pool:  # threads, because opening files on a network disk is waiting
+            opened = pool.map(lambda name: header_of(found.folder / name, config.max_pixels), found.pictures)
+            headers = dict(zip(found.pictures, opened, strict=True))
+        unread = Counter(header.unread for header in headers.values() if header.unread)
+        broken = {name: header for name, header in headers.items() if header.problem and not header.unread}
+        good = {name: header for name, header in headers.items() if not header.problem}
+        self.unreadable = [f"{name} ({header.problem})" for name, header in broken.items()]
+        self.left_out += unread
+        total = len(good) + len(broken)
+        if total:
+            refuse_unreadable(self.unreadable, total, config.max_bad_fraction, str(self._path))
+        if unread.total() > len(good):
+            kinds = ", ".join(f"{count} {kind}" for kind, count in unread.most_common())
+            raise UserError(
+                f"most pictures in {self._path} cannot be read: {kinds}; {len(good)} can. Make them readable, or move "
+                "them out to go on without them"
+            )
+        if not good:
+            raise UserError(f"no images in {self._path}: {_looked_for(found)}")
+        if found.others:
+            self.notes.append(f"beside them {_by_number(found.others)}")
+        gone = {_top(name) for name in broken} - {_top(name) for name in good} - {""}
+        if gone:
+            self.notes.append(f"no readable image in {some(sorted(gone), join=', ')}")
+        return good
 
-def _image_files(folder: Path) -> Iterator[str]:
-    """Paths below `folder`, relative to it and with "/", of what looks like an image by its name."""
-    seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_name_closed_folder):
-        here = os.path.realpath(parent)
-        if here in seen:  # a link back to a folder already walked
-            folders.clear()
-            continue
-        seen.add(here)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield (Path(parent) / name).relative_to(folder).as_posix()
+    def _of_splits(self, names: list[str], config: DataConfig) -> tuple[list[str], list[str], list[bool] | None]:
+        """The images of the splits that are asked for, their paths without the split, and which are held out."""
+        splits = None if config.labels == "folders" else find_splits(names)
+        if splits is None:
+            if config.held_out or config.split not in ("train", "all"):
+                key = "held_out" if config.held_out else "split"
+                raise UserError(
+                    f"{self._path} has no split {config.held_out or config.split!r} (data.{key}): it has no folders "
+                    "train and val or test"
+                )
+            return names, names, None
+        sizes = Counter(split for split in splits.of_N if split)
+        wanted = asked_splits(config.split, list(sizes), str(self._path), "data.split")
+        held = asked_splits(config.held_out, list(sizes), str(self._path), "data.held_out")
+        if not wanted - held:
+            raise UserError(
+                f"data.split={config.split} and data.held_out={config.held_out} leave nothing to train on: "
+                f"{self._path} has {', '.join(sizes)}"
+            )
+        if beside := splits.of_N.count(None):
+            self.left_out["beside the folders of the splits"] = beside
+        self.notes.append(_split_note(sizes, wanted - held, held))
+        used = [number for number, split in enumerate(splits.of_N) if split in wanted | held]
+        is_held = [splits.of_N[number] in held for number in used] if held else None
+        return [names[number] for number in used], [splits.rest_N[number] for number in used], is_held
+
+    def _join_copies(self, headers: dict[str, Header]) -> None:
+        """Give copies of a file one key, so that none of them is held out while another is trained on."""
+        first = copies(self._path, self.names, [headers[name] for name in self.names])
+        self.keys = [first.get(name, name) for name in self.names]
+        if first:
+            example = next(iter(first))
+            self.notes.append(
+                f"{len(first)} files are copies of others, byte for byte ({example} of {first[example]}): copies stay "
+                "on one side of the split"
+            )
+        if self.held_out and first:
+            held = {self.keys[number] for number in self.held_out}
+            trained = {self.keys[number] for number in set(range(len(self))) - set(self.held_out)}
+            if both := held & trained:
+                self.notes.append(f"{len(both)} held-out images are in the training split too: {some(sorted(both), 3)}")
 
 
-def _name_closed_folder(error: OSError) -> None:
-    log.warning("%s cannot be looked into: %s. Skipped", error.filename, error.strerror)
+def _split_note(sizes: Counter[str], wanted: set[str], held: set[str]) -> str:
+    found = ", ".join(f"{split} ({sizes[split]})" for split in ("train", "val", "test") if sizes[split])
+    if len(sizes) == 1:
+        return f"the folder {found} is a split, not a class (data.labels=folders takes it as one)"
+    measured = f"{' and '.join(sorted(held))} is held out" if held else "none is held out for measuring (data.held_out)"
+    return (
+        f"folders are splits: {found}; {' and '.join(sorted(wanted))} is used (data.split), {measured}; "
+        "data.labels=folders takes them as classes"
+    )
 
 
-def _folder_labels(names: Sequence[str]) -> tuple[list[int] | None, list[str] | None]:
-    tops = [name.split("/")[0] if "/" in name else None for name in names]
-    class_names = sorted({top for top in tops if top})
-    if None in tops:
-        if class_names:
-            log.info("no class labels: %d images lie beside the sub-folders, not in one", tops.count(None))
-        return None, None
-    number = {name: label for label, name in enumerate(class_names)}
-    return [number[top] for top in tops if top], class_names
+def _notes_on_profiles(headers: dict[str, Header]) -> list[str]:
+    states = Counter(header.profile for header in headers.values())
+    converted, broken = states["other"], states["broken"]
+    notes = [f"{converted} pictures have a colour profile that is converted to sRGB"] if converted else []
+    return notes + ([f"{broken} pictures have a broken colour profile, which is passed over"] if broken else [])
+
+
+def _looked_for(found: Walk) -> str:
+    beside = f" It holds {_by_number(found.others)}." if found.others else ""
+    kinds = " ".join(sorted(READABLE_SUFFIXES))
+    return f"looked there and in its sub-folders for {kinds}, however they are called.{beside}"
+
+
+def _by_number(counts: Counter[str]) -> str:
+    return some([f"{count} {suffix}" for suffix, count in counts.most_common()], join=", ")
+
+
+def _place(name: str) -> str:
+    return name if name == "hidden files" else f"in {name}"
+
+
+def _top(name: str) -> str:
+    return name.rpartition("/")[0].split("/")[0]

@@ -23,13 +23,14 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 import torch
-from PIL import Image
 
 from shared.data.config import DataConfig
 from shared.data.order import SPARE, Blocks
-from shared.data.sources.decode import UnreadableImage, decode_rgb, reason_of
+from shared.data.pictures.decode import UnreadableImage, reason_of
+from shared.data.pictures.survey import SAMPLE, Survey, survey
 from shared.data.sources.disk_buffer import DiskBuffer
-from shared.data.sources.source import ImageSource, hash_lines
+from shared.data.sources.labels import Classes
+from shared.data.sources.source import EncodedSource, hash_lines, spread
 from shared.disk.cache_folder import cache_folder
 from shared.errors import UserError
 
@@ -84,7 +85,7 @@ class ParquetFiles:
             raise UserError(f"{what}: {reason_of(error)}") from error
 
 
-class ParquetSource(ImageSource):
+class ParquetSource(EncodedSource):
     """The images in one column of Parquet files.
 
     Up to `config.buffer_gb` of them are at hand. A smaller set is at hand whole, once it was read, and is shuffled and
@@ -95,10 +96,11 @@ class ParquetSource(ImageSource):
         self,
         files: ParquetFiles,
         column: str,
-        classes: tuple[Sequence[int] | None, list[str] | None],
+        classes: Classes,
         config: DataConfig,
+        notes: Sequence[str] = (),
     ):
-        self._files, self._config = files, config
+        self._files, self.notes, self.reading = files, list(notes), config.reading
         self._leaf = _leaf(files, column)
         self._groups = [group for group in files.groups if group.rows]
         self._starts_G = [0, *accumulate(group.rows for group in self._groups)]
@@ -120,12 +122,18 @@ class ParquetSource(ImageSource):
     def __len__(self) -> int:
         return self._starts_G[-1]
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def encoded(self, index: int) -> BytesIO:
+        """The bytes of an image."""
         number, row = self._place(index)
         cell = self._images(number)[row]
         if not cell.is_valid:
             raise UnreadableImage("empty")
-        return decode_rgb(BytesIO(cell.as_py()), self._config.max_pixels, self._config.enough_pixels)
+        return BytesIO(cell.as_py())
+
+    def survey(self, config: DataConfig) -> Survey:
+        """A look at some images of the first row group: over a network, looking at others would be waiting."""
+        sample = spread(self._groups[0].rows, SAMPLE)
+        return survey([(self.names[index], self.encoded, index) for index in sample], config.reading, config.source)
 
     def contents(self) -> str:
         """A hash of the files' names and sizes, of what their footers say of the images, and of the labels."""

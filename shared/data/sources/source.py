@@ -1,16 +1,21 @@
 """What every image source is: a fixed sequence of pictures with names, keys and labels."""
 
 import hashlib
-import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
 
 from PIL import Image
 
+from shared.data.config import DataConfig
 from shared.data.order import Blocks
+from shared.data.pictures.decode import Reading, decode_rgb
+from shared.data.pictures.survey import Survey, survey
 from shared.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 class ImageSource(ABC):
@@ -19,6 +24,7 @@ class ImageSource(ABC):
     names: what to call each image in a message.
     keys: images with equal keys are variants of one picture, and stay on one side of the train/validation split.
     labels, class_names: class of each image and the classes' names; None where there are none.
+    held_out: the images to measure on, where the user has set some apart; None where they are still to be chosen.
     description: name, size, version and licence, for logs and for the record beside a token cache.
     unreadable: names of the images already found unreadable, which this sequence leaves out.
     blocks: which images are read together; None where reading any of them costs the same.
@@ -28,9 +34,20 @@ class ImageSource(ABC):
     keys: Sequence[str]
     labels: Sequence[int] | None = None
     class_names: list[str] | None = None
+    held_out: Sequence[int] | None = None
     description: str
     unreadable: Sequence[str] = ()
     blocks: Blocks | None = None
+
+    @cached_property
+    def left_out(self) -> Counter[str]:
+        """How many images this sequence leaves out but those of `unreadable`, by what they are."""
+        return Counter()
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """Whatever else was understood or assumed, in sentences without a full stop."""
+        return []
 
     def __len__(self) -> int:
         return len(self.names)
@@ -47,15 +64,52 @@ class ImageSource(ABC):
         return hash_lines(self.names, self.labels or ())
 
 
-def report_unreadable(names: Sequence[str], total: int, max_bad_fraction: float, where: str) -> None:
-    """Name unreadable images in one log line; raise UserError if they are more than that fraction of `total`."""
-    if not names:
-        return
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    summary = f"{len(names)} of {total} images in {where} cannot be used: {'; '.join(names[:5])}{more}"
+class EncodedSource(ImageSource):
+    """A source of image files, or of their bytes, which are decoded as `reading` says."""
+
+    reading: Reading
+
+    @abstractmethod
+    def encoded(self, index: int) -> Path | BytesIO:
+        """The file of an image. Raises UnreadableImage."""
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return decode_rgb(self.encoded(index), self.reading)
+
+    def look(self, config: DataConfig, sample: Iterable[int]) -> None:
+        """Decode a sample: `reading` is made to fit this set, and `notes` tells what is odd. Raises UserError."""
+        self.learn(
+            survey([(self.names[index], self.encoded, index) for index in sample], config.reading, config.source)
+        )
+
+    def learn(self, found: Survey) -> None:
+        """Read pictures from now on as a look at some of them says."""
+        self.reading = replace(self.reading, whites=found.whites)
+        self.notes = [*self.notes, *found.notes]
+
+
+def refuse_unreadable(names: Sequence[str], total: int, max_bad_fraction: float, where: str) -> None:
+    """Raise UserError if the unreadable images `names` are more than that fraction of `total`."""
     if len(names) > max_bad_fraction * total:
-        raise UserError(f"{summary}. That is more than max_bad_fraction={max_bad_fraction}: mend or remove them")
-    log.warning("%s. Skipped", summary)
+        raise UserError(
+            f"{unusable(names, total, where)}. That is more than max_bad_fraction={max_bad_fraction}: "
+            "mend or remove them"
+        )
+
+
+def unusable(names: Sequence[str], total: int, where: str) -> str:
+    """A sentence on unreadable images."""
+    return f"{len(names)} of {total} images in {where} cannot be used: {some(names)}"
+
+
+def some(names: Sequence[str], most: int = 5, join: str = "; ") -> str:
+    """The first few names, and how many more there are."""
+    return join.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of 0..count-1, evenly spread."""
+    return sorted({position * count // most for position in range(most)}) if count > most else list(range(count))
 
 
 def hash_lines(*columns: Iterable[str | int]) -> str:

@@ -1,23 +1,38 @@
 """Images in tables: Parquet files, which are streamed, and other Hugging Face datasets, which are memory-mapped."""
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
-from PIL import Image
 
+from shared.data.aside import aside
 from shared.data.config import DataConfig
-from shared.data.sources.decode import UnreadableImage, decode_rgb, reason_of
+from shared.data.pictures.decode import UnreadableImage, reason_of
+from shared.data.pictures.survey import SAMPLE
+from shared.data.sources.choose import IMAGE_COLUMNS
+from shared.data.sources.labels import (
+    NO_CLASSES,
+    WITHHELD,
+    Classes,
+    NoClasses,
+    classes_of,
+    label_columns,
+    looks_like_classes,
+)
 from shared.data.sources.parquet import ParquetFiles, ParquetSource
-from shared.data.sources.source import ImageSource
+from shared.data.sources.source import EncodedSource, ImageSource, spread
+from shared.data.sources.splits import SPLIT_OF
 from shared.errors import UserError
 
-log = logging.getLogger(__name__)
 
-Classes = tuple[Sequence[int] | None, list[str] | None]  # the class of each image and the classes' names, or neither
+class Columns(NamedTuple):
+    """Of a table: the column of images, the classes, and sentences on what was chosen."""
+
+    image: str
+    classes: Classes
+    notes: list[str]
 
 
 def open_hub(name: str, config: DataConfig) -> ImageSource:
@@ -28,17 +43,28 @@ def open_hub(name: str, config: DataConfig) -> ImageSource:
 
 def open_folder(path: Path, config: DataConfig) -> ImageSource:
     """A folder of Parquet or Arrow files, or what `save_to_disk` of `datasets` left there."""
-    if not ((path / "dataset_dict.json").exists() or (path / "state.json").exists()):
+    if not _is_saved(path):
         return _open(str(path), str(path), None, config)
     try:
         saved = datasets.load_from_disk(str(path))
     except Exception as error:
         raise UserError(f"cannot read the dataset in {path}: {reason_of(error)}") from error
     if isinstance(saved, datasets.Dataset):
-        return TableSource(saved, str(path), config)
-    if config.split not in saved:
-        raise _no_split(str(path), config.split, saved)
-    return TableSource(saved[config.split], str(path), config)
+        if config.held_out:
+            raise _no_split(str(path), config.held_out, (), "held_out")
+        return TableSource([saved], str(path), config)
+    parts = [saved[_known(name, saved, str(path), key)] for name, key in _asked(config)]
+    return TableSource(parts, str(path), config)
+
+
+def open_file(path: Path, config: DataConfig) -> ImageSource:
+    """One Parquet file."""
+    return _stream(str(path), [[str(path)]], None, config)
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether `save_to_disk` of `datasets` wrote this folder."""
+    return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
 
 
 def _open(where: str, name: str, subset: str | None, config: DataConfig) -> ImageSource:
@@ -46,95 +72,152 @@ def _open(where: str, name: str, subset: str | None, config: DataConfig) -> Imag
         builder = datasets.load_dataset_builder(name, subset)
         files = builder.config.data_files or {}
         known = {*files, *(builder.info.splits or {})}
-        if config.split in files and all(file.endswith(".parquet") for file in files[config.split]):
-            return _stream(where, files[config.split], builder.info.features, config)
-        if config.split.isidentifier() and known and config.split not in known:  # not so "train[:10%]"
-            raise _no_split(where, config.split, known)
-        return TableSource(datasets.load_dataset(name, subset, split=config.split), where, config)
+        splits = [_known(split, known, where, key) if known else split for split, key in _asked(config)]
+        if all(split in files and all(file.endswith(".parquet") for file in files[split]) for split in splits):
+            return _stream(where, [files[split] for split in splits], builder.info.features, config)
+        return TableSource([datasets.load_dataset(name, subset, split=split) for split in splits], where, config)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"cannot read the dataset {where}, split {config.split!r}: {reason_of(error)}") from error
 
 
-def _no_split(where: str, split: str, known: Any) -> UserError:
-    return UserError(f"{where} has no split {split!r}: set data.split to one of {', '.join(sorted(map(str, known)))}")
+def _asked(config: DataConfig) -> list[tuple[str, str]]:
+    """The splits to open, each with its key of `data`: the one that is used, then the one that is held out."""
+    return [(config.split, "split")] + ([(config.held_out, "held_out")] if config.held_out else [])
 
 
-def _stream(where: str, urls: Sequence[str], features: Any, config: DataConfig) -> ParquetSource:
-    """A source over Parquet files. features: what the hub says of their columns, if anything."""
-    files = ParquetFiles(urls, where)
+def _known(split: str, known: Any, where: str, key: str) -> str:
+    """A split as the dataset calls it: "val" may be its "validation". Raises UserError where it has none such."""
+    if split in known or not split.isidentifier() or split == "all":
+        return split  # `datasets` reads "train[:10%]" and "train+test" itself
+    alike = [name for name in known if SPLIT_OF.get(str(name)) == SPLIT_OF.get(split, split)]
+    if not alike:
+        raise _no_split(where, split, known, key)
+    return str(alike[0])
+
+
+def _no_split(where: str, split: str, known: Any, key: str) -> UserError:
+    listed = ", ".join(sorted(map(str, known)))
+    hint = f"set data.{key} to one of {listed}" if listed else f"leave out data.{key}"
+    return UserError(f"{where} has no split {split!r}: {hint}")
+
+
+def _stream(where: str, urls: Sequence[Sequence[str]], features: Any, config: DataConfig) -> ParquetSource:
+    """A source over the Parquet files of a split, and of the one that is held out, if any.
+
+    features: what the hub says of their columns, if anything.
+    """
+    files = ParquetFiles([url for some in urls for url in some], where)
     features = features or datasets.Features.from_arrow_schema(files.schema)
-    column = image_column(features, config.image_column, where)
-    classes = label_classes(features, files.column, config.label_column, where)
-    return ParquetSource(files, column, classes, config)
+    columns = choose_columns(features, files.column, config, where)
+    source = ParquetSource(files, columns.image, columns.classes, config, columns.notes)
+    if len(urls) > 1:
+        source.held_out = range(sum(group.rows for group in files.groups if group.url in urls[0]), len(source))
+    source.learn(aside(lambda: source.survey(config)))
+    return source
 
 
-class TableSource(ImageSource):
-    """Rows of a `datasets.Dataset` with an image column and, optionally, a label column."""
+class TableSource(EncodedSource):
+    """Rows with an image column and maybe a label column: those of the split that is used, then those held out."""
 
-    def __init__(self, table: Any, where: str, config: DataConfig):
-        column = image_column(table.features, config.image_column, where)
+    def __init__(self, parts: Sequence[Any], where: str, config: DataConfig):
+        table = datasets.concatenate_datasets(list(parts))
+        if not len(parts[0]):
+            raise UserError(f"{where} has no rows: choose another split or dataset")
+        columns = choose_columns(table.features, lambda name: table[name][:], config, where)
         try:  # undecoded, so that a broken image is one UnreadableImage here and not an error inside `datasets`
-            self._images = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+            raw = table.select_columns([columns.image])
+            self._images = raw.cast_column(columns.image, datasets.Image(decode=False))
         except (TypeError, ValueError, NotImplementedError) as error:  # the last is what Arrow raises
-            raise UserError(f"column {column!r} of {where} holds {table.features[column]}, not images") from error
-        self._column, self._config = column, config
-        self.labels, self.class_names = label_classes(
-            table.features, lambda name: table[name][:], config.label_column, where
-        )
+            kind = table.features[columns.image]
+            raise UserError(f"column {columns.image!r} of {where} holds {kind}, not images") from error
+        self._column, self.notes = columns.image, columns.notes
+        self.labels, self.class_names = columns.classes
         self.names = self.keys = [f"row {index}" for index in range(len(table))]
+        self.held_out = range(len(parts[0]), len(table)) if len(parts) > 1 else None
         licence = f", licence {table.info.license}" if table.info.license else ""
         self.description = f"{where}: {len(table)} images{licence}"
-        if not len(table):
-            raise UserError(f"{where} has no rows: choose another split or dataset")
+        self.reading = config.reading
+        self.look(config, spread(len(self), SAMPLE))
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def encoded(self, index: int) -> Path | BytesIO:
+        """The bytes of an image, or the file that the table names."""
         cell = self._images[index][self._column]
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise UnreadableImage("empty")
-        file = cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"])
-        return decode_rgb(file, self._config.max_pixels, self._config.enough_pixels)
+        return Path(cell["path"]) if cell["bytes"] is None else BytesIO(cell["bytes"])
 
 
-def image_column(features: Any, wanted: str | None, where: str) -> str:
-    """The name of the column that holds the images: `wanted`, or the first by type, or by name. Raises UserError."""
+def choose_columns(
+    features: Mapping[str, Any], read: Callable[[str], Sequence[Any]], config: DataConfig, where: str
+) -> Columns:
+    """The columns of images and of classes: those asked for, or found by type and name; `read` gives a column's values.
+
+    Raises UserError where one that is asked for is missing, or holds what it cannot.
+    """
+    image, others = image_column(features, config.image_column, where)
+    notes = [f"images from column {image!r}, not {', '.join(others)} (data.image_column)"] if others else []
+    if config.labels == "none":
+        return Columns(image, NO_CLASSES, notes)
+    if config.labels is not None:
+        raise UserError(f"data.labels={config.labels}: {where} holds its labels itself; set data.label to a column")
+    classes, more = label_classes(features, read, config.label, where)
+    return Columns(image, classes, notes + more)
+
+
+def image_column(features: Mapping[str, Any], wanted: str | None, where: str) -> tuple[str, list[str]]:
+    """The name of the column that holds the images, and those of others that do: `wanted`, or by type and name.
+
+    Raises UserError.
+    """
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     # A table written without `datasets` holds plain bytes, or {"bytes", "path"}.
-    plain = [name for name in ("image", "img", "jpg", "jpeg", "png", "webp", "picture") if name in features]
-    column = wanted or next(iter(images + plain), "")
+    named = [name for name in IMAGE_COLUMNS if name in features]
+    likely = sorted(images, key=lambda name: named.index(name) if name in named else len(named)) or named
+    column = wanted or next(iter(likely), "")
     if column not in features:
         raise UserError(
             f"{where} has no image column{f' {wanted!r}' if wanted else ''}: "
             f"set data.image_column to one of {', '.join(features)}"
         )
-    return column
+    return column, [name for name in images if name != column]
 
 
-def label_classes(features: Any, read: Callable[[str], Sequence[Any]], wanted: str | None, where: str) -> Classes:
-    """Classes from the column `wanted`, or from one found by type or name; `read` gives a column's values.
-
-    Raises UserError where the wanted column is missing, or holds what cannot be a class.
-    """
+def label_classes(
+    features: Mapping[str, Any], read: Callable[[str], Sequence[Any]], wanted: str | None, where: str
+) -> tuple[Classes, list[str]]:
+    """Classes from the column `wanted`, or from one found by type or name, and sentences on what was not used."""
     if wanted is not None and wanted not in features:
-        raise UserError(
-            f"{where} has no label column {wanted!r}: set data.label_column to one of {', '.join(features)}"
-        )
-    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    plain = [name for name in ("label", "labels", "class") if name in features]
-    column = wanted or next(iter(classes + plain), None)
+        raise UserError(f"{where} has no label column {wanted!r}: set data.label to one of {', '.join(features)}")
+    typed = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    likely = typed + [name for name in label_columns(features) if name not in typed]
+    column = wanted or next(iter(likely), None)
     if column is None:
-        return None, None
-    values = read(column)
-    feature = features[column]
-    if any(value is None or value == -1 for value in values):  # -1 is how hubs write "withheld"
-        log.info("no class labels: column %r of %s is not filled in for every image", column, where)
-        return None, None
-    if isinstance(feature, datasets.ClassLabel):
-        return values, list(feature.names)
-    if not all(isinstance(value, int | str) for value in values):
-        if wanted is None:
-            return None, None
-        raise UserError(f"the label column {column!r} of {where} must hold numbers or names, not {feature}")
-    number = {value: label for label, value in enumerate(sorted(set(values)))}
-    return [number[value] for value in values], [str(value) for value in number]
+        could = [name for name in _short_columns(features) if looks_like_classes(read(name))]
+        return NO_CLASSES, [f"not used as classes: {', '.join(could[:5])} (data.label={could[0]})"] if could else []
+    others = [name for name in likely if name != column]
+    notes = [f"classes from column {column!r}, not {', '.join(others)} (data.label={others[0]})"] if others else []
+    try:
+        return _classes(features[column], read(column)), notes
+    except NoClasses as error:
+        if wanted is not None:
+            raise UserError(
+                f"the label column {column!r} of {where} must hold numbers or names for every image: {error}"
+            ) from None
+        return NO_CLASSES, [f"column {column!r} not used as classes: {error}", *notes]
+
+
+def _classes(feature: Any, values: Sequence[Any]) -> Classes:
+    """Classes of a column. Raises NoClasses."""
+    if not isinstance(feature, datasets.ClassLabel):
+        return classes_of(values)
+    if missing := sum(value in WITHHELD for value in values):
+        raise NoClasses(f"{missing} of {len(values)} values are missing")
+    return Classes(values, list(feature.names))
+
+
+def _short_columns(features: Mapping[str, Any]) -> list[str]:
+    """The columns that could hold classes by their type."""
+    kinds = ("string", "large_string", "bool", "int8", "int16", "int32", "int64", "uint8")
+    return [name for name, feature in features.items() if getattr(feature, "dtype", None) in kinds]

@@ -18,6 +18,7 @@ from shared.data.open import open_datasets
 from shared.data.order import epoch_order
 from shared.data.pixels import to_float, to_uint8
 from shared.data.sources.folder import FolderSource
+from shared.data.sources.walk import walk
 from shared.errors import UserError
 
 
@@ -128,7 +129,7 @@ def test_augmentation_is_a_pure_function_of_seed_epoch_and_index(folder: Path) -
 
 def test_each_augmentation_happens_as_often_as_asked(folder: Path) -> None:
     still = dict(crop_scale=(1.0, 1.0), flip=0.0, sharpness=0.0, autocontrast=0.0)
-    source = FolderSource(folder, DataConfig(max_bad_fraction=0))
+    source = FolderSource(walk(folder), DataConfig(max_bad_fraction=0))
     square = [index for index, name in enumerate(source.names) if name.endswith("10.png")]  # 30 x 30 pixels
 
     def views(**options: object) -> list[torch.Tensor]:
@@ -147,7 +148,7 @@ def test_each_augmentation_happens_as_often_as_asked(folder: Path) -> None:
 def test_validation_is_the_centre_crop_of_torchvision(folder: Path) -> None:
     from shared.data.vision import transforms
 
-    source = FolderSource(folder, DataConfig(max_bad_fraction=0))
+    source = FolderSource(walk(folder), DataConfig(max_bad_fraction=0))
     dataset = ImageDataset(source, range(24), config(folder), augmented=False)
     reference = transforms.Compose([transforms.Resize(16, antialias=True), transforms.CenterCrop(16)])
     smooth = Image.linear_gradient("L").resize((48, 30)).convert("RGB")
@@ -159,7 +160,7 @@ def test_validation_is_the_centre_crop_of_torchvision(folder: Path) -> None:
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 3000), (3000, 1), (7, 5)])
 def test_any_shape_fits_any_size(tmp_path: Path, width: int, height: int) -> None:
     for index in range(2):
-        Image.new("RGB", (width, height), (200, 100, 50)).save(tmp_path / f"{index}.png")
+        Image.new("RGB", (width, height), (200, 100, 50)).save(tmp_path / f"{index}.png", compress_level=index)
     data = DataConfig(source=str(tmp_path), image_size=(24, 16))
     for dataset in open_datasets(data, seed=0):
         image, label = dataset[0, 0]
@@ -189,7 +190,7 @@ def test_restarted_loader_gives_the_same_bits_and_draws_no_random_numbers(folder
 
 def test_validation_covers_every_image_once_over_ranks(folder: Path) -> None:
     dataset = ImageDataset(
-        FolderSource(folder, DataConfig(max_bad_fraction=0)), range(24), config(folder), augmented=False
+        FolderSource(walk(folder), DataConfig(max_bad_fraction=0)), range(24), config(folder), augmented=False
     )
     whole = torch.cat([images for images, _ in validation_loader(dataset, 7)])
     assert whole.shape[0] == 24
@@ -238,7 +239,7 @@ def test_truncated_image_is_replaced_and_named_once(
 ) -> None:
     names = ["even/04.png", "even/06.png"]
     truncate(folder, names)
-    source = FolderSource(folder, DataConfig(max_bad_fraction=0))
+    source = FolderSource(walk(folder), DataConfig(max_bad_fraction=0))
     limited = config(folder, max_bad_fraction=0.1)
     dataset = ImageDataset(source, range(24), limited, augmented=False)
     assert dataset.unreadable == []
@@ -257,7 +258,7 @@ def test_too_many_truncated_images_end_in_one_clear_message(folder: Path, worker
     names = [f"even/{index:02}.png" for index in range(0, 24, 2)]
     truncate(folder, names)
     dataset = ImageDataset(
-        FolderSource(folder, DataConfig(max_bad_fraction=0)), range(24), config(folder), augmented=False
+        FolderSource(walk(folder), DataConfig(max_bad_fraction=0)), range(24), config(folder), augmented=False
     )
     with pytest.raises(UserError, match=r"of 24 images .*even/.*max_bad_fraction=0\.05") as caught:
         take(training_loader(dataset, 6, seed=0, workers=workers), 20)

@@ -1,6 +1,7 @@
 """Reading ahead: training never waits for a block that could have been fetched before, and sees the same batches."""
 
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import threading
 import time
@@ -141,27 +142,29 @@ def test_a_step_waits_for_no_block_that_comes_after_those_of_the_first(bucket: l
     assert len(readers) < 1.5 * 23
 
 
-def test_two_processes_of_a_machine_read_a_block_once(
-    bucket: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _rank(number: int, paths: list[str], folder: Path, cache: str, steps: multiprocessing.synchronize.Barrier) -> None:
+    """One process of two that train on the same images; notes which row groups it reads and which images it sees."""
+    os.environ["TESSERA_CACHE"] = cache
     read = ParquetFiles.read
-    fork = multiprocessing.get_context("fork")
-    steps = fork.Barrier(2)
 
     def noting(files: ParquetFiles, group: RowGroup, column: str) -> pyarrow.ChunkedArray:
-        with (tmp_path / "reads").open("a") as file:
+        with (folder / "reads").open("a") as file:
             file.write(f"{group.url} {group.number}\n")
         return read(files, group, column)
 
-    def rank(number: int) -> None:
-        dataset = dataset_of(source_of(bucket, small_buffer(bucket, 4)))
-        for batch in islice(training_loader(dataset, 5, seed=0, rank=number, world_size=2), 23):
-            steps.wait(60)  # as when they exchange gradients
-            with (tmp_path / "seen").open("a") as file:
-                file.writelines(f"{image}\n" for image in images_of([batch]))
+    ParquetFiles.read = noting  # type: ignore[assignment]
+    dataset = dataset_of(source_of(paths, small_buffer(paths, 4)))
+    for batch in islice(training_loader(dataset, 5, seed=0, rank=number, world_size=2), 23):
+        steps.wait(60)  # as when they exchange gradients
+        with (folder / "seen").open("a") as file:
+            file.writelines(f"{image}\n" for image in images_of([batch]))
 
-    monkeypatch.setattr(ParquetFiles, "read", noting)
-    processes = [fork.Process(target=rank, args=(number,)) for number in range(2)]
+
+def test_two_processes_of_a_machine_read_a_block_once(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")  # ranks start afresh, and Arrow's threads do not survive a fork
+    steps, paths = spawn.Barrier(2), shards(tmp_path / "set")
+    arguments = (paths, tmp_path, os.environ["TESSERA_CACHE"], steps)
+    processes = [spawn.Process(target=_rank, args=(number, *arguments)) for number in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -19,7 +19,8 @@ from PIL import Image
 from shared.data.config import DataConfig
 from shared.data.loader import Batch, training_loader, validation_loader
 from shared.data.open import open_datasets
-from shared.data.sources.decode import UnreadableImage
+from shared.data.pictures.decode import UnreadableImage
+from shared.data.sources.labels import NO_CLASSES
 from shared.data.sources.parquet import ParquetFiles, ParquetSource, RowGroup
 from shared.errors import UserError
 
@@ -55,9 +56,7 @@ def shards(folder: Path | str, open_: Callable[..., Any] = open, struct: bool = 
 
 
 def source_of(paths: list[str], buffer_bytes: float = 10**9) -> ParquetSource:
-    return ParquetSource(
-        ParquetFiles(paths, "the test"), "image", (None, None), DataConfig(buffer_gb=buffer_bytes / 1e9)
-    )
+    return ParquetSource(ParquetFiles(paths, "the test"), "image", NO_CLASSES, DataConfig(buffer_gb=buffer_bytes / 1e9))
 
 
 def small_buffer(paths: list[str], window: int) -> int:
@@ -221,4 +220,4 @@ def test_a_jpeg_larger_than_needed_is_reduced(tmp_path: Path) -> None:
     table = pyarrow.table({"image": [buffer.getvalue()]})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     files = ParquetFiles([str(tmp_path / "a.parquet")], "the test")
-    assert ParquetSource(files, "image", (None, None), DataConfig(image_size=40))[0].size == (100, 100)
+    assert ParquetSource(files, "image", NO_CLASSES, DataConfig(image_size=40))[0].size == (100, 100)

@@ -1,0 +1,1 @@
+"""One picture: whether a file is one, and its pixels as every viewer shows them."""

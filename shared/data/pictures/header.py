@@ -1,0 +1,86 @@
+"""What a picture's file says before any pixel is decoded: whether it can be one, and what has to be known about it."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from shared.data.pictures.decode import open_image, reason_of, refuse_bomb
+from shared.data.pictures.profiles import State, profile_state
+from shared.data.pictures.suffixes import DRAWINGS, NEED_PACKAGES, RAW_SUFFIXES, READABLE_SUFFIXES
+from shared.data.pictures.values import Kind, kind_of_values
+
+SAMPLE = 4096  # bytes of the middle of a file that tell most files of one length apart
+
+
+class Header(NamedTuple):
+    """problem: why it cannot be used. unread: the kind of file, where it is not broken but of a kind not read here.
+
+    kind: of values of more than 8 bits. profile: of its colours. sample: equal for files of the same content.
+    """
+
+    problem: str | None
+    unread: str | None = None
+    kind: Kind | None = None
+    profile: State = "none"
+    sample: bytes = b""
+
+
+def header_of(path: Path, max_pixels: int) -> Header:
+    """Open a picture and read its header."""
+    suffix = path.suffix.lower()
+    if suffix in RAW_SUFFIXES:  # as TIFF, Pillow would open the thumbnail in some of them
+        return Header("a camera's raw file", f"{suffix} (camera raw: develop them to JPEG or PNG)")
+    try:
+        with open_image(path) as image:
+            refuse_bomb(image, max_pixels)
+            return Header(None, None, kind_of_values(image), profile_state(image), _sample(path))
+    except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
+        return Header(reason_of(error), _unread(path, suffix))
+
+
+def copies(folder: Path, names: Sequence[str], headers: Sequence[Header]) -> dict[str, str]:
+    """Files that are, byte for byte, another: the name of each but the first of its kind, and that of the first."""
+    alike = defaultdict(list)
+    for name, header in zip(names, headers, strict=True):
+        alike[header.sample].append(name)
+    candidates = [name for group in alike.values() if len(group) > 1 for name in group]
+    with ThreadPoolExecutor() as pool:
+        digests = dict(zip(candidates, pool.map(lambda name: _digest(folder / name), candidates), strict=True))
+    first: dict[bytes, str] = {}
+    return {name: first[digest] for name, digest in digests.items() if first.setdefault(digest, name) != name}
+
+
+def head_of(path: Path, length: int = 64) -> bytes:
+    """The first bytes of a file; none where it is no file, or cannot be read."""
+    try:
+        if not path.is_file():  # opening a pipe waits until somebody writes to it
+            return b""
+        with path.open("rb") as file:
+            return file.read(length)
+    except OSError:
+        return b""
+
+
+def _unread(path: Path, suffix: str) -> str | None:
+    """The kind of a file that holds no picture for us, where that is not because it is broken."""
+    head = head_of(path)
+    for name, signature, package, usual in NEED_PACKAGES:
+        if signature.match(head) and usual not in READABLE_SUFFIXES:
+            return f"{name} (pip install {package}, and they are read)"
+    return f"{suffix} (not read here: convert them to PNG)" if suffix in DRAWINGS else None
+
+
+def _sample(path: Path) -> bytes:
+    size = os.stat(path).st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size // 2 - SAMPLE // 2))
+        return hashlib.blake2b(b"%d " % size + file.read(SAMPLE), digest_size=16).digest()
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -1,0 +1,112 @@
+"""What lies in a folder: files that may be pictures, files that describe them, and what is neither."""
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared.data.pictures.header import head_of
+from shared.data.pictures.suffixes import PICTURE_SUFFIXES, SIGNATURES
+
+log = logging.getLogger(__name__)
+
+TABLE_SUFFIXES = {".parquet", ".arrow"}
+SHARD_SUFFIXES = {".tar"}
+LABEL_SUFFIXES = {".csv", ".tsv", ".jsonl", ".json", ".parquet"}
+# Files that lie beside pictures, one or two for each, and are not even looked into.
+SIDECARS = {".caption", ".json", ".npy", ".npz", ".pt", ".safetensors", ".txt", ".yaml", ".yml", ".xml", ".xmp"}
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of the ImageFolder of `datasets`
+# What operating systems, network disks and programs put beside pictures: copies, thumbnails, and what was thrown away.
+SYSTEM_FOLDERS = re.compile(
+    r"\..*|@eaDir|@tmp|@Recycle|@Recently-Snapshot|@sharebin|#recycle|#snapshot|~snapshot|\$RECYCLE\.BIN|RECYCLER|RECYCLED"
+    r"|System Volume Information|\$WinREAgent|lost\+found|__MACOSX|Network Trash Folder|Temporary Items|__pycache__"
+    r"|.*\.lrdata",
+    re.IGNORECASE,
+)
+
+
+@dataclass
+class Walk:
+    """Paths are relative to the folder, with "/", and sorted.
+
+    pictures: what is one by its suffix or its first bytes. metadata: files named as in `METADATA`. labels: tables of
+    text at the top. tables: Parquet and Arrow files. shards: tar archives.
+    others: how many files are none of these, by suffix. passed_over: pictures in each kind of system or hidden place.
+    """
+
+    folder: Path
+    pictures: list[str] = field(default_factory=list)
+    metadata: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+
+def walk(folder: Path) -> Walk:
+    """Go through a folder and its sub-folders, along links too, each once. What cannot be looked into is logged."""
+    found, unnamed = Walk(folder), []
+    for name in _files(folder, found.passed_over):
+        suffix, base = Path(name).suffix.lower(), name.rpartition("/")[2]
+        if base.startswith("."):
+            found.passed_over["hidden files"] += suffix in PICTURE_SUFFIXES
+        elif base.lower() in METADATA:
+            found.metadata.append(name)
+        elif suffix in PICTURE_SUFFIXES:
+            found.pictures.append(name)
+        elif suffix in TABLE_SUFFIXES:
+            found.tables.append(name)
+        elif suffix in SHARD_SUFFIXES:
+            found.shards.append(name)
+        elif suffix in LABEL_SUFFIXES and "/" not in name:
+            found.labels.append(name)
+        elif suffix in SIDECARS:
+            found.others[suffix] += 1
+        else:
+            unnamed.append(name)
+    _sort_out(unnamed, found)
+    for names in (found.pictures, found.metadata, found.labels, found.tables, found.shards):
+        names.sort()
+    return found
+
+
+def _sort_out(names: Sequence[str], found: Walk) -> None:
+    """Tell pictures by their first bytes, whatever they are called."""
+    with ThreadPoolExecutor() as pool:  # threads, because opening files on a network disk is waiting
+        heads = pool.map(lambda name: head_of(found.folder / name), names)
+    for name, head in zip(names, heads, strict=True):
+        if SIGNATURES.match(head):
+            found.pictures.append(name)
+        else:
+            found.others[Path(name).suffix.lower() or "no suffix"] += 1
+
+
+def _files(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
+    """All files below `folder`; counts the pictures of the folders that it does not go into."""
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_name_closed_folder):
+        here = os.path.realpath(parent)
+        if here in seen:  # a link back to a folder already walked
+            folders.clear()
+            continue
+        seen.add(here)
+        for name in [name for name in folders if SYSTEM_FOLDERS.fullmatch(name)]:
+            folders.remove(name)
+            passed_over[name] += _pictures_in(Path(parent) / name)
+        folders.sort()
+        above = os.path.relpath(parent, folder).replace(os.sep, "/") + "/"
+        yield from ((above + name).removeprefix("./") for name in files)
+
+
+def _pictures_in(folder: Path) -> int:
+    """How many files are pictures by their suffix."""
+    return sum(Path(name).suffix.lower() in PICTURE_SUFFIXES for _, _, files in os.walk(folder) for name in files)
+
+
+def _name_closed_folder(error: OSError) -> None:
+    log.warning("%s cannot be looked into: %s. Skipped", error.filename, error.strerror)
