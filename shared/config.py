@@ -2,16 +2,27 @@
 
 Each option is declared once, in the `Config` of the part that reads it. A family of alternatives (backbones,
 quantisers, losses) is a union told apart by its `kind`, so each alternative carries its own options only.
+
+The value of an override is YAML, but for a field that is text, where it is taken as it stands: a path may hold ` #`,
+`: `, `=` or `[`, and a name may be 100 or yes. There are three exceptions:
+
+    key=            nothing: null, as in YAML
+    key=null        null, where the field may be null
+    key="null"      what is wholly one text in YAML's quotes is what is in them; '"a"' is the text "a" with its quotes
+
+Where a field takes text or something else, as a number or a mapping in {}, it is text unless YAML reads the other. The
+entries of a list of texts are texts too: [100, yes].
 """
 
 import argparse
 import difflib
+import re
 import reprlib
 from collections.abc import Iterator, Sequence
 from datetime import date
-from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from pathlib import Path, PurePath
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,36 +37,32 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+YAML_TYPES = (str, int, float, bool, NoneType, list, dict)
 
 
 def load_config(model: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
-    """Read `path` (YAML) into `model`, after setting each `a.b=value` of `overrides` (values are YAML too).
+    """Read `path` (YAML) into `model`, after setting each `a.b=value` of `overrides`, read as told above.
 
     A file may begin from another, beside it: `extends: other.yaml`; its own keys then change the other's, and a part
     that names another `kind` than the other's takes its place whole.
     Raises UserError naming the key, the value, what is allowed, and for an unknown key the nearest known one.
     """
     path = Path(path)
-    return parse_config(model, override(read_extended(path), overrides), where=str(path))
-
-
-def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`values` after each `a.b=value` is set in them. Raises UserError where one cannot be read."""
-    for text in overrides:
-        _set(values, text)
-    return values
+    return parse_config(model, read_extended(path), where=str(path), overrides=overrides)
 
 
 def config_of(model: type[C], overrides: Sequence[str], where: str) -> C:
     """A `model` from `key=value` alone; `where` names their origin in the message of a UserError."""
-    values: dict[str, Any] = {}
+    return parse_config(model, {}, where, overrides)
+
+
+def parse_config(model: type[C], values: Any, where: str, overrides: Sequence[str] = ()) -> C:
+    """Validate plain `values` against `model`, after setting each `a.b=value` of `overrides` in them.
+
+    `where` names the origin of the values in the message of a UserError.
+    """
     for override in overrides:
-        _set(values, override)
-    return parse_config(model, values, where)
-
-
-def parse_config(model: type[C], values: Any, where: str) -> C:
-    """Validate plain `values` against `model`; `where` names their origin in the message of a UserError."""
+        _set(values, override, model)
     try:
         return model.model_validate(values)
     except UserError as error:  # a validator with a message of its own
@@ -87,14 +94,14 @@ def parse_command_line(parser: argparse.ArgumentParser, default: str) -> argpars
     parser.add_argument("config", nargs="?", default=default, help=f"a YAML file (default: {default})")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of the file, e.g. name=mine")
     args = parser.parse_intermixed_args()
-    if "=" in args.config:
+    if re.match(r"[\w.]*=", args.config):  # a file of such a name is ./a=b.yaml
         args.config, args.overrides = default, [args.config, *args.overrides]
     return args
 
 
 def save_config(config: Config, path: Path) -> None:
     """Write every resolved value as YAML; `load_config` reads it back equal."""
-    path.write_text(dump_config(config))
+    path.write_text(dump_config(config), encoding="utf-8")
 
 
 def dump_config(config: Config) -> str:
@@ -144,10 +151,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str, loader: type["_Loader"] | None = None) -> Any:
     """The plain values of a YAML text; UserError naming `where` for anything else, and for a key that stands twice."""
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, loader or _Loader)
     except Exception as error:  # PyYAML's constructors raise nearly anything on what is almost a number or a date
         raise UserError(f"{where} is not valid YAML: {error or type(error).__name__}") from None
 
@@ -165,19 +172,86 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _set(values: dict[str, Any], override: str) -> None:
+class _TextLoader(_Loader):
+    """The same, but what stands alone is text, whatever YAML would make of it."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+def _set(values: dict[str, Any], override: str, model: type[Config]) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"cannot read the override {override!r}: write key=value, for example training.batch_size=8")
-    value = parse_yaml(text, f"the value of the override {override!r}")
     *parents, last = key.split(".")
+    fields: list[Any] = [model]
     for parent in parents:
         child = values.get(parent, {})
         if not isinstance(child, dict):
             raise UserError(f"cannot set {override!r}: {parent!r} is a value ({_short(child)}), not a group of keys")
+        fields = _fields_in(fields, values.get("kind"), parent)
         values[parent] = dict(child)  # a copy: YAML's *aliases are one object in several places
         values = values[parent]
-    values[last] = value
+    values[last] = _read_override(override, text, _fields_in(fields, values.get("kind"), last))
+
+
+def _read_override(override: str, text: str, fields: Sequence[Any]) -> Any:
+    """The value of an override for a key that has one of the types `fields`; of none where there is no such key."""
+    kinds = {kind for field in fields for kind in _plain_types(field)} or {str}  # the key is refused, not its value
+    if not text or (text == "null" and NoneType in kinds):
+        return None
+    if str not in kinds:
+        loader = _TextLoader if any(map(_holds_texts, fields)) else _Loader
+        return parse_yaml(text, f"the value of the override {override!r}", loader)
+    try:
+        node, value = yaml.compose(text, _Loader), yaml.load(text, _Loader)
+    except Exception:  # it need not be YAML
+        return text
+    if node is None:  # a comment
+        return text
+    whole = (node.start_mark.index, node.end_mark.index) == (0, len(text))
+    if isinstance(node, yaml.ScalarNode):
+        other = node.style in ("'", '"') or type(value) in kinds - {str, NoneType}
+    else:
+        other = type(value) in kinds and node.flow_style  # a mapping that is not in {} may be a path with ": "
+    return value if whole and other else text
+
+
+def _fields_in(types: Sequence[Any], kind: Any, key: str) -> list[Any]:
+    """The types that `key` has in values of one of some types; of a union's alternatives, in those that `kind` names.
+
+    Where it names none, any alternative counts.
+    """
+    configs = [model for one in types for model in _configs_in(one)]
+    models = [model for model in configs if kind in _kinds(model)] or configs
+    return [
+        *(model.model_fields[key].annotation for model in models if key in model.model_fields),
+        *(get_args(part)[1] for one in types for part in (one, *get_args(one)) if get_origin(part) is dict),
+    ]
+
+
+def _plain_types(annotation: Any) -> set[type]:
+    """What a value of a type may be as YAML reads it: str, int, float, bool, NoneType, list or dict."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return {type(argument) for argument in arguments}
+    if origin is Annotated:
+        return _plain_types(arguments[0])
+    if origin in (Union, UnionType):
+        return {kind for argument in arguments for kind in _plain_types(argument)}
+    kind = origin or annotation
+    if not isinstance(kind, type):
+        return set(YAML_TYPES)
+    if issubclass(kind, PurePath):
+        return {str}
+    return {list} if issubclass(kind, tuple | list) else {dict} if issubclass(kind, BaseModel | dict) else {kind}
+
+
+def _holds_texts(annotation: Any) -> bool:
+    """Whether a type is of lists or mappings of nothing but texts."""
+    origin, arguments = get_origin(annotation), [one for one in get_args(annotation) if one not in (..., NoneType)]
+    if origin in (Union, UnionType, Annotated):
+        return any(map(_holds_texts, arguments))
+    return origin in (list, tuple, dict) and all(_plain_types(one) == {str} for one in arguments)
 
 
 def _explain(problem: Any, model: type[Config]) -> str:
@@ -193,6 +267,8 @@ def _explain(problem: Any, model: type[Config]) -> str:
         hint = f" (did you mean {near!r}?)" if near else ""
         return f"{key}.kind: {context.get('tag', 'nothing')!r} is not one of {allowed}{hint}"
     value = problem["input"]
+    if problem["type"] == "string_type" and value is None:
+        return f"{key}: text is needed, and there is none"
     if problem["type"] == "string_type" and isinstance(value, bool | int | float | date):
         kind = type(value).__name__
         return f"{key}: text is needed, and YAML reads {value} as {kind}: put it in quotes, '\"{value}\"'"

@@ -1,16 +1,22 @@
 """Mistakes a user can make and mend: one clear message instead of a traceback."""
 
 import errno
+import re
 import sys
 from collections.abc import Callable
 
-from shared import signals
+from shared import logs, signals
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OUT_OF_MEMORY = r"out of memory|[Cc]an't allocate memory|not enough memory|CUBLAS_STATUS_ALLOC_FAILED"  # torch's words
 
 
 class UserError(Exception):
     """Something the user gave cannot be used. The message says what, which value, where, and what to do about it."""
+
+
+class WorkerDied(UserError):
+    """A process that loads images was killed."""
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -19,21 +25,19 @@ def run_command(main: Callable[[], None]) -> None:
     A signal that asks to stop ends it with exit status `signals.RESUME` once it has saved; see shared/signals.py.
     """
     signals.catch()
+    logs.show()
     try:
         main()
     except UserError as error:
+        if isinstance(error, WorkerDied):
+            _exit_if_stopped(error)
         sys.exit(f"error: {error}")
     except OSError as error:
         hint = ". Make room and start the same command again: what was saved is whole" if error.errno in FULL else ""
         sys.exit(f"error: {error.filename or 'a file'}: {error.strerror or error}{hint}")
     except (MemoryError, RuntimeError) as error:
-        if name := signals.asked():  # the signal may have ended the processes that load images
-            print(
-                f"stopped by {name} in a step ({error}): the same command goes on from the last checkpoint",
-                file=sys.stderr,
-            )
-            sys.exit(signals.RESUME)
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        _exit_if_stopped(error)
+        if not isinstance(error, MemoryError) and not re.search(OUT_OF_MEMORY, str(error)):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         sys.exit(
@@ -43,3 +47,12 @@ def run_command(main: Callable[[], None]) -> None:
     except signals.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.status)
+
+
+def _exit_if_stopped(error: Exception) -> None:
+    """End the command where a signal asked for it: it may have ended other processes too, which is then the error."""
+    if name := signals.asked():
+        print(
+            f"stopped by {name} in a step ({error}): the same command goes on from the last checkpoint", file=sys.stderr
+        )
+        sys.exit(signals.RESUME)

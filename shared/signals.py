@@ -47,10 +47,13 @@ def asked() -> str | None:
 def ignore(worker: int = 0) -> None:
     """Leave Ctrl-C and SIGUSR1, which a whole group of processes gets, to the main one: for a loader's processes.
 
-    SIGTERM is how the main process ends them.
+    SIGTERM is how the main process ends them. Of this and of what kills them they die without a word: the main process
+    says what it was, and torch's own words would stand beside it.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def die_quietly_while_importing() -> None:
@@ -70,6 +73,5 @@ def _handle(number: int, frame: FrameType | None) -> None:
         )
     if _asked is None:
         _asked = signal.Signals(number)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise here if the signal ended its loaders too
         # Not `print`: the step that this interrupts may be printing itself.
         os.write(2, f"\n{name}: stopping after this step, once it is saved; Ctrl-C stops at once\n".encode())

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from shared.config import override, parse_config
+from shared.config import parse_config
 from shared.errors import UserError, run_command
 from shared.runs.run_directory import RUNS, RunDirectory
 from shared.runs.weights import load_strictly
@@ -141,7 +141,7 @@ def adopt(checkpoint: Path, name: str, overrides: Sequence[str] = ()) -> RunDire
         values = {"name": name, "model": model_of(weights, unit), "training": {"images": DEFAULT_IMAGES}}
     except KeyError as error:
         raise UserError(f"{checkpoint} is not a VQGAN of taming-transformers or LlamaGen: no {error} in it") from None
-    config = parse_config(TokenizerRun, override(values, overrides), where=f"the tokenizer of {checkpoint}")
+    config = parse_config(TokenizerRun, values, where=f"the tokenizer of {checkpoint}", overrides=overrides)
     tokenizer = Tokenizer(config.model)
     tokenizer.quantiser.initialised = True
     load_strictly(tokenizer, tokenizer.state_dict() | weights, checkpoint)

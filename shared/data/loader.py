@@ -7,19 +7,17 @@ Shapes: B batch, C channels, H height, W width. Images are float (B, 3, H, W) in
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from shared import signals
 from shared.data.augment import apply_changes
-from shared.data.dataset import Example, ImageDataset
+from shared.data.dataset import ImageDataset
 from shared.data.order import ImageBatches
 from shared.data.pixels import to_float
 from shared.data.read_ahead import ReadAhead
-from shared.errors import UserError
+from shared.data.workers import Collated, collated, loaded
 
 Batch = tuple[Tensor, Tensor | None]  # images (B, 3, H, W) in [-1, 1]; labels (B,) int64, where the source has them
 Order = ImageBatches | list[list[tuple[int, int]]]  # batches of (epoch, position)
@@ -64,18 +62,12 @@ def _load(
     workers: int,
     device: torch.device | str,
 ) -> Iterator[Batch]:
-    loader = DataLoader(
-        dataset,
-        batch_sampler=_reading_ahead(dataset, order, world_size),
-        num_workers=workers,
-        worker_init_fn=signals.ignore,
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own: the loader's seed must not be drawn from the training run's numbers
-    )
     seen = 0
+    batches = _reading_ahead(dataset, order, world_size)
     try:
-        for pixels_BCHW, labels_B, changes_B3 in loader:
+        for pixels_BCHW, labels_B, changes_B3 in (
+            loaded(dataset, batches, workers) if workers else _here(dataset, batches)
+        ):
             pixels_BCHW = pixels_BCHW.to(device, non_blocking=True)
             if changes_B3 is not None:
                 pixels_BCHW = apply_changes(pixels_BCHW, changes_B3)
@@ -84,13 +76,16 @@ def _load(
             if seen >= len(dataset):  # once an epoch
                 seen = 0
                 dataset.report_odd()
-    except UserError as error:
-        # That of a worker has its traceback in front of the message. This process's holds the loader, so that the
-        # workers would wait for the garbage collector.
-        error.__traceback__ = None
-        raise UserError(str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2]) from None
     finally:
         dataset.report_odd()
+
+
+def _here(dataset: ImageDataset, batches: Iterable[list[tuple[int, int]]]) -> Iterator[Collated]:
+    """Batches loaded in this process."""
+    pinned = torch.cuda.is_available()
+    for items in batches:
+        batch = collated(dataset.__getitems__(items))
+        yield batch.pinned() if pinned else batch
 
 
 def _reading_ahead(dataset: ImageDataset, order: Order, world_size: int) -> Order | ReadAhead:
@@ -99,13 +94,3 @@ def _reading_ahead(dataset: ImageDataset, order: Order, world_size: int) -> Orde
         return order
     share = dataset.blocks.mean_size / world_size  # of a block's images, this rank's
     return ReadAhead(order, dataset.blocks, dataset.source.fetch, math.ceil(share))
-
-
-def _collate(examples: list[Example]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """One batch, still uint8: a fourth of what a worker would have to send as float32."""
-    pixels, labels, changes = zip(*examples, strict=True)
-    return (
-        torch.stack(pixels),
-        None if labels[0] is None else torch.tensor(labels),
-        None if changes[0] is None else torch.stack(changes),
-    )

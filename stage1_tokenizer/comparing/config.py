@@ -1,5 +1,6 @@
 """What a comparison is of: the rows to train, and the run that they all start from."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,18 @@ class Comparison(Config):
 def load_comparison(path: str | Path, overrides: list[str]) -> tuple[Comparison, dict[str, TokenizerRun]]:
     """A comparison and the run of each row. Overrides of a run's keys (training.images=...) hold for every row.
 
-    Raises UserError where either is not valid.
+    They may also be given as those of the base (base.training.images=...). Raises UserError where either is not valid.
     """
     keys_of_runs = TokenizerRun.model_fields.keys() - {"name"}
-    of_runs = [text for text in overrides if text.split("=")[0].split(".")[0] in keys_of_runs]
+    of_runs = [text for text in overrides if re.split(r"[.=]", text)[0] in keys_of_runs or text.startswith("base.")]
     own = [text for text in overrides if text not in of_runs]
+    of_runs = [text.removeprefix("base.") for text in of_runs]
     comparison = load_config(Comparison, path, own)
     if isinstance(comparison.base, str):
         base = load_config(TokenizerRun, comparison.base, of_runs)
     else:
-        values: Any = load_config(Comparison, path, [*own, *(f"base.{text}" for text in of_runs)]).base
-        base = parse_config(TokenizerRun, {"name": comparison.name, **values}, where=f"{path}, base")
+        values = {"name": comparison.name, **comparison.base}
+        base = parse_config(TokenizerRun, values, where=f"{path}, base", overrides=of_runs)
     return comparison, {row.name: run_of(row, base, path) for row in comparison.rows}
 
 

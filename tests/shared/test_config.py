@@ -2,10 +2,21 @@
 
 import argparse
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import Field
 
-from shared.config import Config, completed, dump_config, load_config, parse_command_line, parse_config
+from shared.config import (
+    Config,
+    completed,
+    config_of,
+    dump_config,
+    load_config,
+    parse_command_line,
+    parse_config,
+    save_config,
+)
 from shared.errors import UserError
 from stage1_tokenizer.backbones.conv import ConvConfig
 from stage1_tokenizer.comparing.config import Comparison
@@ -28,7 +39,7 @@ def test_every_shipped_config_is_valid_and_survives_a_round_trip(path: Path, tmp
     assert load_config(model, tmp_path / "again.yaml") == config
 
 
-def test_overrides_are_yaml_values_at_dotted_keys() -> None:
+def test_overrides_are_values_at_dotted_keys() -> None:
     config = load_config(TokenizerRun, DEMO, ["training.images=7", "data.augment=null", "model.backbone.widths=[8, 8]"])
     backbone = config.model.backbone
     assert isinstance(backbone, ConvConfig)
@@ -57,15 +68,103 @@ def test_overrides_are_yaml_values_at_dotted_keys() -> None:
         ("name.deep=1", r"'name' is a value"),
         ("training.lr=1", r"training\.lr: there is no such key; did you mean 'learning_rate'\?"),
         ("training.bs=1", r"training\.bs: there is no such key; did you mean 'batch_size'\?"),
-        ("name=5", r"name: text is needed, and YAML reads 5 as int: put it in quotes"),
-        ("name=2026-11-23", r"name: text is needed, and YAML reads 2026-11-23 as date"),
-        ("name=2026-99-23", r"name=2026-99-23' is not valid YAML: .*month"),
+        ("name=", r"name: text is needed, and there is none"),
+        ("data.source=", r"data\.source: text is needed, and there is none"),
+        ("data.sorce=2024: trip", r"data\.sorce: there is no such key; did you mean 'source'"),
+        ("training.seed=2026-99-23", r"training.seed=2026-99-23' is not valid YAML: .*month"),
         ("training={a: 1, a: 2}", r"'a' stands twice, in lines 1 and 1"),
     ],
 )
 def test_mistakes_name_the_key_the_value_and_what_is_allowed(override: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         load_config(TokenizerRun, DEMO, [override])
+
+
+TEXTS = [
+    "/x/My Pics #2", "2024: trip", "100", "yes", "null.png", "/x/a=b/c==", "'tis", 'it"s', '"a" and "b"', "{a}", "[x]",
+    "*", "&a b", "!x", "%y", "@z", "`", "|", ">", "- a", "? a", "~", "~/pictures", "1e3", "0x10", "2026-11-23", "true",
+    " a ", "a\tb", "Null", "C:\\new", "hf:user/name", "{", "#ffffff", "caf\udce9", "\N{SNOWMAN}", "a\nb", "...", "---",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("key", ["source", "split", "image_column"])  # text, and text that may be null
+def test_an_override_of_a_text_is_taken_as_it_stands_and_kept(text: str, key: str, tmp_path: Path) -> None:
+    config = load_config(TokenizerRun, DEMO, [f"data.{key}={text}"])
+    assert getattr(config.data, key) == text
+    save_config(config, tmp_path / "kept.yaml")
+    assert load_config(TokenizerRun, tmp_path / "kept.yaml") == config
+
+
+@pytest.mark.parametrize("name", ["100", "yes", "null", "2026-11-23", "1_000"])
+def test_a_name_may_look_like_a_number_a_date_or_nothing(name: str) -> None:
+    assert load_config(TokenizerRun, DEMO, [f"name={name}"]).name == name
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("null", None), ("", None), ('"null"', "null"), ("'null'", "null"), ('"100"', "100"), ("'a''b'", "a'b"),
+     (r'"a\tb"', "a\tb"), ("""'"a"'""", '"a"'), ('""', "")],
+)  # fmt: skip
+def test_null_and_quotes_of_a_text_that_may_be_null(written: str, meant: str | None) -> None:
+    assert load_config(TokenizerRun, DEMO, [f"data.label={written}"]).data.label == meant
+
+
+class Round(Config):
+    kind: Literal["round"] = "round"
+    size: int = 1
+
+
+class Named(Config):
+    kind: Literal["named"] = "named"
+    size: str = "small"
+
+
+class Mixed(Config):
+    either: str | int = 0
+    whole: dict[str, Any] | str = ""
+    place: Path | None = None
+    texts: tuple[str, ...] = ()
+    by_name: dict[str, str] | None = None
+    numbers: tuple[int, ...] = ()
+    shape: Annotated[Round | Named, Field(discriminator="kind")] = Round()
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("either=100", "either", 100),
+        ("either='100'", "either", "100"),
+        ("either=10 #2", "either", "10 #2"),
+        ("either=1.5", "either", "1.5"),
+        ("either=yes", "either", "yes"),
+        ("whole={a: 1}", "whole", {"a": 1}),
+        ("whole={a}.yaml", "whole", "{a}.yaml"),
+        ("whole=a: b.yaml", "whole", "a: b.yaml"),
+        ("whole.a=1", "whole", {"a": 1}),
+        ("place=/a #1", "place", Path("/a #1")),
+        ("place=null", "place", None),
+        ("texts=[100, yes, null, 'a #1']", "texts", ("100", "yes", "null", "a #1")),
+        ("by_name={a: 1}", "by_name", {"a": "1"}),
+        ("by_name=null", "by_name", None),
+        ("numbers=[1, 2]", "numbers", (1, 2)),
+        ("shape={kind: round, size: 2}", "shape", Round(size=2)),
+    ],
+)
+def test_yaml_is_for_what_is_not_text(override: str, key: str, value: object) -> None:
+    assert getattr(config_of(Mixed, [override], "here"), key) == value
+
+
+def test_what_is_text_depends_on_the_kind_of_a_part() -> None:
+    assert config_of(Mixed, ["shape.kind=named", "shape.size=100"], "here").shape == Named(size="100")
+    assert config_of(Mixed, ["shape.kind=round", "shape.size=100"], "here").shape == Round(size=100)
+
+
+def test_a_text_that_yaml_reads_as_something_else_is_to_be_quoted_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.yaml"
+    path.write_text("name: 5\ntraining: {images: 5}\n")
+    with pytest.raises(UserError, match=r"name: text is needed, and YAML reads 5 as int: put it in quotes"):
+        load_config(TokenizerRun, path)
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "\x00", "training: 3"])
@@ -148,7 +247,8 @@ def test_keys_that_came_since_are_completed_and_those_that_are_gone_left() -> No
 @pytest.mark.parametrize(
     ("typed", "config", "overrides"),
     [([], "usual.yaml", []), (["mine.yaml"], "mine.yaml", []), (["a=1", "b.c=2"], "usual.yaml", ["a=1", "b.c=2"]),
-     (["mine.yaml", "--quiet", "a=1"], "mine.yaml", ["a=1"])],
+     (["mine.yaml", "--quiet", "a=1"], "mine.yaml", ["a=1"]), (["./a=b.yaml"], "./a=b.yaml", []),
+     (["a.b=-1 #2", "c= x"], "usual.yaml", ["a.b=-1 #2", "c= x"])],
 )  # fmt: skip
 def test_a_command_reads_a_file_that_may_be_left_out_and_overrides(
     typed: list[str], config: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch

@@ -62,3 +62,12 @@ def test_the_reference_rows_are_the_reference_configurations(monkeypatch: pytest
     _, runs = load_comparison(ROOT / "configs/compare/backbones.yaml", [])
     for name, run_of_row in runs.items():
         assert run_of_row == load_config(TokenizerRun, ROOT / f"configs/tokenizer/{name}.yaml")
+
+
+@pytest.mark.parametrize("prefix", ["", "base."])
+@pytest.mark.parametrize("text", ["/x/My Pics #2", "2024: trip", "100", "null.png"])
+def test_a_text_of_every_row_is_taken_as_it_stands(drawings: Path, tmp_path: Path, prefix: str, text: str) -> None:
+    path = tiny_comparison(drawings, tmp_path)
+    comparison, runs = load_comparison(path, ["name=100", f"{prefix}data.source={text}", f"{prefix}training.images=7"])
+    assert comparison.name == "100"
+    assert {(run.data.source, run.training.images) for run in runs.values()} == {(text, 7)}
