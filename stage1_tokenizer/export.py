@@ -25,6 +25,7 @@ from shared.data.config import DataConfig
 from shared.data.loader import validation_loader
 from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
+from shared.extras import install_hint
 from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import newest_run, read_yaml
 from stage1_tokenizer.quantisers.fsq import FiniteScalarQuantiser
@@ -110,9 +111,7 @@ def require_packages() -> None:
     """UserError where a package that export needs is not installed."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"export to ONNX needs what is not installed ({', '.join(missing)}): pip install 'tessera[export]'"
-        )
+        raise UserError(f"export to ONNX needs what is not installed ({', '.join(missing)}): {install_hint('export')}")
 
 
 def write_graph(graph: nn.Module, example: Tensor, names: tuple[str, str], facts: dict[str, Any], path: Path) -> None:
