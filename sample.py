@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.reporting.contact_sheet import save_grid, save_picture
 from shared.runs.hub import WHICH_PRIOR, local_run, prior_directory
@@ -148,11 +149,12 @@ def main() -> None:
         scale=args.cfg_scale, schedule=args.cfg_schedule, power=args.cfg_power, interval=args.cfg_interval
     )
     run = prior_directory(args.prior)
+    out = args.out or (run if RUNS in run.parents or run == args.prior else Path()) / "samples"
+    check_writable(out)
     prior, info = load_prior(run, args.weights)
     scale_L = guidance.scales(prior.length)
     tokenizer = matching_tokenizer(info, run, local_run(args.tokenizer) if args.tokenizer else None).to(device)
     task = make_task(args, info, tokenizer)
-    out = args.out or (run if RUNS in run.parents or run == args.prior else Path()) / "samples"
     size = tokenizer.detokenize(torch.zeros(1, *info.grid, dtype=torch.long, device=device)).shape[2:]
     panel = Panel(task, size, out / ("completions.png" if task.photos else "grid.png"))
     stream = Stream(panel, tokenizer, info.grid[0]) if args.stream else None

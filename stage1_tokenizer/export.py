@@ -24,6 +24,7 @@ from shared.config import parse_config
 from shared.data.config import DataConfig
 from shared.data.loader import validation_loader
 from shared.data.open import open_datasets
+from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.extras import install_hint
 from shared.runs.fingerprint import fingerprint
@@ -242,6 +243,7 @@ def export(run: Path, out: Path, source: str | None = None) -> Agreement:
     what comes out does not agree with PyTorch.
     """
     require_packages()
+    check_writable(out)
     tokenizer = load_tokenizer(run).requires_grad_(False)
     if not tokenizer.quantiser.initialised:
         raise UserError(f"{run} has no codebook yet: train it further")
