@@ -17,6 +17,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from shared.config import config_of
+from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.reporting.findings import Findings
 from shared.runs.run_directory import newest_run
@@ -114,6 +115,7 @@ def main() -> None:
     args = parse_arguments()
     run = args.prior or newest_run("prior", "ema.safetensors")
     accelerator = Accelerator()
+    check_writable(run / "evaluation")
     found: dict[str, Any]
     if args.samples is not None or args.drawing:
         images = [] if args.samples is None else [f"images={args.samples}"]

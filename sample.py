@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.reporting.contact_sheet import save_grid, save_picture
 from shared.runs.hub import WHICH_PRIOR, local_run, prior_directory
@@ -23,7 +24,7 @@ from shared.runs.run_directory import RUNS
 from shared.runs.token_cache import TokenInfo
 from stage1_tokenizer.judging.pictures import decode_rows
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
-from stage2_prior.completion import Photo, ShownRows, open_photo, paste
+from stage2_prior.completion import Photo, ShownRows, open_photo, paste, usual_margin
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.guidance import GuidanceConfig
@@ -87,7 +88,9 @@ def _completion_arguments(group: argparse._ArgumentGroup) -> None:
         "--complete", type=Path, nargs="+", metavar="IMAGE", default=[], help="keep the top of these, draw the rest"
     )
     group.add_argument("--keep-rows", type=int, metavar="N", help="rows of TOKENS to show (default: half of them)")
-    help_margin = "draw the last M of them anew, to fit (default: 1; 0 if a token sees its own patch only)"
+    help_margin = (
+        "draw the last M of them anew, to fit (default: 1; 0 if a token sees its own patch only, or there are two rows)"
+    )
     group.add_argument("--margin", type=int, metavar="M", help=help_margin)
     group.add_argument("--paste", action="store_true", help="put the shown pixels back over the completions")
 
@@ -146,11 +149,12 @@ def main() -> None:
         scale=args.cfg_scale, schedule=args.cfg_schedule, power=args.cfg_power, interval=args.cfg_interval
     )
     run = prior_directory(args.prior)
+    out = args.out or (run if RUNS in run.parents or run == args.prior else Path()) / "samples"
+    check_writable(out)
     prior, info = load_prior(run, args.weights)
     scale_L = guidance.scales(prior.length)
     tokenizer = matching_tokenizer(info, run, local_run(args.tokenizer) if args.tokenizer else None).to(device)
     task = make_task(args, info, tokenizer)
-    out = args.out or (run if RUNS in run.parents or run == args.prior else Path()) / "samples"
     size = tokenizer.detokenize(torch.zeros(1, *info.grid, dtype=torch.long, device=device)).shape[2:]
     panel = Panel(task, size, out / ("completions.png" if task.photos else "grid.png"))
     stream = Stream(panel, tokenizer, info.grid[0]) if args.stream else None
@@ -207,7 +211,7 @@ def make_task(args: argparse.Namespace, info: TokenInfo, tokenizer: Tokenizer) -
     label = class_label(args.class_label, info.class_names)
     if not args.complete:
         return Task(args.num, label, photos=[], prefixes_NK=torch.empty(1, 0, dtype=torch.long), pasted=0)
-    margin = int(tokenizer.sees_neighbours) if args.margin is None else args.margin
+    margin = usual_margin(info.grid[0], tokenizer.sees_neighbours) if args.margin is None else args.margin
     shown = max(margin + 1, info.grid[0] // 2) if args.keep_rows is None else args.keep_rows
     rows, size = ShownRows(shown, margin, info.grid[0]), info.data.height_width
     photos = [open_photo(path, size, rows, info.data.whole_reading) for path in args.complete]

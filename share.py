@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior.prior import Weights, load_prior
@@ -31,6 +32,8 @@ def main() -> None:
     is_prior = (args.run / "tokens.json").exists()
     if args.weights == "best" and not is_prior:
         raise UserError(f"--weights best: {args.run} is not a prior's run, and only those keep their best weights")
+    if args.out:
+        check_folder(args.out, is_prior)
     model = load_prior(args.run, args.weights)[0] if is_prior else load_tokenizer(args.run)
     if args.half:
         model.half()
@@ -44,6 +47,17 @@ def main() -> None:
         raise
     except Exception as error:  # whatever the network's library raises
         raise UserError(f"{args.run} could not be uploaded as {args.name}: {error}") from None
+
+
+def check_folder(out: Path, is_prior: bool) -> None:
+    """UserError where a model shared into `out` would harm or mix with what is there; a model of its kind gives way."""
+    check_writable(out)
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    kind = {file for file in ("config.yaml", "ema.safetensors", "tokens.json") if (out / file).exists()}
+    same = kind >= {"config.yaml", "ema.safetensors"} and ("tokens.json" in kind) == is_prior
+    if not same or (out / "state").exists():
+        raise UserError(f"--out {out} holds other files, which would mix with what is shared: give an empty folder")
 
 
 if __name__ == "__main__":

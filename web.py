@@ -21,8 +21,13 @@ from typing import Any, NamedTuple, get_args
 import gradio as gr
 import numpy as np
 import torch
+from gradio.data_classes import ImageData
 from PIL import Image
 from pydantic.fields import FieldInfo
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 from torch import Tensor
 
 from sample import class_label
@@ -45,7 +50,7 @@ from stage1_tokenizer.judging.pictures import (
 )
 from stage1_tokenizer.judging.similarity import psnr_of
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
-from stage2_prior.completion import ShownRows, open_photo, paste
+from stage2_prior.completion import ShownRows, open_photo, paste, usual_margin
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.guidance import GuidanceConfig
@@ -54,6 +59,7 @@ from stage2_prior.prior import Prior, load_prior
 
 BATCH = 16  # images that grow side by side
 MOST_IMAGES = 64
+MOST_BYTES = 250_000_000  # of an upload
 CODES_ON_A_PAGE = 95  # 5 columns on a phone, 19 on a wide screen
 DRAWING_WIDTH, CODE_WIDTH, CHOSEN_WIDTH = 110, 56, 150  # least, in CSS pixels
 WIDEST_SHOWN = 1024  # CSS pixels that a picture of the page may have
@@ -75,6 +81,29 @@ CSS = """
     main.app { padding: 12px }
     .tab-container button { padding: 0 8px }
 }
+"""
+# What a file holds is for the server to say: the page itself knows names only, and would refuse a HEIC or a JPEG that
+# is called otherwise.
+TAKE_ANY_FILE = """
+<script>
+const asPictures = files => {
+    const taken = new DataTransfer();
+    for (const file of files)
+        taken.items.add(file.type.startsWith("image/") ? file : new File([file], file.name, {type: "image/unknown"}));
+    return taken.files;
+};
+document.addEventListener("change", event => {
+    if (event.target.type === "file") event.target.files = asPictures(event.target.files);
+}, true);
+document.addEventListener("drop", event => {
+    const input = event.target.closest(".block")?.querySelector("input[type=file]");
+    if (!input || !event.dataTransfer.files.length) return;
+    event.preventDefault();
+    event.stopPropagation();
+    input.files = event.dataTransfer.files;
+    input.dispatchEvent(new Event("change", {bubbles: true}));
+}, true);
+</script>
 """
 
 Pixels = np.ndarray  # (H, W, 3) uint8
@@ -281,7 +310,10 @@ def open_picture(run: Run, path: str) -> Tensor:
     try:
         image = decode_rgb(path, run.info.data.whole_reading)
     except UnreadableImage as error:
-        raise UserError(f"{Path(path).name} cannot be read as a picture: {error}. Try a PNG or a JPEG") from None
+        raise UserError(
+            f"{Path(path).name} cannot be read as a picture: {error}. Try a PNG or a JPEG, whole and of at most "
+            f"{run.info.data.max_pixels:,} pixels"
+        ) from None
     return to_float(fitted(image, run.size))
 
 
@@ -317,11 +349,15 @@ def answer(handler: Callable[..., Iterator[Any]], run: Run) -> Callable[..., Ite
         try:
             yield from handler(run, *values)
         except UserError as error:
-            # What Gradio shows may be HTML, and the message may quote a file name.
-            raise gr.Error(html.escape(str(error)), title="Not possible", print_exception=False) from None
+            raise not_possible(str(error)) from None
 
     answering.__name__ = handler.__name__  # and not its signature, which Gradio would count the controls against
     return answering
+
+
+def not_possible(message: str) -> gr.Error:
+    """A message on the page. What Gradio shows may be HTML, and the message may quote a file name."""
+    return gr.Error(html.escape(message), title="Not possible", print_exception=False)
 
 
 def answer_click(handler: Callable[..., Iterator[Any]], run: Run) -> Callable[..., Iterator[Any]]:
@@ -409,9 +445,16 @@ def guidance_controls(length: int) -> list[gr.components.Component]:
             gr.Slider(0, 10, 1, step=0.1, label="Scale", info="1: none; more exaggerates the class"),
             gr.Dropdown(schedules, value=schedules[0], label="Schedule", info="over the tokens: constant or rising"),
             gr.Slider(0.5, 8, 2.5, step=0.5, label="Power", info="of power-cosine: the larger, the later it rises"),
-            gr.Slider(0, length - 1, 0, step=1, label="From token", info="tokens before this one are not guided"),
-            gr.Slider(1, length, length, step=1, label="To token", info="this one and those behind it are not guided"),
+            whole_number(0, length - 1, 0, label="From token", info="tokens before this one are not guided"),
+            whole_number(1, length, length, label="To token", info="this one and those behind it are not guided"),
         ]
+
+
+def whole_number(least: int, most: int, start: int, **options: Any) -> gr.Slider | gr.Number:
+    """A slider, or where there is nothing to choose the one number that there is."""
+    if least < most:
+        return gr.Slider(least, most, start, step=1, buttons=[], **options)
+    return gr.Number(start, precision=0, interactive=False, **options)
 
 
 def reconstruct_tab(run: Run) -> None:
@@ -439,17 +482,20 @@ def reconstruct_tab(run: Run) -> None:
 def complete_tab(run: Run) -> None:
     """An image cut, and drawn on from there."""
     rows = run.prior.grid[0]
+    if rows < 2:
+        gr.Markdown("This prior's grids have one row of tokens, so none is left to draw below a picture's top.")
+        return
     with gr.Row():
         with gr.Column(scale=1):
             given = image_input()
-            cut = gr.Slider(1, rows - 1, rows // 2, step=1, label="Rows of tokens to keep", buttons=[], elem_id="cut")
+            cut = whole_number(1, rows - 1, rows // 2, label="Rows of tokens to keep", elem_id="cut")
             shown = picture("What is kept, above the line", elem_id="kept")
             start, stop = start_and_stop("Complete")
         with gr.Column(scale=2):
             images = gr.HTML(NOTHING_YET, elem_id="completed")
             keep_pixels = gr.Checkbox(True, label="Put the kept pixels back over the result")
-            redrawn, about = int(run.tokenizer.sees_neighbours), "rows above the cut drawn anew, to fit"
-            margin = gr.Slider(0, max(1, rows - 2), redrawn, step=1, label="Margin", buttons=[], info=about)
+            redrawn = usual_margin(rows, run.tokenizer.sees_neighbours)
+            margin = whole_number(0, rows - 2, redrawn, label="Margin", info="rows above the cut drawn anew, to fit")
             controls = sampling_controls(run, num=4)
     for change in (given.change, cut.change):
         change(answer(show_cut, run), [given, cut], shown, show_progress="hidden", trigger_mode="always_last")
@@ -465,7 +511,7 @@ def codebook_tab(run: Run, page: gr.Blocks) -> None:
     with gr.Row():
         orders = [BY_NUMBER] if run.uses_K is None else [MOST_USED, LEAST_USED, BY_NUMBER]
         order = gr.Radio(orders, value=orders[0], label="Order")
-        number = gr.Slider(1, max(2, pages), 1, step=1, label=f"Page of {pages}", buttons=[], interactive=pages > 1)
+        number = whole_number(1, pages, 1, label=f"Page of {pages}")
     gr.Markdown(describe_use(run))
     codes = gr.HTML(elem_id="codes")
     for happens in (page.load, order.change, number.change):
@@ -484,8 +530,25 @@ def describe_use(run: Run) -> str:
 
 
 def image_input() -> gr.Image:
-    """Where a visitor drops a picture. The file itself is passed on: reading it is `open_picture`'s."""
-    return gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Your image", height=230)
+    """Where a visitor drops a picture. The file itself is passed on: reading it is `open_picture`'s.
+
+    Gradio would open it first, and show its innards where that fails.
+    """
+    given = gr.Image(type="filepath", sources=["upload", "clipboard"], label="Your image", height=230)
+    given.preprocess = partial(uploaded, Path(given.GRADIO_CACHE))  # type: ignore[method-assign]
+    return given
+
+
+def uploaded(folder: Path, payload: ImageData | None) -> str | None:
+    """The path of an uploaded file, None where there is none; a message for what is not in the uploads' `folder`.
+
+    Else a program could name any picture of this computer, and see it.
+    """
+    if payload is None:
+        return None
+    if not payload.path or not Path(payload.path).resolve().is_relative_to(folder.resolve()):
+        raise not_possible("no picture was uploaded: upload the file itself, not where it is")
+    return payload.path
 
 
 def picture(caption: str, elem_id: str | None = None) -> gr.Image:
@@ -511,6 +574,26 @@ def load_run(prior_run: Path, tokenizer_run: Path | None) -> Run:
     return Run(name, prior.to(device), info, tokenizer.to(device), uses_of(directory, info.fingerprint), colours_K3)
 
 
+class UploadLimit:
+    """An ASGI application that refuses uploads of more than `MOST_BYTES` in our words, and passes on all else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["path"].endswith("/upload"):
+            size = Headers(scope=scope).get("content-length", "of unknown size")
+            if not size.isdecimal() or int(size) > MOST_BYTES:
+                answer = PlainTextResponse(
+                    f"the upload is too large ({size} bytes), and this page takes {MOST_BYTES / 1e6:,.0f} MB: make the "
+                    "picture smaller, or save it as a JPEG",
+                    status_code=413,
+                )
+                return await answer(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
 def serve(run: Run, host: str, port: int | None) -> gr.Blocks:
     """The page, served from a thread of its own until it is closed. Raises UserError where the port is taken."""
     page = build_page(run)
@@ -519,6 +602,7 @@ def serve(run: Run, host: str, port: int | None) -> gr.Blocks:
         page.launch(
             server_name=host, server_port=port, share=False, ssr_mode=False, theme=theme, css=CSS, show_error=True,
             footer_links=[], run_history=False, prevent_thread_lock=True, quiet=True,
+            head=TAKE_ANY_FILE, app_kwargs={"middleware": [Middleware(UploadLimit)]},
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"cannot serve on {host}, port {port or 'from 7860 on'}: {error}. Try another --port") from None

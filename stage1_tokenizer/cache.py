@@ -22,6 +22,7 @@ from shared.data.config import DataConfig
 from shared.data.dataset import ImageDataset
 from shared.data.loader import validation_loader
 from shared.data.open import open_datasets
+from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.reporting.contact_sheet import save_grid
 from shared.runs.fingerprint import fingerprint
@@ -149,6 +150,7 @@ def main() -> None:
     if args.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")
     run = args.tokenizer or newest_run("tokenizer", "ema.safetensors")
+    check_writable(run)
     path = cache_tokens(run, args.batch_size)
     if not PartialState().is_main_process:
         return

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.runs.run_directory import newest_run
 from stage1_tokenizer.judging.evaluation import evaluate_run
@@ -32,6 +33,7 @@ def main() -> None:
     if args.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")
     run = args.tokenizer or newest_run("tokenizer", "ema.safetensors")
+    check_writable(run / "evaluation")
     accelerator = Accelerator()
     found = evaluate_run(run, args.split, args.batch_size, args.inception, accelerator)
     if accelerator.is_main_process:

@@ -24,7 +24,9 @@ from shared.config import parse_config
 from shared.data.config import DataConfig
 from shared.data.loader import validation_loader
 from shared.data.open import open_datasets
+from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
+from shared.extras import install_hint
 from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import newest_run, read_yaml
 from stage1_tokenizer.quantisers.fsq import FiniteScalarQuantiser
@@ -110,9 +112,7 @@ def require_packages() -> None:
     """UserError where a package that export needs is not installed."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"export to ONNX needs what is not installed ({', '.join(missing)}): pip install 'tessera[export]'"
-        )
+        raise UserError(f"export to ONNX needs what is not installed ({', '.join(missing)}): {install_hint('export')}")
 
 
 def write_graph(graph: nn.Module, example: Tensor, names: tuple[str, str], facts: dict[str, Any], path: Path) -> None:
@@ -243,6 +243,7 @@ def export(run: Path, out: Path, source: str | None = None) -> Agreement:
     what comes out does not agree with PyTorch.
     """
     require_packages()
+    check_writable(out)
     tokenizer = load_tokenizer(run).requires_grad_(False)
     if not tokenizer.quantiser.initialised:
         raise UserError(f"{run} has no codebook yet: train it further")

@@ -6,6 +6,7 @@ Writes RUN/report.html. Training does so when it ends.
 import argparse
 from pathlib import Path
 
+from shared.disk.outputs import check_writable
 from shared.errors import run_command
 from shared.runs.run_directory import newest_run
 from stage1_tokenizer.judging.report import write_report
@@ -16,6 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.report", description=__doc__.split("\n")[0])
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
     run = parser.parse_args().tokenizer or newest_run("tokenizer", "ema.safetensors")
+    check_writable(run)
     print(f"wrote {write_report(run)}: open it in a browser")
 
 

@@ -34,8 +34,13 @@ class ShownRows:
     total: int
 
     def __post_init__(self) -> None:
-        if self.margin < 0:
-            raise UserError(f"the margin is {self.margin}: it is a number of rows, 0 or more")
+        if self.total < 2:
+            raise UserError("this prior's grids have one row of tokens, so none is left to draw below a picture's top")
+        if not 0 <= self.margin <= self.total - 2:
+            raise UserError(
+                f"the margin is {self.margin}: of the {self.total} rows of this prior's grids, one is kept and one is "
+                f"new, so it is from 0 to {self.total - 2}"
+            )
         if not self.margin < self.shown < self.total:
             raise UserError(
                 f"the rows of tokens to keep are {self.shown}: this prior's grids have {self.total}, so keep from "
@@ -49,6 +54,11 @@ class ShownRows:
     def prefix(self, tokens_Bhw: Tensor) -> Tensor:
         """(B, K): the tokens that are kept."""
         return tokens_Bhw[:, : self.shown - self.margin].flatten(1)
+
+
+def usual_margin(total: int, sees_neighbours: bool) -> int:
+    """The margin for grids of `total` rows: one row where tokens see more than their own patch and there is room."""
+    return int(sees_neighbours and total > 2)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from shared.disk.atomic import write_atomically
+from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.runs.run_directory import newest_run
 from shared.runs.token_cache import Split, TokenCache
@@ -158,6 +159,7 @@ def main() -> None:
         if value < 1:
             raise UserError(f"--{name} must be at least 1, not {value}")
     run = args.prior or newest_run("prior", "ema.safetensors")
+    check_writable(run)
     accelerator = Accelerator()
     figures = evaluate_run(run, args.weights, args.batch_size, args.grids, accelerator)
     if not accelerator.is_main_process:

@@ -67,3 +67,26 @@ def test_what_the_network_says_is_one_message(runs: tuple[Path, Path], monkeypat
     monkeypatch.setattr(HfApi, "create_repo", refuse)
     with pytest.raises(UserError, match=r"could not be uploaded as me/mine: no route to host"):
         run_share(monkeypatch, runs[0], "me/mine")
+
+
+def test_what_is_in_the_way_is_refused_and_left_as_it_was(
+    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    monkeypatch.setattr(share, "load_prior", None)
+    for place, said in (("file", "is a file"), ("other", "give an empty folder"), (runs[1], "give an empty folder")):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        with pytest.raises(UserError, match=said):
+            run_share(monkeypatch, runs[1], "--out", tmp_path / place)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_model_of_the_same_kind_gives_way(
+    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_share(monkeypatch, runs[1], "--out", tmp_path / "shared")
+    run_share(monkeypatch, runs[1], "--half", "--out", tmp_path / "shared")
+    with pytest.raises(UserError, match="give an empty folder"):  # a tokenizer among a prior's files is taken for one
+        run_share(monkeypatch, runs[0], "--out", tmp_path / "shared")

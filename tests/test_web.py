@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -36,7 +37,8 @@ from tests.launch import ROOT
 from tests.narrow import present
 from tests.tiny import generate, prior_run, save_drawings, tokenizer_run
 
-gr = pytest.importorskip("gradio", reason="the web page needs gradio: pip install '.[web]'")
+gr = pytest.importorskip("gradio", reason="the web page needs gradio: make develop")
+gradio_client = pytest.importorskip("gradio_client", reason="it comes with gradio")
 sync_api = pytest.importorskip("playwright.sync_api", reason="testing the web page needs playwright")
 
 import web  # noqa: E402
@@ -152,6 +154,34 @@ def choose(page: Any, label: str, value: object) -> None:
     raise AssertionError(f"{label} does not take {value}")
 
 
+NO_PICTURES: dict[str, Callable[[bytes], bytes]] = {
+    "zero.png": lambda _: b"",
+    "text.png": lambda _: b"no picture at all",
+    "notes.txt": lambda _: b"no picture at all",
+    "cut.png": lambda drawing: drawing[:-60],
+    "drawing.svg": lambda _: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>',
+    "svg.png": lambda _: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>',
+    "IMG_1.HEIC": lambda _: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100),
+    "IMG_1.jpg": lambda _: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100),
+    "large.png": lambda _: png_of_no_detail(12_000, 11_000),
+    "huge.png": lambda _: png_of_no_detail(15_000, 15_000),  # Pillow itself refuses it before it knows its size
+}
+CANNOT_BE_READ = "{} cannot be read as a picture: "
+
+
+def png_of_no_detail(width: int, height: int) -> bytes:
+    """A small file that unpacks to a large picture."""
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def no_picture(name: str, folder: Path, drawing: Path) -> Path:
+    """One of the files that a page cannot read."""
+    (folder / name).write_bytes(NO_PICTURES[name](drawing.read_bytes()))
+    return folder / name
+
+
 # In the browser
 
 
@@ -249,7 +279,7 @@ def test_an_image_is_completed_below_the_line(run: web.Run, open_page: Callable[
     wait_for_pictures(page, "completed", pictures_of(html))
 
 
-def test_mistakes_are_named_on_the_page(open_page: Callable[..., Any], drawing: Path, tmp_path: Path) -> None:
+def test_mistakes_are_named_on_the_page(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.get_by_text("Guidance towards the class").first.click()
     choose(page, "Scale", 3)
@@ -258,13 +288,50 @@ def test_mistakes_are_named_on_the_page(open_page: Callable[..., Any], drawing: 
     page.get_by_role("tab", name="Complete").click()
     page.get_by_role("button", name="Complete", exact=True).click()
     page.get_by_text("there is no image to complete").wait_for()
-    (tmp_path / "text.png").write_text("no picture at all")
-    page.locator("[role=tabpanel]:visible input[type=file]").set_input_files(tmp_path / "text.png")
-    page.get_by_text("cannot identify image file").first.wait_for()
-    (tmp_path / "cut.png").write_bytes(drawing.read_bytes()[:-60])
+
+
+@pytest.mark.parametrize("tab", ["Reconstruct", "Complete"])
+@pytest.mark.parametrize("name", sorted(NO_PICTURES))
+def test_an_upload_that_is_no_picture_gets_our_sentence(
+    open_page: Callable[..., Any], tmp_path: Path, drawing: Path, tab: str, name: str
+) -> None:
+    page = open_page()
+    page.get_by_role("tab", name=tab).click()
+    page.locator("[role=tabpanel]:visible input[type=file]").set_input_files(no_picture(name, tmp_path, drawing))
+    message = page.get_by_test_id("toast-body")
+    message.first.wait_for()
+    assert CANNOT_BE_READ.format(name) in message.first.inner_text()
+    assert message.count() == 1
+
+
+def test_an_upload_of_too_many_bytes_gets_our_sentence(
+    open_page: Callable[..., Any], drawing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "MOST_BYTES", 100)
+    page = open_page()
     page.get_by_role("tab", name="Reconstruct").click()
-    page.locator("[role=tabpanel]:visible input[type=file]").set_input_files(tmp_path / "cut.png")
-    page.get_by_text("cut.png cannot be read as a picture").first.wait_for()
+    page.locator("[role=tabpanel]:visible input[type=file]").set_input_files(drawing)
+    page.get_by_text("this page takes 0 MB: make the picture smaller").first.wait_for()
+
+
+@pytest.mark.parametrize("how", ["chosen", "dropped"])
+@pytest.mark.parametrize("name", ["photo", "IMG_1.HEIC", "notes.txt"])
+def test_a_picture_is_what_it_holds_whatever_it_is_called(
+    run: web.Run, open_page: Callable[..., Any], drawing: Path, name: str, how: str
+) -> None:
+    page = open_page()
+    page.get_by_role("tab", name="Reconstruct").click()
+    upload = page.locator("[role=tabpanel]:visible input[type=file]")
+    if how == "chosen":
+        upload.set_input_files(drawing.rename(drawing.with_name(name)))
+    else:
+        bytes_of = "([text, name]) => { const dropped = new DataTransfer(); dropped.items.add(new File("
+        bytes_of += "[Uint8Array.from(atob(text), one => one.charCodeAt(0))], name)); return dropped }"
+        dropped = page.evaluate_handle(bytes_of, [base64.b64encode(drawing.read_bytes()).decode(), name])
+        upload.locator("..").dispatch_event("drop", {"dataTransfer": dropped})
+    x_BCHW = web.open_picture(run, str(drawing if how == "dropped" else drawing.with_name(name)))[None]
+    psnr = psnr_of(run.tokenizer.detokenize(run.tokenizer.tokenize(x_BCHW)), x_BCHW).item()
+    page.get_by_text(f"PSNR {psnr:.2f} dB").wait_for()
 
 
 def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Any], drawing: Path) -> None:
@@ -463,6 +530,40 @@ def test_what_cannot_be_completed_is_said_in_words_of_the_page(
     with pytest.raises(UserError, match="rows of tokens to keep|margin") as raised:
         list(web.complete(run, str(drawing), kept_rows, margin, True, *controls()))
     assert "--" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", sorted(NO_PICTURES))
+def test_programs_get_the_same_sentence_and_the_log_no_traceback(
+    address: str, tmp_path: Path, drawing: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = gradio_client.Client(address, verbose=False)
+    file = gradio_client.handle_file(no_picture(name, tmp_path, drawing))
+    for api, others in (("/reconstruct", []), ("/show_cut", [2]), ("/complete", [2, 1, True, *controls()])):
+        with pytest.raises(gradio_client.exceptions.AppError) as raised:
+            client.predict(file, *others, api_name=api)
+        said = str(raised.value)
+        assert said.startswith(CANNOT_BE_READ.format(name))
+        assert said.endswith("Try a PNG or a JPEG, whole and of at most 120,000,000 pixels")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_program_cannot_name_a_file_of_this_computer(address: str, drawing: Path) -> None:
+    answer = httpx.post(f"{address}gradio_api/call/reconstruct", json={"data": [{"path": str(drawing)}]}).json()
+    said = httpx.get(f"{address}gradio_api/call/reconstruct/{answer['event_id']}").text
+    assert "event: error" in said
+    assert "no picture was uploaded: upload the file itself" in said
+
+
+@pytest.mark.parametrize("size", ["250000001", None])
+def test_an_upload_of_too_many_bytes_is_refused_before_it_is_read(address: str, size: str | None) -> None:
+    with socket.create_connection(("127.0.0.1", present(httpx.URL(address).port))) as it:
+        length = f"Content-Length: {size}" if size else "Transfer-Encoding: chunked"
+        it.sendall(f"POST /gradio_api/upload HTTP/1.1\r\nHost: a\r\n{length}\r\n\r\n".encode())
+        answer = it.recv(10_000).decode()
+        while "\r\n\r\n" not in answer or answer.endswith("\r\n\r\n"):
+            answer += it.recv(10_000).decode()
+    assert answer.startswith("HTTP/1.1 413")
+    assert "this page takes 250 MB" in answer
 
 
 def test_a_run_that_is_missing_ends_the_command_in_one_message() -> None:

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from shared.config import C, Config, completed, parse_command_line
 from shared.disk.atomic import write_atomically, write_text
+from shared.disk.outputs import check_writable
 from shared.environment import machine, now
 from shared.errors import UserError
 from shared.layers.mup import MupConfig
@@ -136,6 +137,7 @@ def all_trials(widths: Sequence[int], learning_rates: Sequence[float]) -> list[T
 def sweep(study: Study, widths: Sequence[int], learning_rates: Sequence[float], command: str) -> dict[str, Any]:
     """Train what is not finished yet, draw, and return what sweep.json holds."""
     folder = RUNS / "sweep" / study.run.name
+    check_writable(folder)
     configs = {trial: study.run_of(trial) for trial in all_trials(widths, learning_rates)}
     losses = {trial: loss_of(study, config, folder / trial.name) for trial, config in configs.items()}
     lines = loss_curves(losses, widths, learning_rates)

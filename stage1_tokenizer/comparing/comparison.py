@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from shared.disk.atomic import write_text
+from shared.disk.outputs import check_writable
 from shared.environment import machine, now
 from shared.runs.run_directory import RUNS
 from stage1_tokenizer.comparing.config import Comparison
@@ -18,6 +19,7 @@ def compare(comparison: Comparison, runs: dict[str, TokenizerRun], command: str)
     Raises UserError before the first is trained where one cannot be.
     """
     folder = RUNS / "compare" / comparison.name
+    check_writable(folder)
     for config in runs.values():
         check_row(config)
     rows = [result_of_row(folder / name, config, comparison) for name, config in runs.items()]

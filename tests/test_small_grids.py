@@ -1,0 +1,110 @@
+"""Grids of one or two rows, and of one token, on everything that shows rows: completion, pages, pictures."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import Accelerator
+from PIL import Image
+
+import judge
+import sample
+from shared.config import parse_config
+from shared.errors import UserError
+from stage1_tokenizer import train as stage1
+from stage1_tokenizer.cache import cache_tokens
+from stage1_tokenizer.judging.report import write_report
+from stage1_tokenizer.run_config import TokenizerRun
+from stage2_prior import train as stage2
+from tests.tiny import prior_run, save_drawings, tokenizer_run
+
+SIZES = {"one row": (16, 64), "two rows": (32, 128), "one token": (16, 16)}  # patch 16
+
+
+def narrow_run(source: Path, size: tuple[int, int]) -> TokenizerRun:
+    """A tokenizer of patches of 16 pixels."""
+    values = tokenizer_run(source).model_dump()
+    values["data"]["image_size"] = size
+    values["model"]["backbone"] |= {"widths": [16, 32, 32], "depths": [1, 1, 1]}
+    values["model"]["quantiser"] |= {"codes": 32, "warm_up": 1}
+    return parse_config(TokenizerRun, values, where="narrow")
+
+
+@pytest.fixture(scope="module", params=SIZES.values(), ids=list(SIZES))
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tokenizer and a prior of such a grid."""
+    place = tmp_path_factory.mktemp("narrow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("TESSERA_CACHE", str(place / "cache"))
+        run, _ = stage1.train(narrow_run(save_drawings(place / "drawings"), request.param))
+        cache_tokens(run.path)
+        stage2.train(prior_run())
+    return place
+
+
+@pytest.fixture(autouse=True)
+def in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def rows_of(place: Path) -> int:
+    """Of tokens."""
+    prior, _ = sample.load_prior(place / "runs" / "prior" / "tiny")
+    return prior.grid[0]
+
+
+def draw(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[Path]:
+    """The pictures that a call of sample.py writes."""
+    monkeypatch.setattr(sys, "argv", ["sample.py", "--out", f"out{len(arguments)}", "--num", "2", *arguments])
+    sample.main()
+    return sorted(Path(f"out{len(arguments)}").glob("*seed0-*.png"))
+
+
+def test_the_pages_of_both_trainings_are_written(place: Path) -> None:
+    assert "<img" in write_report(Path("runs/tokenizer/tiny")).read_text()
+    assert "<img" in judge.write_page(Path("runs/prior/tiny"), "last", Accelerator()).read_text()
+
+
+def test_images_are_drawn_and_shown_growing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = draw(monkeypatch, "--stream")
+    assert len({Image.open(file).size for file in files}) == 1
+    assert len(files) == 2
+
+
+def test_a_picture_is_completed_where_a_row_is_left_to_draw(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = str(next(Path("drawings").rglob("*.png")))
+    if rows_of(place) == 1:
+        with pytest.raises(UserError, match="grids have one row of tokens, so none is left to draw"):
+            draw(monkeypatch, "--complete", picture)
+        return
+    assert len(draw(monkeypatch, "--complete", picture)) == 2
+    with pytest.raises(UserError, match="the margin is 1: of the 2 rows .* from 0 to 0"):
+        draw(monkeypatch, "--complete", picture, "--margin", "1")
+
+
+def test_every_element_of_the_web_page_can_be_had_and_used(place: Path) -> None:
+    gr = pytest.importorskip("gradio", reason="the web page needs gradio: make develop")
+    import web
+
+    run = web.load_run(Path("runs/prior/tiny"), None)
+    page = web.build_page(run)
+    sliders: list[Any] = [block for block in page.blocks.values() if isinstance(block, gr.Slider)]
+    assert sliders
+    assert all(slider.minimum < slider.maximum for slider in sliders)
+    assert all(slider.minimum <= slider.value <= slider.maximum for slider in sliders)
+    picture, length = str(next(Path("drawings").rglob("*.png"))), run.prior.length
+    controls = [2, 0, "faces", 1.0, 0, 1.0, 0.0, 1.0, "constant", 2.5, 0, length]
+    *_, last = web.draw(run, *controls)
+    assert last.count("<img") == 2
+    *_, (*_, said, _, _) = web.reconstruct(run, picture)
+    assert f"{length} tokens" in said
+    assert next(iter(web.browse(run, web.MOST_USED, 1))).count("<img") == 32
+    if rows_of(place) == 1:
+        assert not any(
+            block.label == "Rows of tokens to keep" for block in page.blocks.values() if hasattr(block, "label")
+        )
+        return
+    *_, completed = web.complete(run, picture, 1, 0, True, *controls)
+    assert completed.count("<img") == 2
