@@ -36,8 +36,12 @@ DTYPES = {
     "UntypedStorage": torch.uint8,
 }
 # What no checkpoint calls, and whoever wants to run something on another's machine does.
-HOSTILE_MODULES = ("os", "posix", "nt", "subprocess", "pty", "runpy", "shutil", "importlib", "socket", "ctypes")
+# Protocol 2, torch's, has the names of Python 2: `commands` for subprocess, `__builtin__` for builtins.
+HOSTILE_MODULES = (
+    "os", "posix", "nt", "subprocess", "commands", "pty", "runpy", "shutil", "importlib", "socket", "ctypes",
+)  # fmt: skip
 HOSTILE_BUILTINS = ("eval", "exec", "execfile", "compile", "__import__", "open", "input", "breakpoint")
+BUILTINS = ("builtins", "__builtin__", "io", "_io")
 
 
 class RunsCode(UnpicklingError):
@@ -147,7 +151,7 @@ class Reader(Unpickler):
         if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
             return dtype
         root = module.split(".")[0]
-        hostile = root in HOSTILE_MODULES or (root in ("builtins", "__builtin__") and name in HOSTILE_BUILTINS)
+        hostile = root in HOSTILE_MODULES or (root in BUILTINS and name in HOSTILE_BUILTINS)
         return type(name, (Nothing,), {"hostile": f"{module}.{name}" if hostile else ""})
 
     def persistent_load(self, pid: Any) -> Any:
@@ -170,7 +174,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             is_archive = file.read(len(ARCHIVE)) == ARCHIVE
         values = read_archive(path) if is_archive else read_legacy(path)
-    except (RunsCode, OSError):
+    except (RunsCode, OSError, ValueError):
         raise
     except Exception as error:  # a damaged program may fail in any way
         raise ValueError(f"{type(error).__name__}: {error}") from None
