@@ -1,7 +1,8 @@
 """Take over a published VQGAN as a tokenizer: python -m stage1_tokenizer.adopt CHECKPOINT --name NAME [key=value ...]
 
-Reads checkpoints of taming-transformers and LlamaGen (safetensors, or a pickle of which only the tensors are read), and
-writes runs/tokenizer/NAME/, which caches, detokenizes and primes a prior like a run trained here. Keys are those of a
+Reads checkpoints of taming-transformers, LlamaGen, diffusers' VQModel (the folder, or its file of weights) and
+MaskGIT's VQGAN of 1d-tokenizer: safetensors, or what torch.save wrote, of which nothing is run. Writes
+runs/tokenizer/NAME/, which caches, detokenizes and primes a prior like a run trained here. Keys are those of a
 tokenizer's configuration; say at least which images to cache: data.source=~/pictures data.image_size=256
 """
 
@@ -9,12 +10,8 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from shared.config import parse_config
@@ -23,137 +20,116 @@ from shared.runs.run_directory import RUNS, RunDirectory
 from shared.runs.weights import load_strictly
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
+from stage1_tokenizer.adopting.families import Family, family_of, model_of, translate
+from stage1_tokenizer.adopting.files import find_weights, flatten, is_safetensors, read_config, read_safetensors
+from stage1_tokenizer.adopting.pickles import RunsCode, read_pickle
+from stage1_tokenizer.adopting.strangers import ADOPTABLE, CODEBOOK, stranger
+from stage1_tokenizer.backbones.maskgit import MaskGITConfig
+from stage1_tokenizer.backbones.resnet import ResNetConfig
 from stage1_tokenizer.run_config import TokenizerRun
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
-# Our name for each part of a name of theirs, in this order. Levels of taming's decoder are counted from the finest.
-NAMES = (
-    (r"\.(?:down|up|conv_blocks)\.(\d+)\.", r".levels.\1."),
-    (r"\.(?:block|res)\.(\d+)\.", r".blocks.\1."),
-    (r"\.attn\.(\d+)\.", r".attentions.\1."),
-    (r"\.(?:downsample|upsample)\.", ".resample."),
-    (r"\.mid\.(?:block_1|0)\.", ".middle.0."),
-    (r"\.mid\.(?:attn_1|1)\.", ".middle.1."),
-    (r"\.mid\.(?:block_2|2)\.", ".middle.2."),
-    (r"\.norm_out\.", ".norm."),
-    (r"\.nin_shortcut\.", ".shortcut."),
-    (r"\.proj_out\.", ".out_proj."),
-    (r"^quant_conv\.", "to_codes."),
-    (r"^post_quant_conv\.", "from_codes."),
-    (r"^quantize\.embedding\.weight$", "quantiser.codebook"),
-)
 DEFAULT_IMAGES = 100_000  # where it is trained on and nothing else is said
-PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.embedding.")  # all else trains only
-
-
-class Nothing:
-    """Stands for every class that a pickle names: the tensors can be read, and no code of the pickle's runs."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        """Take anything."""
+PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", CODEBOOK)  # all else trains only
+AVERAGED = re.compile(r"(?:^|[._])ema(?:[._]|$)")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name; of averaged weights where it has both. UserError where there are none."""
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+    """The tensors of a checkpoint's tokenizer by name; of averaged weights where it has both.
+
+    Raises UserError where there are none, and where they are of something else.
+    """
     try:
-        values: dict[str, Any] = dict(load_file(path)) if path.suffix == ".safetensors" else read_pickle(path)
-    except UnpicklingError:
-        raise UserError(f"{path} runs code when it is read: have whoever you trust with it write safetensors") from None
-    except (SafetensorError, RuntimeError, ValueError, EOFError, TypeError) as error:
-        raise UserError(f"{path} is not a checkpoint that can be read: {error}") from None
-    for key in ("ema", "model", "state_dict"):
-        values = values[key] if isinstance(values.get(key), Mapping) else values
-    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor) and name.startswith(PARTS)}
-    if "quantize.embedding.weight" not in tensors:
-        raise UserError(f"{path} is not a VQGAN of taming-transformers or LlamaGen: no quantize.embedding.weight in it")
-    return tensors
+        tensors = flatten(read_safetensors(path) if is_safetensors(path) else read_pickle(path))
+    except RunsCode as error:
+        raise UserError(
+            f"{path} runs code when it is read ({error}), which a checkpoint has no use for. Nothing of it was run and "
+            "nothing is taken: have whoever you trust with it write safetensors"
+        ) from None
+    except (SafetensorError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a checkpoint that can be read: {error}. Was the download cut short? What can be read is "
+            "safetensors, and what torch.save wrote"
+        ) from None
+    prefix = prefix_of(list(tensors), path)
+    tensors = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if what := stranger(tensors):
+        raise UserError(f"{path} is {what}. {ADOPTABLE}")
+    if CODEBOOK not in tensors:
+        raise UserError(f"{path} is not a VQGAN that is known here: no {CODEBOOK} in it. {ADOPTABLE}")
+    return {name: value for name, value in tensors.items() if name.startswith(PARTS)}
 
 
-def read_pickle(path: Path) -> dict[str, Any]:
-    """What `torch.load` reads with `weights_only`, everything but tensors and plain values replaced by `Nothing`."""
-    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    with torch.serialization.safe_globals([(type(name, (Nothing,), {}), name) for name in foreign]):
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(values, dict):
-        raise ValueError(f"it holds a {type(values).__name__} instead of named tensors")
-    return values
-
-
-def translate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under our names and in our shapes."""
-    ours: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        for theirs, replacement in NAMES:
-            name = re.sub(theirs, replacement, name)
-        is_linear = name.startswith(("to_codes.", "from_codes.")) or re.search(r"\.(?:q|k|v|out_proj)\.", name)
-        ours[name] = tensor.float().flatten(1) if is_linear and tensor.ndim == 4 else tensor.float()
-    if any(name.startswith("decoder.up.") for name in tensors):
-        ours = {coarsest_first(name, count_of(ours, "decoder.levels")): tensor for name, tensor in ours.items()}
-    for name in [name for name in ours if ".q." in name]:
-        parts = [ours.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
-        ours[name.replace(".q.", ".qkv_proj.")] = torch.cat(parts)
-    return ours
-
-
-def coarsest_first(name: str, levels: int) -> str:
-    """The name with the decoder's level counted from the other end."""
-    return re.sub(r"^decoder\.levels\.(\d+)", lambda match: f"decoder.levels.{levels - 1 - int(match[1])}", name)
-
-
-def count_of(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """How many modules are numbered under `prefix`."""
-    numbers = [re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in tensors]
-    return 1 + max((int(match[1]) for match in numbers if match), default=-1)
-
-
-def model_of(ours: Mapping[str, Tensor], unit: bool) -> dict[str, Any]:
-    """The configuration whose tokenizer has these weights, read off their shapes."""
-    levels = count_of(ours, "encoder.levels")
-    widths = [ours[f"encoder.levels.{level}.blocks.0.conv2.bias"].numel() for level in range(levels)]
-    channels = ours["encoder.conv_in.bias"].numel()
-    codes, dim = ours["quantiser.codebook"].shape
-    backbone = {
-        "kind": "resnet",
-        "channels": channels,
-        "multipliers": [width // channels for width in widths],
-        "blocks": count_of(ours, "encoder.levels.0.blocks"),
-        "attention": [level for level in range(levels) if count_of(ours, f"encoder.levels.{level}.attentions")],
-        "width": ours["to_codes.weight"].shape[1],
-    }
-    return {"backbone": backbone, "quantiser": {"kind": "vector", "codes": codes, "dim": dim, "unit": unit}}
+def prefix_of(names: Sequence[str], path: Path) -> str:
+    """What the names of the tokenizer's weights begin with; UserError where several tokenizers are in the file."""
+    prefixes = {name.removesuffix(CODEBOOK) for name in names if re.search(rf"(?:^|\.){re.escape(CODEBOOK)}$", name)}
+    chosen = sorted(prefix for prefix in prefixes if AVERAGED.search(prefix)) or sorted(prefixes)
+    if len(chosen) > 1:
+        raise UserError(f"{path} holds several tokenizers ({', '.join(chosen)}): save the weights of the one you mean")
+    if others := sorted(prefixes - set(chosen)):
+        print(f"{path}: the averaged weights ({chosen[0]}) are taken, and not the others ({', '.join(others)})")
+    return chosen[0] if chosen else ""
 
 
 def adopt(checkpoint: Path, name: str, overrides: Sequence[str] = ()) -> RunDirectory:
-    """Write the run of a published checkpoint. Raises UserError where it is none, or `name` is taken.
+    """Write the run of a published checkpoint, a file or a folder, and print what it was understood to be.
 
-    The run stands at 0 images of its training: it can be used as it is, or trained on.
+    The run stands at 0 images of its training: it can be used as it is, or trained on. Raises UserError where it is no
+    tokenizer that can be taken over, or `name` is taken.
     """
     run = RunDirectory(RUNS / "tokenizer" / name)
     if run.path.exists():
         raise UserError(f"{run.path} is there already: choose another --name, or remove it")
-    tensors = read_checkpoint(checkpoint)
-    weights = translate(tensors)
-    # LlamaGen compares codes on the unit sphere, taming as they are; no weight tells.
-    unit = any(".conv_blocks." in part for part in tensors)
+    path = find_weights(checkpoint)
+    tensors = read_checkpoint(path)
+    family = family_of(tensors)
     try:
-        values = {"name": name, "model": model_of(weights, unit), "training": {"images": DEFAULT_IMAGES}}
+        weights = translate(tensors)
+        model = model_of(weights, family, read_config(path.with_name("config.json")))
     except KeyError as error:
-        raise UserError(f"{checkpoint} is not a VQGAN of taming-transformers or LlamaGen: no {error} in it") from None
-    config = parse_config(TokenizerRun, values, where=f"the tokenizer of {checkpoint}", overrides=overrides)
+        raise UserError(f"{path} is not a VQGAN that is known here: no {error} in it. {ADOPTABLE}") from None
+    except ValueError as error:
+        raise UserError(f"{path} cannot be taken over: {error}") from None
+    values = {"name": name, "model": model, "training": {"images": DEFAULT_IMAGES}}
+    config = parse_config(TokenizerRun, values, where=f"the tokenizer of {path}", overrides=overrides)
     tokenizer = Tokenizer(config.model)
     tokenizer.quantiser.initialised = True
-    load_strictly(tokenizer, tokenizer.state_dict() | weights, checkpoint)
+    check_whole(tokenizer, weights, path)
+    load_strictly(tokenizer, tokenizer.state_dict() | weights, path)
     run.begin(config, may_change=set())
     Trainee(tokenizer, config.training, make_accelerator()).save(run)
+    print(f"{path}: {description(config.model, family)}")
     return run
+
+
+def check_whole(tokenizer: Tokenizer, weights: Mapping[str, Tensor], path: Path) -> None:
+    """UserError where a weight of the network is missing, or one is there that it has no place for."""
+    needed = {name for name, _ in tokenizer.named_parameters()}
+    for problem, names in (("no", needed - set(weights)), ("no place for", set(weights) - needed)):
+        if names:
+            some = ", ".join(sorted(names)[:3])
+            raise UserError(
+                f"{path} is not a VQGAN that is known here: {problem} {some} (as named here) in it. {ADOPTABLE}"
+            )
+
+
+def description(model: TokenizerConfig, family: Family) -> str:
+    """What was understood, with what no weight tells."""
+    backbone, codes = model.backbone, model.quantiser
+    unit_pixels = isinstance(backbone, MaskGITConfig) or (isinstance(backbone, ResNetConfig) and backbone.unit_pixels)
+    pixels = "0..1" if unit_pixels else "-1..1"
+    hint = " (model.backbone.unit_pixels says otherwise)" if isinstance(backbone, ResNetConfig) else ""
+    return (
+        f"a VQGAN of {family.name}, {codes.codes:,} codes of {codes.dim} numbers, {backbone.patch} x {backbone.patch} "
+        f"pixels a token; the nearest code is {'on the unit sphere' if family.unit else 'by Euclidean distance'}, and "
+        f"pixels are {pixels}{hint}"
+    )
 
 
 def main() -> None:
     """Read the command line, take over, say what was written."""
     parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.adopt", description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", type=Path, help="a .safetensors, .ckpt or .pt file")
+    parser.add_argument("checkpoint", type=Path, help="a file of weights under any name, or a folder of diffusers")
     parser.add_argument("--name", required=True, help="of the run that is written, runs/tokenizer/NAME")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.source=~/pictures")
     args = parser.parse_intermixed_args()
@@ -161,7 +137,7 @@ def main() -> None:
     print(
         f"wrote {run.path}\n"
         f"next: python -m stage1_tokenizer.evaluate --tokenizer {run.path}    (how well it does on your images)\n"
-        f"      python -m stage1_tokenizer.cache --tokenizer {run.path}       (then make prior)"
+        f"      python -m stage1_tokenizer.cache --tokenizer {run.path}       (then a prior on its tokens)"
     )
 
 

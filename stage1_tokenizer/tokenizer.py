@@ -20,6 +20,7 @@ from shared.runs.hub import Shareable, tokenizer_directory
 from shared.runs.token_cache import TokenInfo
 from shared.runs.weights import load_for_inference
 from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder, ConvEncoder
+from stage1_tokenizer.backbones.maskgit import MaskGITConfig, MaskGITDecoder, MaskGITEncoder
 from stage1_tokenizer.backbones.resnet import ResNetConfig, ResNetDecoder, ResNetEncoder
 from stage1_tokenizer.backbones.sequence import SequenceConfig, SequenceDecoder, SequenceEncoder
 from stage1_tokenizer.quantisers.fsq import FiniteScalarQuantiser, FSQConfig
@@ -30,12 +31,12 @@ from stage1_tokenizer.quantisers.residual import ResidualConfig, ResidualQuantis
 from stage1_tokenizer.quantisers.simvq import SimVQConfig, SimVQuantiser
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
 
-BackboneConfig = Annotated[ConvConfig | ResNetConfig | SequenceConfig, Field(discriminator="kind")]
+BackboneConfig = Annotated[ConvConfig | ResNetConfig | MaskGITConfig | SequenceConfig, Field(discriminator="kind")]
 QuantiserConfig = Annotated[
     VectorConfig | GumbelConfig | FSQConfig | LFQConfig | SimVQConfig | ResidualConfig, Field(discriminator="kind")
 ]
-Encoder = ConvEncoder | ResNetEncoder | SequenceEncoder
-Decoder = ConvDecoder | ResNetDecoder | SequenceDecoder
+Encoder = ConvEncoder | ResNetEncoder | MaskGITEncoder | SequenceEncoder
+Decoder = ConvDecoder | ResNetDecoder | MaskGITDecoder | SequenceDecoder
 
 
 class TokenizerConfig(Config):
@@ -141,6 +142,8 @@ def build_backbone(config: BackboneConfig) -> tuple[Encoder, Decoder]:
         return ConvEncoder(config), ConvDecoder(config)
     if isinstance(config, ResNetConfig):
         return ResNetEncoder(config), ResNetDecoder(config)
+    if isinstance(config, MaskGITConfig):
+        return MaskGITEncoder(config), MaskGITDecoder(config)
     return SequenceEncoder(config), SequenceDecoder(config)
 
 

@@ -2,49 +2,64 @@
 
 Residual blocks of two 3 x 3 convolutions with group norm and SiLU; each level but the last halves height and width;
 attention over all positions at the levels named, and between two blocks at the coarsest grid. With it the published
-checkpoints of both can be taken over (`stage1_tokenizer.adopt`).
+checkpoints of both, and of `VQModel` of diffusers, can be taken over (`stage1_tokenizer.adopt`).
 
 Shapes: B batch, C channels, H and W height and width of whatever grid a tensor stands on, D width, L = h * w.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal, Self
 
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from shared.config import Config
 
-GROUPS = 32  # of every group norm
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Activation] = {"silu": F.silu, "relu": F.relu, "gelu": F.gelu, "mish": F.mish}
 
 
 class ResNetConfig(Config):
     """The defaults are VQ-16 of LlamaGen: 16 x 16 pixels a token, 70M weights.
 
-    attention: levels (0: the finest) whose blocks are each followed by attention.
+    attention: levels (0: the finest) whose blocks are each followed by attention; `decoder_attention` those of the
+    decoder, where they are others (null: the same).
     """
 
     kind: Literal["resnet"] = "resnet"
     channels: PositiveInt = 128
-    multipliers: tuple[PositiveInt, ...] = Field((1, 1, 2, 2, 4), min_length=1)  # of `channels`, finest level first
+    # Of `channels`, finest level first; products are rounded.
+    multipliers: tuple[PositiveInt | PositiveFloat, ...] = Field((1, 1, 2, 2, 4), min_length=1)
     blocks: PositiveInt = 2  # a level in the encoder; the decoder has one more
     attention: tuple[NonNegativeInt, ...] = (4,)
+    decoder_attention: tuple[NonNegativeInt, ...] | None = None
+    middle_attention: bool = True  # between the two blocks at the coarsest grid
+    groups: PositiveInt = 32  # of every group norm
+    activation: Literal["silu", "relu", "gelu", "mish"] = "silu"  # in residual blocks
+    unit_pixels: bool = False  # the network itself sees pixels in 0..1 instead of -1..1
     width: PositiveInt = 256  # channels at the token grid
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        odd = [width for width in self.level_widths if width % GROUPS]
+        odd = [width for width in self.level_widths if width % self.groups]
         if odd:
-            raise ValueError(f"channels x multipliers must be multiples of {GROUPS} (group norm), not {odd}")
-        if any(level >= len(self.multipliers) for level in self.attention):
-            raise ValueError(f"attention {self.attention} names a level beyond the last, {len(self.multipliers) - 1}")
+            raise ValueError(f"channels x multipliers must be multiples of groups ({self.groups}), not {odd}")
+        for name, levels in (("attention", self.attention), ("decoder_attention", self.decoder_levels)):
+            if any(level >= len(self.multipliers) for level in levels):
+                raise ValueError(f"{name} {levels} names a level beyond the last, {len(self.multipliers) - 1}")
         return self
 
     @property
     def level_widths(self) -> list[int]:
         """Channels at each level, finest first."""
-        return [self.channels * multiplier for multiplier in self.multipliers]
+        return [round(self.channels * multiplier) for multiplier in self.multipliers]
+
+    @property
+    def decoder_levels(self) -> tuple[int, ...]:
+        """Levels of the decoder with attention."""
+        return self.attention if self.decoder_attention is None else self.decoder_attention
 
     @property
     def patch(self) -> int:
@@ -57,18 +72,19 @@ class ResNetEncoder(nn.Module):
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
+        self.config = config
         widths = config.level_widths
         self.conv_in = nn.Conv2d(3, config.channels, 3, padding=1)
         self.levels = nn.ModuleList()
         for level, (dim, out_dim) in enumerate(pairwise([config.channels, *widths])):
             resample = Halve(out_dim) if level < len(widths) - 1 else nn.Identity()
-            self.levels.append(Level(dim, out_dim, config.blocks, level in config.attention, resample))
-        self.middle = middle(widths[-1])
-        self.norm = group_norm(widths[-1])
+            self.levels.append(Level(dim, out_dim, config.blocks, level in config.attention, resample, config))
+        self.middle = middle(widths[-1], config)
+        self.norm = group_norm(widths[-1], config.groups)
         self.conv_out = nn.Conv2d(widths[-1], config.width, 3, padding=1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        x_BCHW = self.conv_in(x_BCHW)
+        x_BCHW = self.conv_in((x_BCHW + 1) / 2 if self.config.unit_pixels else x_BCHW)
         for level in self.levels:
             x_BCHW = level(x_BCHW)
         return self.conv_out(F.silu(self.norm(self.middle(x_BCHW)))).permute(0, 2, 3, 1)
@@ -79,14 +95,16 @@ class ResNetDecoder(nn.Module):
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
+        self.config = config
         widths = config.level_widths
         self.conv_in = nn.Conv2d(config.width, widths[-1], 3, padding=1)
-        self.middle = middle(widths[-1])
+        self.middle = middle(widths[-1], config)
         self.levels = nn.ModuleList()  # coarsest first
         for level, (width, coarser) in reversed(list(enumerate(pairwise([*widths, widths[-1]])))):
             resample = Double(width) if level else nn.Identity()
-            self.levels.append(Level(coarser, width, config.blocks + 1, level in config.attention, resample))
-        self.norm = group_norm(widths[0])
+            attention = level in config.decoder_levels
+            self.levels.append(Level(coarser, width, config.blocks + 1, attention, resample, config))
+        self.norm = group_norm(widths[0], config.groups)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     @property
@@ -98,16 +116,21 @@ class ResNetDecoder(nn.Module):
         x_BCHW = self.middle(self.conv_in(z_BHWD.permute(0, 3, 1, 2)))
         for level in self.levels:
             x_BCHW = level(x_BCHW)
-        return self.conv_out(F.silu(self.norm(x_BCHW)))
+        x_BCHW = self.conv_out(F.silu(self.norm(x_BCHW)))
+        return x_BCHW * 2 - 1 if self.config.unit_pixels else x_BCHW
 
 
 class Level(nn.Module):
     """Residual blocks, each followed by attention where asked for, and then the change of resolution."""
 
-    def __init__(self, dim: int, out_dim: int, blocks: int, attention: bool, resample: nn.Module) -> None:
+    def __init__(
+        self, dim: int, out_dim: int, blocks: int, attention: bool, resample: nn.Module, config: ResNetConfig
+    ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ResNetBlock(out_dim if block else dim, out_dim) for block in range(blocks))
-        self.attentions = nn.ModuleList(GridAttention(out_dim) if attention else nn.Identity() for _ in range(blocks))
+        self.blocks = nn.ModuleList(ResNetBlock(out_dim if block else dim, out_dim, config) for block in range(blocks))
+        self.attentions = nn.ModuleList(
+            GridAttention(out_dim, config.groups) if attention else nn.Identity() for _ in range(blocks)
+        )
         self.resample = resample
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -117,25 +140,26 @@ class Level(nn.Module):
 
 
 class ResNetBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1 x 1 convolution of x where the channels change."""
+    """x + conv(act(norm(conv(act(norm(x)))))), with a 1 x 1 convolution of x where the channels change."""
 
-    def __init__(self, dim: int, out_dim: int) -> None:
+    def __init__(self, dim: int, out_dim: int, config: ResNetConfig) -> None:
         super().__init__()
-        self.norm1, self.conv1 = group_norm(dim), nn.Conv2d(dim, out_dim, 3, padding=1)
-        self.norm2, self.conv2 = group_norm(out_dim), nn.Conv2d(out_dim, out_dim, 3, padding=1)
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm1, self.conv1 = group_norm(dim, config.groups), nn.Conv2d(dim, out_dim, 3, padding=1)
+        self.norm2, self.conv2 = group_norm(out_dim, config.groups), nn.Conv2d(out_dim, out_dim, 3, padding=1)
         self.shortcut = nn.Conv2d(dim, out_dim, 1) if dim != out_dim else nn.Identity()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        change_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
-        return self.shortcut(x_BCHW) + self.conv2(F.silu(self.norm2(change_BCHW)))
+        change_BCHW = self.conv1(self.activation(self.norm1(x_BCHW)))
+        return self.shortcut(x_BCHW) + self.conv2(self.activation(self.norm2(change_BCHW)))
 
 
 class GridAttention(nn.Module):
     """x + attention(norm(x)) over all positions, with one head."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, groups: int) -> None:
         super().__init__()
-        self.norm = group_norm(dim)
+        self.norm = group_norm(dim, groups)
         self.qkv_proj, self.out_proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -167,11 +191,12 @@ class Double(nn.Module):
         return self.conv(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
 
 
-def middle(dim: int) -> nn.Sequential:
-    """What happens at the coarsest grid: block, attention, block."""
-    return nn.Sequential(ResNetBlock(dim, dim), GridAttention(dim), ResNetBlock(dim, dim))
+def middle(dim: int, config: ResNetConfig) -> nn.Sequential:
+    """What happens at the coarsest grid: block, attention where asked for, block."""
+    attention = GridAttention(dim, config.groups) if config.middle_attention else nn.Identity()
+    return nn.Sequential(ResNetBlock(dim, dim, config), attention, ResNetBlock(dim, dim, config))
 
 
-def group_norm(dim: int) -> nn.GroupNorm:
+def group_norm(dim: int, groups: int) -> nn.GroupNorm:
     """Group norm with the epsilon that the published checkpoints were trained with."""
-    return nn.GroupNorm(GROUPS, dim, eps=1e-6)
+    return nn.GroupNorm(groups, dim, eps=1e-6)

@@ -26,7 +26,7 @@ from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from tests.launch import ROOT
 from tests.narrow import part
 
-KINDS = ["conv", "resnet", "attention", "mamba", "bimamba", "mambavision"]
+KINDS = ["conv", "resnet", "maskgit", "attention", "mamba", "bimamba", "mambavision"]
 SEQUENCES = ["attention", "mamba", "bimamba", "mambavision"]
 
 
@@ -36,6 +36,8 @@ def small(kind: str, **options: Any) -> dict[str, Any]:
         return {"kind": "conv", "stem": 2, "widths": (16, 32), "depths": (1, 1), "heads": 2, **options}
     if kind == "resnet":
         return {"kind": "resnet", "channels": 32, "multipliers": (1, 1, 2), "blocks": 1, "attention": (2,), **options}
+    if kind == "maskgit":
+        return {"kind": "maskgit", "channels": 32, "multipliers": (1, 1, 2), "blocks": 1, "width": 32, **options}
     extra = {} if kind == "attention" else {"d_state": 8, "headdim": 16}
     heads = {"heads": 2} if kind in ("attention", "mambavision") else {}
     return {"kind": kind, "patch": 4, "width": 32, "depth": 2, "positions": 4, **extra, **heads, **options}

@@ -41,6 +41,7 @@ MAMBA: dict[str, Any] = {**SEQUENCE, "d_state": 8, "headdim": 16}
 BACKBONES: dict[str, dict[str, Any]] = {
     "conv": {"kind": "conv", "stem": 2, "widths": [16, 32], "depths": [1, 1], "heads": 2, "layer_scale": 0.1},
     "resnet": {"kind": "resnet", "channels": 32, "multipliers": [1, 1, 1], "blocks": 1, "attention": [2], "width": 32},
+    "maskgit": {"kind": "maskgit", "channels": 32, "multipliers": [1, 1, 1], "blocks": 1, "width": 32},
     "attention": {"kind": "attention", **SEQUENCE, "depth": 1, "heads": 2, "unpatchify": "conv"},
     "mamba": {"kind": "mamba", **MAMBA, "patch": 2, "depth": 1},  # 256 tokens: four chunks of the scan
     "bimamba": {"kind": "bimamba", **MAMBA, "depth": 1},
@@ -71,7 +72,7 @@ def run_file(path: Path, values: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: values.numpy()})[0])
 
 
-@pytest.mark.parametrize(("backbone", "quantiser"), list(zip(BACKBONES, QUANTISERS, strict=True)))
+@pytest.mark.parametrize(("backbone", "quantiser"), list(zip(BACKBONES, [*QUANTISERS, "vector"], strict=True)))
 def test_what_is_written_does_what_the_tokenizer_does(drawings: Path, backbone: str, quantiser: str) -> None:
     run = saved_run(drawings, backbone, quantiser)
     found = export(run, run / "onnx")
