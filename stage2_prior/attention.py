@@ -58,6 +58,10 @@ class KVCache:
     def reset(self) -> None:
         """Nothing to do: what the cursor has not reached is not looked at."""
 
+    def put(self, rows_N: Tensor, alone: "KVCache") -> None:
+        """Make these sequences that of a cache of one."""
+        self.kv_2BHLE[:, rows_N] = alone.kv_2BHLE
+
     def rows(self, count: int) -> "KVCache":
         """A cache of `count` sequences in the same memory."""
         return KVCache(count, self.shape_HLE, self.memory_2N, self.cursor)

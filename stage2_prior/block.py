@@ -8,13 +8,12 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.layers.dropout import Dropout
 from shared.layers.mamba2 import Mamba2, Mamba2State
 from shared.layers.rms_norm import RMSNorm
-from shared.layers.swiglu import SwiGLU
+from shared.layers.swiglu import SwiGLU, gate
 from stage2_prior.attention import Attention, Cursor, KVCache
 
 INIT_STD = 0.02  # GPT-2's, of every embedding and matrix of a prior
@@ -109,15 +108,22 @@ class ClassModulation(nn.Module):
     def __init__(self, classes: int, width: int, branches: Sequence[int]) -> None:
         super().__init__()
         self.embedding = nn.Embedding(classes + 1, width)  # the last row: no class
-        self.blocks = nn.ModuleList(_modulator(width, 3, count) for count in branches)
+        blocks = nn.ModuleList(_modulator(width, 3, count) for count in branches)
+        self.blocks: Sequence[nn.Linear] = blocks  # type: ignore[assignment]
         self.last = _modulator(width, 2, 1)
         nn.init.normal_(self.embedding.weight, std=INIT_STD)
 
+    def linears(self) -> list[nn.Linear]:
+        """Those of the blocks, and that of the last norm."""
+        return [*self.blocks, self.last]
+
     def forward(self, classes_B: Tensor) -> list[Tensor]:
         """(B,) classes -> (3 per branch, B, D) for each block, then (2, B, D) for the last norm."""
-        c_BD = F.silu(self.embedding(classes_B))
+        embedded_BD = self.embedding(classes_B)
+        # silu, as MLPs compute it: of F.silu on a CPU, the last few numbers of a batch have other bits.
+        c_BD = gate(torch.cat((embedded_BD, torch.ones_like(embedded_BD)), dim=1))
         width = c_BD.shape[1]
-        return [linear(c_BD).unflatten(1, (-1, width)).transpose(0, 1) for linear in (*self.blocks, self.last)]
+        return [linear(c_BD).unflatten(1, (-1, width)).transpose(0, 1) for linear in self.linears()]
 
 
 def _modulator(width: int, parts: int, branches: int) -> nn.Linear:

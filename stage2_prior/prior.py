@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from shared.errors import UserError
 from shared.layers.dropout import Dropout
-from shared.layers.mamba2 import Mamba2
+from shared.layers.mamba2 import Mamba2, Mamba2State
 from shared.layers.mup import parametrise
 from shared.layers.positions import LearnedPositions, Rotary
 from shared.layers.rms_norm import RMSNorm
@@ -29,7 +29,7 @@ from shared.runs.hub import Shareable
 from shared.runs.run_directory import BEST, WEIGHTS
 from shared.runs.token_cache import TokenInfo, read_info
 from shared.runs.weights import load_for_inference
-from stage2_prior.attention import Attention, Cursor
+from stage2_prior.attention import Attention, Cursor, KVCache
 from stage2_prior.block import INIT_STD, Block, Branch, ClassModulation, MixState
 from stage2_prior.config import (
     AttentionOptions,
@@ -65,6 +65,18 @@ class PriorState:
         for state in chain.from_iterable(self.blocks):
             if state is not None:
                 state.reset()
+
+    def put(self, rows_N: Tensor, alone: "PriorState") -> None:
+        """Make the state of these sequences that of the only one of another, all but the cursor."""
+        for written, modulation in zip(self.modulations, alone.modulations, strict=True):
+            if written is not None and modulation is not None:
+                written[:, rows_N] = modulation
+        for state, other in zip(chain.from_iterable(self.blocks), chain.from_iterable(alone.blocks), strict=True):
+            match state, other:
+                case KVCache(), KVCache():
+                    state.put(rows_N, other)
+                case Mamba2State(), Mamba2State():
+                    state.put(rows_N, other)
 
     def rows(self, count: int) -> "PriorState":
         """The state of the first `count` sequences, in the same memory."""
@@ -176,7 +188,9 @@ class Prior(nn.Module, Shareable):
         weight = self.norm.weight
         dtype = dtype or weight.dtype
         cursor = Cursor(weight.device if device is None else device)
-        modulations = [m if m is None else m.to(dtype) for m in self._modulations(self.start_tokens(None, batch))]
+        of_none = self._modulations(self.start_tokens(None, batch))
+        # Contiguous, because of others a step's kernels are compiled anew, and then sum in another order.
+        modulations = [m if m is None else m.to(dtype).contiguous() for m in of_none]
         return PriorState(batch, [block.init_state(batch, cursor, dtype) for block in self.blocks], modulations, cursor)
 
     def branches(self, state: PriorState) -> Iterator[tuple[Branch, MixState]]:
@@ -198,17 +212,21 @@ class Prior(nn.Module, Shareable):
 
         table_KR: that of the codes, where it is at hand. Raises ValueError where the state is not empty.
         """
+        table_KR = self.vocabulary.table() if table_KR is None else table_KR
+        return self._logits(self.fill(inputs_BL, state, table_KR), table_KR)
+
+    def fill(self, inputs_BL: Tensor, state: PriorState, table_KR: Tensor) -> Tensor:
+        """`prefill` without its logits: (B, D), what they are computed from."""
         if state.cursor.position:
             given = state.cursor.position
             raise ValueError(f"prefill needs an empty state, and {given} tokens are in this one: reset it")
         self.condition(inputs_BL[:, 0], state)
-        table_KR = self.vocabulary.table() if table_KR is None else table_KR
         x_BLD = self._embed(inputs_BL, table_KR)
         modulations = _along_length(state.modulations[:-1])
         for block, states, modulation in zip(self.blocks, state.blocks, modulations, strict=True):
             x_BLD = block.prefill(x_BLD, states, modulation)
         state.cursor.advance(inputs_BL.shape[1])
-        return self._logits(self._last_norm(x_BLD[:, -1], state.modulations[-1]), table_KR)
+        return self._last_norm(x_BLD[:, -1], state.modulations[-1])
 
     def step(self, token_B: Tensor, state: PriorState) -> Tensor:
         """Take in one more id per sequence, updating `state` in place; returns (B, codes) logits of the next token.

@@ -47,6 +47,10 @@ class Mamba2State:
         self.conv_BKC.zero_()
         self.ssm_BGNJ.zero_()
 
+    def put(self, rows_N: Tensor, alone: "Mamba2State") -> None:
+        """Make the state of these sequences that of the only one of another."""
+        self.conv_BKC[rows_N], self.ssm_BGNJ[rows_N] = alone.conv_BKC, alone.ssm_BGNJ
+
     def rows(self, count: int) -> "Mamba2State":
         """The state of the first `count` sequences, in the same memory."""
         return Mamba2State(self.conv_BKC[:count], self.ssm_BGNJ[:count])

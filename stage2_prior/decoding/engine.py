@@ -101,7 +101,7 @@ class Engine:
         batch.tokens_LB[:known] = prefix_BK.T
         inputs_RK = torch.cat((start_R[:, None], prefix_BK.repeat(len(start_R) // len(prefix_BK), 1)), dim=1)
         if known:
-            self.weights.model.prefill(inputs_RK[:, :-1], batch.state, self.weights.table_KR)
+            self.weights.fill(inputs_RK[:, :-1], batch.state)
         else:
             self.weights.model.condition(start_R, batch.state)
         batch.input_R.copy_(inputs_RK[:, -1])

@@ -31,6 +31,10 @@ class Weights(Protocol):
     model: Prior
     table_KR: Tensor
 
+    def fill(self, inputs_RK: Tensor, state: PriorState) -> None:
+        """`Prior.prefill`, but for the logits."""
+        ...
+
     def step(self, state: PriorState) -> Callable[[Tensor], Tensor]:
         """`Prior.step` for this state, whose cursor it does not move: (R,) ids -> (R, V) logits."""
         ...

@@ -6,6 +6,7 @@ product returns.
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -41,13 +42,31 @@ class PackedWeights:
         table_KR = prior.vocabulary.table()
         self.score = pack(table_KR, prior.vocabulary.bias_K, self.matrices)
         # What is packed need not be copied before.
-        weights = [tensor for _, _, linear in _linears(prior) for tensor in linear.parameters()]
+        linears = [linear for _, _, linear in _linears(prior)]
+        linears += prior.modulation.linears() if prior.modulation is not None else []
+        weights = [tensor for linear in linears for tensor in linear.parameters()]
         self.model = copy.deepcopy(prior, {id(tensor): tensor for tensor in weights}).eval()
         self.table_KR = self.model.vocabulary.table()
         for module, name, linear in list(_linears(self.model)):
             if linear.weight is not self.table_KR:  # that is `score`
                 delattr(module, name)
                 setattr(module, name, pack(linear.weight, linear.bias, self.matrices))
+        if self.model.modulation is not None:
+            _pack_modulators(self.model.modulation)
+
+    def fill(self, inputs_RK: Tensor, state: PriorState) -> None:
+        """`Prior.prefill`, but for the logits: of each sequence alone, and once where several begin alike.
+
+        PyTorch's products and loops over vectors have other bits where they are shared out among other sequences, or
+        among more threads.
+        """
+        different_NK, which_R = inputs_RK.unique(dim=0, return_inverse=True)
+        with _one_thread():
+            for number, inputs_K in enumerate(different_NK):
+                alone = self.model.init_state(1, dtype=self.dtype)
+                self.model.fill(inputs_K[None], alone, self.table_KR)
+                state.put((which_R == number).nonzero()[:, 0], alone)
+        state.cursor.advance(inputs_RK.shape[1])
 
     def step(self, state: PriorState) -> "CpuStep":
         """`Prior.step` for this state, whose cursor it does not move: (R,) ids -> (R, V) logits."""
@@ -61,6 +80,25 @@ def _linears(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
             yield module, name, part
         elif not isinstance(part, ClassModulation):  # that is once a call
             yield from _linears(part)
+
+
+def _pack_modulators(modulation: ClassModulation) -> None:
+    """Pack its linear maps, unrounded: they are read once a batch."""
+    *blocks, last = (pack(linear.weight, linear.bias, torch.float32) for linear in modulation.linears())
+    for name, packed in (("blocks", blocks), ("last", last)):
+        delattr(modulation, name)
+        setattr(modulation, name, packed)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch and kernels on one thread, of all that this one calls."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class CpuStep(Step[np.ndarray, np.ndarray]):

@@ -47,6 +47,10 @@ class StaticWeights:
         bias_K = prior.vocabulary.bias_K
         self.bias_K = None if bias_K is None else bias_K.detach().to(dtype, copy=True)
 
+    def fill(self, inputs_RK: Tensor, state: PriorState) -> None:
+        """`Prior.prefill`, but for the logits."""
+        self.model.fill(inputs_RK, state, self.table_KR)
+
     def step(self, state: PriorState) -> "GpuStep":
         """`Prior.step` for this state, whose cursor it does not move: (R,) ids -> (R, V) float32 logits."""
         return GpuStep(self, state)

@@ -11,16 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage2_prior.decoding import engine
-from stage2_prior.decoding.cpu import product as packed
 from stage2_prior.decoding.cpu import step as cpu
-from stage2_prior.decoding.cpu.device import can_pack
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.draw import draw, strides, uniforms
 from stage2_prior.decoding.engine import Engine, lay_out
 from stage2_prior.decoding.filters import SamplingConfig, filter_logits
 from stage2_prior.decoding.guidance import guide
 from stage2_prior.prior import Prior
-from tests.stage2_prior.decoding.cpu.test_product import usable_dtypes
+from tests.stage2_prior.decoding.cpu.test_product import packed_dtypes
 from tests.tiny import generate, prior_config
 
 SMALL: dict[str, Any] = {
@@ -84,13 +82,6 @@ def test_the_engine_draws_what_the_plain_loop_draws(kind: dict[str, Any], cfg_sc
     assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, cfg_scale, prefix_BK))
 
 
-def test_a_cpu_without_packed_products_draws_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "can_pack", lambda: False)
-    prior, labels_B = random_prior(kind="hybrid"), torch.tensor([2, 0, 1])
-    tokens_BHW = generate(prior, range(3), 0, SAMPLING, labels_B=labels_B, exact=True)
-    assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, 1.0, torch.zeros(3, 0, dtype=torch.long)))
-
-
 def decoder_logits(prior: Prior, tokens_BL: Tensor, known: int, exact: bool) -> Tensor:
     """(B, L - known, V) logits that the engine computes on the way through the given tokens."""
     seen: list[Tensor] = []
@@ -115,9 +106,7 @@ def test_cached_logits_are_the_uncached_ones(kind: dict[str, Any], known: int, m
         expected_BLV = prior(prior.inputs(tokens_BL))[:, known:]
     exact_BLV = decoder_logits(prior, tokens_BL, known, exact=True)
     torch.testing.assert_close(exact_BLV, expected_BLV, atol=1e-4, rtol=0)
-    packs = can_pack()
-    for matrices, packing in [(torch.float32, False), *((dtype, packs) for dtype in usable_dtypes())]:
-        monkeypatch.setattr(packed, "can_pack", lambda found=packing: found)
+    for matrices in packed_dtypes():
         monkeypatch.setattr(cpu, "narrowest", lambda found=matrices: found)
         rounded_BLV = decoder_logits(prior, tokens_BL, known, exact=False)
         error = (rounded_BLV - expected_BLV).square().mean().sqrt() / expected_BLV.std()
@@ -155,13 +144,9 @@ def test_memory_is_allocated_once_and_kept_for_smaller_batches() -> None:
     assert decoder.engine.rows == 8
 
 
-@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_a_decoder_keeps_the_weights_that_it_was_made_with(
-    kind: dict[str, Any], exact: bool, packs: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packed, "can_pack", lambda: packs and can_pack())
+def test_a_decoder_keeps_the_weights_that_it_was_made_with(kind: dict[str, Any], exact: bool) -> None:
     prior, labels_B = random_prior(**kind), torch.tensor([2, 0])
     decoder = Decoder(prior, exact=exact)
     before = decoder.generate(range(2), labels_B=labels_B)

@@ -1,8 +1,8 @@
-"""Products with weights in float16 on a CPU, rows and sums in float32.
+"""Products with weights in float16 or float32 on a CPU, rows and sums in float32.
 
 A tile of outputs, of a few rows and one panel or two, stays in registers while it is summed up (Goto and van de Geijn
 2008, Anatomy of High-Performance Matrix Multiplication). Each output is summed up input by input, so that its bits do
-not depend on how many rows there are.
+not depend on how many rows there are, nor on how many threads.
 
 Shapes: R rows, I inputs, O outputs; N panels of P outputs each, two of them a strip; T rows of a tile.
 """
@@ -28,7 +28,8 @@ HALVES, FLOATS = ir.VectorType(ir.HalfType(), PANEL), ir.VectorType(FLOAT, PANEL
 def tile(rows: int, panels: int) -> Callable[..., None]:
     """A function for kernels to call: y[r, :] = x[r] @ weight + bias, of this many rows and panels.
 
-    It takes x (R, I) and y (R, N * P) in float32, weight (N, I, P) of the bits of float16, bias (N, P) in float32.
+    It takes x (R, I) and y (R, N * P) in float32, weight (N, I, P) in float32 or of the bits of float16, bias (N, P) in
+    float32.
     """
 
     @intrinsic
@@ -52,7 +53,7 @@ class Array:
 
     def __init__(self, context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value) -> None:
         array = context.make_array(kind)(context, builder, value=value)
-        self.builder = builder
+        self.builder, self.halves = builder, kind.dtype == types.uint16
         self.data = builder.bitcast(array.data, ir.IntType(8).as_pointer())
         self.shape = [builder.extract_value(array.shape, axis) for axis in range(kind.ndim)]
         self.strides = [builder.extract_value(array.strides, axis) for axis in range(kind.ndim)]
@@ -80,7 +81,7 @@ def summed_up(
     builder.position_at_end(loop)
     here, sums = builder.phi(INDEX), [builder.phi(FLOATS) for _ in outputs]
     x_R = {row: spread(builder, x.load(FLOAT, row, here)) for row, _ in outputs}
-    weight_N = {panel: builder.fpext(weight.load(HALVES, panel, here, 0), FLOATS) for _, panel in outputs}
+    weight_N = {panel: load_panel(builder, weight, panel, here) for _, panel in outputs}
     add_product = get_or_insert_function(
         builder.module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fmuladd.v{PANEL}f32"
     )
@@ -95,6 +96,13 @@ def summed_up(
     builder.cbranch(builder.icmp_signed("<", following, x.shape[1]), loop, after)
     builder.position_at_end(after)
     return added
+
+
+def load_panel(builder: ir.IRBuilder, weight: Array, panel: int, index: ir.Value) -> ir.Value:
+    """The weights of a panel's outputs for one input, in float32."""
+    if weight.halves:
+        return builder.fpext(weight.load(HALVES, panel, index, 0), FLOATS)
+    return weight.load(FLOATS, panel, index, 0)
 
 
 def spread(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
