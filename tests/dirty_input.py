@@ -5,16 +5,20 @@ never in a traceback, a hang or a program that was run. Kinds that must end in o
 that ended otherwise are kept, and named.
 
 Images lie in folders of `FOLDER` with sound ones between them, and go the way of training: opened, split, cropped,
-resized, batched. Shards of Parquet hold such images in their cells.
+resized, batched. Shards of Parquet hold such images in their cells. Folders as people bring them (`tests/brought.py`)
+come with the truth of what is in them: the line that says what was found must say just that, and each is carried
+through caching and drawing.
 """
 
 import argparse
 import contextlib
 import faulthandler
+import io
 import json
 import logging
 import os
 import random
+import re
 import shutil
 import socket
 import struct
@@ -33,13 +37,27 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from shared.config import parse_config
 from shared.data.config import DataConfig
+from shared.data.found import what_was_found
 from shared.data.loader import validation_loader
 from shared.data.open import open_datasets
 from shared.errors import UserError
+from shared.runs.run_directory import RunDirectory
+from shared.runs.token_cache import open_cache
+from shared.training.devices.accelerator import make_accelerator
+from shared.training.trainee import Trainee
+from stage1_tokenizer.cache import cache_tokens
+from stage1_tokenizer.run_config import TokenizerRun
+from stage1_tokenizer.tokenizer import Tokenizer
+from stage2_prior.decoding.decoder import Decoder
+from stage2_prior.prior import build_prior
+from tests import brought
+from tests.tiny import QUANTISERS, prior_run, tokenizer_run
 
 FOLDER = 60  # broken images in a folder, beside a third as many sound ones
 HANG = 120.0  # seconds after which a folder counts as a hang, and ends this process with a stack
@@ -301,9 +319,9 @@ def very_deep(folder: Path, rng: random.Random) -> None:
 
 def nothing(folder: Path, rng: random.Random) -> None:
     folder.mkdir()
-    for name in rng.sample([".hidden.png", "notes.txt", "Thumbs.db", "png", ".git/a.png", "movie.mp4"], 3):
+    for name in rng.sample([".hidden.png", "notes.txt", "Thumbs.db", "text", ".git/a.png", "movie.mp4"], 3):
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(sound(rng)[0])
+        (folder / name).write_bytes(sound(rng)[0] if "." in name[:1] else b"no picture")
 
 
 def one_image(folder: Path, rng: random.Random) -> None:
@@ -364,7 +382,7 @@ def broken_dataset(folder: Path, rng: random.Random) -> None:
 
 
 USED_OR_REFUSED = {USED, REFUSED}
-FOLDERS: dict[str, tuple[Callable[[Path, random.Random], None], set[str]]] = {
+FOLDERS: dict[str, tuple[Callable[[Path, random.Random], brought.Truth | None], set[str]]] = {
     "link loops": (link_loops, {USED}),
     "links to nothing": (links_to_nothing, {USED}),
     "no files": (no_files, {USED}),
@@ -380,26 +398,70 @@ FOLDERS: dict[str, tuple[Callable[[Path, random.Random], None], set[str]]] = {
     "Parquet, broken cells": (broken_cells, USED_OR_REFUSED),
     "Parquet, broken shards": (broken_shards, USED_OR_REFUSED),
     "datasets, broken": (broken_dataset, {REFUSED}),
+    **{name: (make, {REFUSED if name == "mostly cannot be read" else USED}) for name, make in brought.FOLDERS.items()},
 }
 
 
 # What becomes of them
 
 
-def use(folder: Path, max_bad_fraction: float) -> list[str]:
-    """Go through every image as training does; the names of those that were skipped. Raises UserError."""
+def use(folder: Path, max_bad_fraction: float, truth: brought.Truth | None = None) -> list[str]:
+    """Go through every image as training does; the names of those that were skipped. Raises UserError.
+
+    The line that says what was found is held to the `truth`, and such a folder is carried through caching and drawing.
+    """
     config = DataConfig(
         source=str(folder), image_size=8, validation_fraction=0.3, max_pixels=MAX_PIXELS,
         max_bad_fraction=max_bad_fraction,
     )  # fmt: skip
     datasets = open_datasets(config, seed=0)
-    assert datasets[0].source.contents()
+    source, (train, held_out) = datasets[0].source, datasets
+    assert source.contents()
+    line = what_was_found(source, train.indices, held_out.indices)
+    assert f"{len(train)} train, {len(held_out)} held out" in line
+    assert len(train) + len(held_out) == len(source)
+    if truth is not None:
+        hold(line, truth)
+        cache_and_draw(config)
     for dataset in datasets:
         for images, labels in validation_loader(dataset, 16):
             assert images.shape[1:] == (3, 8, 8)
             assert images.isfinite().all()
             assert labels is None or len(labels) == len(images)
     return sorted({name for dataset in datasets for name in dataset.unreadable})
+
+
+def hold(line: str, truth: brought.Truth) -> None:
+    """The counts of the line are those of the truth, and it leaves nothing out."""
+    names = truth.classes
+    shown = ", ".join((names or [])[:5])
+    what = "no classes" if names is None else f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({shown}"
+    assert line.startswith(f"{truth.images} images, {what}"), (line, truth)
+    left_out = re.search(r"; left out: (.*?)(; beside|; not read|$)", line)
+    counts = re.findall(r"(?:^|, )(\d+) ", left_out[1]) if left_out else []
+    assert sum(map(int, counts)) == sum(truth.left_out.values()), (line, truth)
+    for words in [*truth.said, *(f"{count} {words}" for words, count in truth.left_out.items())]:
+        assert words in line, (line, words)
+
+
+def cache_and_draw(config: DataConfig) -> None:
+    """Tokenize a set with a tokenizer that has learnt nothing, and draw from a prior that has not either."""
+    with tempfile.TemporaryDirectory() as place:
+        run = RunDirectory(Path(place) / "run")
+        tokenizer_config = tokenizer_run(Path(config.source))
+        model = {**tokenizer_config.model.model_dump(), "quantiser": QUANTISERS["fsq"]}
+        values = {**tokenizer_config.model_dump(), "data": config.model_dump(), "model": model}
+        whole = parse_config(TokenizerRun, values, where="the trial")
+        torch.manual_seed(0)
+        tokenizer = Tokenizer(whole.model)
+        run.begin(whole, may_change=set())
+        Trainee(tokenizer, whole.training, make_accelerator()).save(run)
+        with contextlib.redirect_stderr(io.StringIO()):  # its bar
+            cache = open_cache(cache_tokens(run.path))
+        prior = build_prior(prior_run("gpt").model, cache.info, cache.code_vectors_KD).eval()
+        labels = torch.zeros(2, dtype=torch.int64) if cache.info.class_names else None
+        tokens_Bhw = Decoder(prior, 2, exact=True).generate([0, 1], labels_B=labels)
+        assert tokenizer.eval().detokenize(tokens_Bhw).isfinite().all()
 
 
 class Trial:
@@ -433,19 +495,21 @@ class Trial:
         """One folder, refused or used as a whole."""
         make, ends = FOLDERS[kind]
         folder = self._place()
-        make(folder, self.rng)
-        skipped = self._use(folder, kind, 0.6)
+        truth = make(folder, self.rng)
+        skipped = self._use(folder, kind, 0.6, truth)
         self._end(kind, skipped if isinstance(skipped, str) else USED, ends, folder)
         self._clear(folder)
 
     def _place(self) -> Path:
         return self.root / f"folder{len(self.failures)}"
 
-    def _use(self, folder: Path, kind: str, max_bad_fraction: float) -> list[str] | str:
+    def _use(
+        self, folder: Path, kind: str, max_bad_fraction: float, truth: brought.Truth | None = None
+    ) -> list[str] | str:
         """What was skipped, or how else it ended."""
         faulthandler.dump_traceback_later(HANG, exit=True)
         try:
-            return use(folder, max_bad_fraction)
+            return use(folder, max_bad_fraction, truth)
         except UserError as refusal:
             return REFUSED if 0 < len(str(refusal)) < 20_000 else f"a message of {len(str(refusal))} characters"
         except Exception:
