@@ -1,19 +1,14 @@
 """What a picture's file says before any pixel is decoded: whether it can be one, and what has to be known about it."""
 
-import hashlib
 import os
-from collections import defaultdict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from shared.data.pictures.copies import COMPARED, sample_of
 from shared.data.pictures.decode import open_image, reason_of, refuse_bomb
 from shared.data.pictures.profiles import State, profile_state
 from shared.data.pictures.suffixes import DRAWINGS, NEED_PACKAGES, RAW_SUFFIXES, READABLE_SUFFIXES
 from shared.data.pictures.values import Kind, kind_of_values
-
-SAMPLE = 4096  # bytes of the middle of a file that tell most files of one length apart
 
 
 class Header(NamedTuple):
@@ -42,18 +37,6 @@ def header_of(path: Path, max_pixels: int) -> Header:
         return Header(reason_of(error), _unread(path, suffix))
 
 
-def copies(folder: Path, names: Sequence[str], headers: Sequence[Header]) -> dict[str, str]:
-    """Files that are, byte for byte, another: the name of each but the first of its kind, and that of the first."""
-    alike = defaultdict(list)
-    for name, header in zip(names, headers, strict=True):
-        alike[header.sample].append(name)
-    candidates = [name for group in alike.values() if len(group) > 1 for name in group]
-    with ThreadPoolExecutor() as pool:
-        digests = dict(zip(candidates, pool.map(lambda name: _digest(folder / name), candidates), strict=True))
-    first: dict[bytes, str] = {}
-    return {name: first[digest] for name, digest in digests.items() if first.setdefault(digest, name) != name}
-
-
 def head_of(path: Path, length: int = 64) -> bytes:
     """The first bytes of a file; none where it is no file, or cannot be read."""
     try:
@@ -77,10 +60,5 @@ def _unread(path: Path, suffix: str) -> str | None:
 def _sample(path: Path) -> bytes:
     size = os.stat(path).st_size
     with path.open("rb") as file:
-        file.seek(max(0, size // 2 - SAMPLE // 2))
-        return hashlib.blake2b(b"%d " % size + file.read(SAMPLE), digest_size=16).digest()
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+        file.seek(max(0, size // 2 - COMPARED // 2))
+        return sample_of(file.read(COMPARED), size)

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from shared.data.config import DataConfig
-from shared.data.pictures.header import Header, copies, header_of
+from shared.data.pictures.copies import copies_among
+from shared.data.pictures.header import Header, header_of
 from shared.data.pictures.suffixes import READABLE_SUFFIXES
 from shared.data.pictures.survey import SAMPLE
 from shared.data.sources.folder_labels import classes_in
@@ -36,7 +37,9 @@ class FolderSource(EncodedSource):
         self.labels, self.class_names = classes
         self.notes = [*self.notes, *notes, *_notes_on_profiles(headers)]
         self.held_out = None if held is None else [number for number, place in enumerate(kept) if held[place]]
-        self._join_copies(headers)
+        self.keys = self.names
+        samples = [headers[name].sample for name in self.names]
+        self.join_copies(copies_among(samples, lambda number: self.encoded(number).read_bytes()))
         self.description = f"{self._path}: {len(self.names)} image files"
         deep = [number for number, name in enumerate(self.names) if headers[name].kind]
         self.reading = config.reading
@@ -105,22 +108,6 @@ class FolderSource(EncodedSource):
         used = [number for number, split in enumerate(splits.of_N) if split in wanted | held]
         is_held = [splits.of_N[number] in held for number in used] if held else None
         return [names[number] for number in used], [splits.rest_N[number] for number in used], is_held
-
-    def _join_copies(self, headers: dict[str, Header]) -> None:
-        """Give copies of a file one key, so that none of them is held out while another is trained on."""
-        first = copies(self._path, self.names, [headers[name] for name in self.names])
-        self.keys = [first.get(name, name) for name in self.names]
-        if first:
-            example = next(iter(first))
-            self.notes.append(
-                f"{len(first)} files are copies of others, byte for byte ({example} of {first[example]}): copies stay "
-                "on one side of the split"
-            )
-        if self.held_out and first:
-            held = {self.keys[number] for number in self.held_out}
-            trained = {self.keys[number] for number in set(range(len(self))) - set(self.held_out)}
-            if both := held & trained:
-                self.notes.append(f"{len(both)} held-out images are in the training split too: {some(sorted(both), 3)}")
 
 
 def _split_note(sizes: Counter[str], wanted: set[str], held: set[str]) -> str:

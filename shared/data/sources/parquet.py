@@ -34,6 +34,7 @@ from shared.data.sources.source import EncodedSource, hash_lines, spread
 from shared.disk.cache_folder import cache_folder
 from shared.errors import UserError
 
+MOST_COMPARED = 10**9  # bytes
 AT_ONCE = 16  # files whose footers are read at a time: over a network, that is waiting
 
 
@@ -134,6 +135,11 @@ class ParquetSource(EncodedSource):
         """A look at some images of the first row group: over a network, looking at others would be waiting."""
         sample = spread(self._groups[0].rows, SAMPLE)
         return survey([(self.names[index], self.encoded, index) for index in sample], config.reading, config.source)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether its images are few enough bytes to be read once before training, to find copies among them."""
+        return self._all_at_hand and sum(group.column_bytes[self._leaf] for group in self._groups) <= MOST_COMPARED
 
     def contents(self) -> str:
         """A hash of the files' names and sizes, of what their footers say of the images, and of the labels."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared.data.config import DataConfig
+from shared.data.pictures.copies import COMPARED, copies_among, sample_of
 from shared.data.pictures.decode import UnreadableImage
 from shared.data.pictures.suffixes import PICTURE_SUFFIXES, READABLE_SUFFIXES
 from shared.data.pictures.survey import SAMPLE
@@ -58,6 +59,9 @@ class ShardSource(EncodedSource):
         self.labels, self.class_names = self._classes([member.texts for _, member in found], config, where)
         if config.held_out:
             self.held_out = [index for index, number in enumerate(self._shards) if is_held[number]]
+        with ThreadPoolExecutor() as pool:
+            samples = list(pool.map(self._sample, range(len(self))))
+        self.join_copies(copies_among(samples, lambda index: self.encoded(index).getvalue()))
         self.description = f"{where}: {len(self)} images in {len(self._paths)} tar archives"
         self.reading = config.reading
         self.look(config, spread(len(self), SAMPLE))
@@ -74,6 +78,12 @@ class ShardSource(EncodedSource):
     def contents(self) -> str:
         """A hash of the names, places and sizes of the pictures, and of the labels."""
         return hash_lines(self.names, self._starts, self._sizes, self.labels or ())
+
+    def _sample(self, index: int) -> bytes:
+        size = self._sizes[index]
+        with self._paths[self._shards[index]].open("rb") as file:
+            file.seek(self._starts[index] + max(0, size // 2 - COMPARED // 2))
+            return sample_of(file.read(min(size, COMPARED)), size)
 
     def _classes(self, texts: Sequence[dict[str, bytes]], config: DataConfig, where: str) -> Classes:
         if config.labels == "none":

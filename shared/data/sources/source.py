@@ -3,7 +3,8 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
@@ -13,7 +14,7 @@ from PIL import Image
 
 from shared.data.config import DataConfig
 from shared.data.order import Blocks
-from shared.data.pictures.decode import Reading, decode_rgb
+from shared.data.pictures.decode import Reading, UnreadableImage, decode_rgb
 from shared.data.pictures.survey import Survey, survey
 from shared.errors import UserError
 
@@ -75,6 +76,32 @@ class EncodedSource(ImageSource):
 
     def __getitem__(self, index: int) -> Image.Image:
         return decode_rgb(self.encoded(index), self.reading)
+
+    def join_copies(self, first: Mapping[int, int]) -> None:
+        """Give copies one key, so that none is held out while another is trained on. first: see `copies_among`."""
+        if not first:
+            return
+        before, example = self.keys, next(iter(first))
+        self.keys = [before[first.get(number, number)] for number in range(len(self))]
+        self.notes.append(
+            f"{len(first)} files are copies of others, byte for byte ({self.names[example]} of "
+            f"{self.names[first[example]]}): copies stay on one side of the split"
+        )
+        if self.held_out is not None:
+            held = {self.keys[number] for number in self.held_out}
+            trained = {self.keys[number] for number in set(range(len(self))).difference(self.held_out)}
+            if both := sorted(held & trained):
+                self.notes.append(f"{len(both)} held-out images are in the training split too: {some(both, 3)}")
+
+    def digests(self) -> dict[int, bytes]:
+        """A hash of each image's file, where it can be read."""
+        found = {}
+        for index in range(len(self)):
+            with suppress(UnreadableImage, OSError):
+                file = self.encoded(index)
+                content = file.read_bytes() if isinstance(file, Path) else file.getvalue()
+                found[index] = hashlib.sha256(content).digest()
+        return found
 
     def look(self, config: DataConfig, sample: Iterable[int]) -> None:
         """Decode a sample: `reading` is made to fit this set, and `notes` tells what is odd. Raises UserError."""

@@ -9,6 +9,7 @@ import datasets
 
 from shared.data.aside import aside
 from shared.data.config import DataConfig
+from shared.data.pictures.copies import copies_of
 from shared.data.pictures.decode import UnreadableImage, reason_of
 from shared.data.pictures.survey import SAMPLE
 from shared.data.sources.choose import IMAGE_COLUMNS
@@ -21,7 +22,7 @@ from shared.data.sources.labels import (
     label_columns,
     looks_like_classes,
 )
-from shared.data.sources.parquet import ParquetFiles, ParquetSource
+from shared.data.sources.parquet import MOST_COMPARED, ParquetFiles, ParquetSource
 from shared.data.sources.source import EncodedSource, ImageSource, spread
 from shared.data.sources.splits import SPLIT_OF
 from shared.errors import UserError
@@ -115,6 +116,8 @@ def _stream(where: str, urls: Sequence[Sequence[str]], features: Any, config: Da
     if len(urls) > 1:
         source.held_out = range(sum(group.rows for group in files.groups if group.url in urls[0]), len(source))
     source.learn(aside(lambda: source.survey(config)))
+    if source.is_small:
+        source.join_copies(copies_of(aside(source.digests)))
     return source
 
 
@@ -138,6 +141,8 @@ class TableSource(EncodedSource):
         self.held_out = range(len(parts[0]), len(table)) if len(parts) > 1 else None
         licence = f", licence {table.info.license}" if table.info.license else ""
         self.description = f"{where}: {len(table)} images{licence}"
+        if table.data.nbytes <= MOST_COMPARED:
+            self.join_copies(copies_of(self.digests()))
         self.reading = config.reading
         self.look(config, spread(len(self), SAMPLE))
 

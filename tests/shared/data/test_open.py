@@ -180,6 +180,28 @@ def test_exact_copies_stay_on_one_side_and_are_counted(tmp_path: Path, caplog: p
     assert "30 files are copies of others, byte for byte" in line
 
 
+def test_copies_in_tables_and_shards_stay_on_one_side_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import datasets
+    import pandas
+
+    images = [encoded(drawing(number % 15)) for number in range(40)]
+    (tmp_path / "parquet").mkdir()
+    pandas.DataFrame({"image": images}).to_parquet(tmp_path / "parquet" / "a.parquet")
+    cells = [{"bytes": image, "path": None} for image in images]
+    datasets.Dataset.from_dict({"image": cells}).save_to_disk(tmp_path / "saved")
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "a.tar", "w") as archive:
+        for number, image in enumerate(images):
+            entry = tarfile.TarInfo(f"{number}.png")
+            entry.size = len(image)
+            archive.addfile(entry, io.BytesIO(image))
+    for kind in ("parquet", "saved", "shards"):
+        train, held_out, line = found(tmp_path / kind, caplog, validation_fraction=0.3)
+        sides = [{number % 15 for number in dataset.indices.tolist()} for dataset in (train, held_out)]
+        assert sides[0].isdisjoint(sides[1])
+        assert "25 files are copies of others, byte for byte" in line
+
+
 def test_copies_of_held_out_images_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder(tmp_path / "train", 9)
     folder(tmp_path / "test", 3, 100)
