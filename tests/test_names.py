@@ -34,7 +34,8 @@ def test_what_cannot_be_decoded_is_shown_as_its_bytes() -> None:
 
 
 def test_a_command_prints_any_name_on_any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for encoding in ("ascii", "utf-8")]
+    written = io.BytesIO(), io.BytesIO()
+    streams = [io.TextIOWrapper(*pair) for pair in zip(written, ("ascii", "utf-8"), strict=True)]
     monkeypatch.setattr(sys, "stdout", streams[0])
     monkeypatch.setattr(sys, "stderr", streams[1])
     monkeypatch.setattr("shared.signals.catch", lambda: None)
@@ -47,9 +48,10 @@ def test_a_command_prints_any_name_on_any_terminal(monkeypatch: pytest.MonkeyPat
     with pytest.raises(SystemExit) as ended:
         run_command(say)
     assert ended.value.code == f"error: {STREET}"
-    out, err = ((stream.flush(), stream.buffer.getvalue())[1] for stream in streams)  # type: ignore[attr-defined]
-    assert out == b"caf\\xe9 \\u2603\n"
-    assert err == "caf\\xe9 \N{SNOWMAN}\n".encode()
+    for stream in streams:
+        stream.flush()
+    assert written[0].getvalue() == b"caf\\xe9 \\u2603\n"
+    assert written[1].getvalue() == "caf\\xe9 \N{SNOWMAN}\n".encode()
 
 
 def test_names_that_are_not_utf8_go_through_every_part(

@@ -81,10 +81,9 @@ def _load(
 
 def _here(dataset: ImageDataset, batches: Iterable[list[tuple[int, int]]]) -> Iterator[Collated]:
     """Batches loaded in this process."""
-    pinned = torch.cuda.is_available()
     for items in batches:
         batch = collated(dataset.__getitems__(items))
-        yield Collated(*(part.pin_memory() if pinned and part is not None else part for part in batch))
+        yield batch.pinned() if torch.cuda.is_available() else batch
 
 
 def _reading_ahead(dataset: ImageDataset, order: Order, world_size: int) -> Order | ReadAhead:

@@ -51,6 +51,11 @@ class Collated(NamedTuple):
     labels_B: Tensor | None
     changes_B3: Tensor | None
 
+    def pinned(self) -> "Collated":
+        """In memory from which CUDA copies while the program goes on."""
+        labels_B, changes_B3 = (None if part is None else part.pin_memory() for part in self[1:])
+        return Collated(self.pixels_BCHW.pin_memory(), labels_B, changes_B3)
+
 
 class InFile(NamedTuple):
     """A batch that waits in a file, since /dev/shm has no room for it; `why` says so."""
