@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from shared import logs, signals
+from shared.text import show_anything_on
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OUT_OF_MEMORY = r"out of memory|[Cc]an't allocate memory|not enough memory|CUBLAS_STATUS_ALLOC_FAILED"  # torch's words
@@ -25,6 +26,7 @@ def run_command(main: Callable[[], None]) -> None:
     A signal that asks to stop ends it with exit status `signals.RESUME` once it has saved; see shared/signals.py.
     """
     signals.catch()
+    show_anything_on(sys.stdout, sys.stderr)
     logs.show()
     try:
         main()

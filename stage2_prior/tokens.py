@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shared.disk.atomic import write_atomically
+from shared.disk.atomic import write_text
 from shared.errors import UserError
 from shared.runs.hub import TOKENIZER
 from shared.runs.run_directory import RunDirectory, newest_run, read_yaml
@@ -31,9 +31,7 @@ def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
             f"{', '.join(changed_keys(before, cache.info))} changed): give this prior a name of its own (name=...), or "
             "remove that directory"
         )
-    write_atomically(
-        run.path / "tokens.json", lambda temporary: temporary.write_text(cache.info.model_dump_json(indent=2))
-    )
+    write_text(cache.info.as_json(), run.path / "tokens.json")
 
 
 def changed_keys(before: TokenInfo, now: TokenInfo) -> list[str]:

@@ -82,10 +82,9 @@ def _load(
 
 def _here(dataset: ImageDataset, batches: Iterable[list[tuple[int, int]]]) -> Iterator[Collated]:
     """Batches loaded in this process."""
-    pinned = torch.cuda.is_available()
     for items in batches:
         batch = collated(dataset.__getitems__(items))
-        yield batch.pinned() if pinned else batch
+        yield batch.pinned() if torch.cuda.is_available() else batch
 
 
 def _reading_ahead(dataset: ImageDataset, order: Order, world_size: int) -> Order | ReadAhead:

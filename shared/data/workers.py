@@ -52,13 +52,9 @@ class Collated(NamedTuple):
     changes_B3: Tensor | None
 
     def pinned(self) -> "Collated":
-        """The same in pinned memory, from which a GPU copies while it computes."""
-        labels_B, changes_B3 = self.labels_B, self.changes_B3
-        return Collated(
-            self.pixels_BCHW.pin_memory(),
-            None if labels_B is None else labels_B.pin_memory(),
-            None if changes_B3 is None else changes_B3.pin_memory(),
-        )
+        """In memory from which CUDA copies while the program goes on."""
+        labels_B, changes_B3 = (None if part is None else part.pin_memory() for part in self[1:])
+        return Collated(self.pixels_BCHW.pin_memory(), labels_B, changes_B3)
 
 
 class InFile(NamedTuple):

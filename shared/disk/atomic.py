@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shared.text import SHOWN
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """`write(temporary)` makes the file under another name; it then takes `path`'s place in one step."""
@@ -22,8 +24,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write in one step, as UTF-8."""
-    write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
+    """Write in one step, as UTF-8; undecodable bytes of a name as escapes."""
+    write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8", errors=SHOWN))
 
 
 def publish_directory(temporary: Path, path: Path) -> None:

@@ -3,12 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from shared.disk.atomic import write_atomically
+from shared.disk.atomic import write_text
 from shared.environment import now
 
 ROUNDING = "every image is rounded to the nearest of 8 bits before it is measured"
@@ -56,7 +55,7 @@ class Findings:
         path.parent.mkdir(parents=True, exist_ok=True)
         texts = {".json": json.dumps(self.as_dict(), indent=1) + "\n", ".md": self.markdown()}
         for suffix, text in texts.items():
-            write_atomically(path.with_suffix(suffix), partial(Path.write_text, data=text, encoding="utf-8"))
+            write_text(text, path.with_suffix(suffix))
 
     def _missing(self) -> dict[str, list[str]]:
         """Titles of what was not measured, by the reason."""

@@ -23,6 +23,7 @@ from shared.runs.run_directory import WEIGHTS, newest_run, read_yaml
 from shared.runs.token_cache import read_info
 from shared.runs.uses import USES, save_uses
 from shared.runs.weights import read_weights
+from shared.text import shown
 from shipped import OPENMOJI
 
 CONFIG, TOKENS = "config.yaml", "tokens.json"  # what the weights are weights of; tokens.json: of a prior only
@@ -119,7 +120,7 @@ class Shareable(ModelHubMixin):
             figures=_figures(run),
             config=yaml.safe_dump(config.get("model", {}), sort_keys=False, allow_unicode=True),
         )
-        return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+        return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{shown(text)}")
 
     def _loaded_from(self) -> Path:
         if self.run is None:
@@ -144,7 +145,7 @@ def _save_tokenizer(prior: Path, folder: Path, dtype: torch.dtype) -> None:
     _save(tokenizer, rounded, folder / TOKENIZER)
     save_uses(tokenizer, info.fingerprint, folder / TOKENIZER)
     info = info.model_copy(update={"tokenizer": TOKENIZER, "fingerprint": fingerprint_of(_as_loaded(rounded))})
-    (folder / TOKENS).write_text(info.model_dump_json(indent=2))
+    (folder / TOKENS).write_text(info.as_json())
 
 
 def _as_loaded(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ Shapes: N grids, h and w rows and columns of tokens, L = h * w, K codes, D dimen
 several tokens: of what a code means for each of them, side by side).
 """
 
+import json
 import math
 import shutil
 from collections.abc import Iterable, Iterator
@@ -70,6 +71,10 @@ class TokenInfo(Config):
         except ValidationError:
             return values
 
+    def as_json(self) -> str:
+        """What tokens.json holds. In ASCII: names of classes and folders need not be UTF-8 (`shared.text`)."""
+        return json.dumps(self.model_dump(mode="json"), indent=2)
+
     @property
     def data(self) -> DataConfig:
         """How an image becomes what was tokenized. Raises UserError where that is not recorded."""
@@ -115,7 +120,7 @@ def write_cache(path: Path, info: TokenInfo, code_vectors_KD: Tensor, splits: di
         for split, rows in splits.items():
             _write_split(temporary / split, rows, info)
         save_file({"codebook": code_vectors_KD.contiguous()}, temporary / "codebook.safetensors")
-        (temporary / "tokens.json").write_text(info.model_dump_json(indent=2))
+        (temporary / "tokens.json").write_text(info.as_json())
         write_manifest(temporary)
         publish_directory(temporary, path)
     except (OSError, SafetensorError) as error:
@@ -149,10 +154,10 @@ def open_cache(path: Path) -> TokenCache:
 def read_info(path: Path) -> TokenInfo:
     """What a cache (or a prior trained on it) says of its tokens; UserError where it says nothing usable."""
     try:
-        return TokenInfo.model_validate_json((path / "tokens.json").read_text())
+        return TokenInfo.model_validate(json.loads((path / "tokens.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path} is no token cache: it holds no tokens.json ({HOW})") from None
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path / 'tokens.json'} cannot be used: {error}") from None
 
 
