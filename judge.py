@@ -8,6 +8,9 @@ goes to RUN/evaluation/samples.json, .md and .png, and nearest.png. `torchrun --
 shares the drawing out to processes and finds the same.
 """
 
+import shared  # noqa: F401  # before PyTorch, for how its threads wait
+
+# isort: split
 import argparse
 import json
 from pathlib import Path
