@@ -8,7 +8,7 @@ goes to RUN/evaluation/samples.json, .md and .png, and nearest.png. `torchrun --
 shares the drawing out to processes and finds the same.
 """
 
-import shared  # noqa: F401  # before the libraries, some of which look for a place to keep things when imported
+import shared  # noqa: F401  # before the libraries, which read their settings on import
 
 # isort: split
 import argparse

@@ -4,6 +4,9 @@ Image k of a seed has random numbers of its own, whatever --num, --batch-size or
 products do depend on the latter two, and may in rare cases turn one token into another.
 """
 
+import shared  # noqa: F401  # before the libraries, which read their settings on import
+
+# isort: split
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -4,6 +4,9 @@ What is shared: the configuration, the averaged weights, how often a tokenizer's
 tokenizer, and a card.
 """
 
+import shared  # noqa: F401  # before the libraries, which read their settings on import
+
+# isort: split
 import argparse
 from pathlib import Path
 from typing import get_args

@@ -6,6 +6,9 @@ It draws, reconstructs, completes and shows the codebook. Works offline, and is 
 Shapes: B batch, C image channels (3), H and W pixels, h and w the token grid, r rows of it, K codes.
 """
 
+import shared  # noqa: F401  # before the libraries, which read their settings on import
+
+# isort: split
 import argparse
 import base64
 import html

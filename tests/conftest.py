@@ -1,5 +1,8 @@
 """A place of its own for each test, and a folder of real drawings small enough to train on in seconds."""
 
+import shared  # noqa: F401  # before the libraries, which read their settings on import
+
+# isort: split
 import os
 from pathlib import Path
 
