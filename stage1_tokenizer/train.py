@@ -21,10 +21,10 @@ from shared.data.loader import Batch, training_loader
 from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
 from shared.runs.run_directory import RUNS, RunDirectory
-from shared.training.config import MAY_CHANGE_ON_RESUME
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.devices.memory import check_fits
 from shared.training.devices.precision import usable
+from shared.training.length import begin
 from shared.training.log import Log
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
@@ -47,7 +47,7 @@ def train(
     """Train to the end of `config.training.images`, from the last checkpoint if there is one; returns the run, and the
     held-out images to try its averaged weights on.
 
-    path: the run's directory, if not runs/tokenizer/<name>.
+    path: the run's directory, if not runs/tokenizer/<name>; one of several to compare, which keep their length.
     ended: called between steps with the images seen so far; training ends early where it returns True.
     """
     accelerator = make_accelerator()
@@ -56,7 +56,7 @@ def train(
     train_set, validation_set = open_datasets(config.data, training.seed)
     torch.manual_seed(training.seed)
     tokenizer = Tokenizer(config.model)
-    begin_run(config, run, tokenizer, train_set, accelerator)
+    begin_run(config, run, tokenizer, train_set, accelerator, may_lengthen=path is None)
     trainee = Trainee(tokenizer, training, accelerator)
     objective = Objective(config.loss, tokenizer, trainee, config.data.height_width)
     trainee.resume(run)
@@ -66,7 +66,7 @@ def train(
     while not trainee.stop_asked and not ended(trainee.images) and trainee.images < training.images:
         # Step
         trainee.begin_step()
-        tokenizer.quantiser.begin_step(trainee.images / training.images)
+        tokenizer.quantiser.begin_step(trainee.progress)
         objective.begin_step()
         for images, _ in trainee.accumulate(batches):
             trainee.means.add(objective.learn(images.to(accelerator.device, non_blocking=True)))
@@ -94,7 +94,12 @@ def train(
 
 
 def begin_run(
-    config: TokenizerRun, run: RunDirectory, tokenizer: Tokenizer, images: ImageDataset, accelerator: Accelerator
+    config: TokenizerRun,
+    run: RunDirectory,
+    tokenizer: Tokenizer,
+    images: ImageDataset,
+    accelerator: Accelerator,
+    may_lengthen: bool,
 ) -> None:
     """Check what can be checked before training, and create or check the run's directory. Raises UserError."""
     check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
@@ -103,7 +108,7 @@ def begin_run(
     memory = memory_line(config, accelerator.device)
     if accelerator.is_main_process:
         print(memory)
-        run.begin(config, MAY_CHANGE_ON_RESUME)
+        begin(run, config, accelerator.num_processes, may_lengthen)
         run.check_images(len(images.source), images.source.contents())
     accelerator.wait_for_everyone()
 
@@ -134,6 +139,11 @@ class HeldOut:
         if self.newest is None or self.newest[0] != self.trainee.images:
             with self.trainee.ema.applied():
                 quality = reconstruction_quality(self.tokenizer, [self.images], self.trainee.accelerator)
+            if not math.isfinite(quality.l2):
+                raise UserError(
+                    f"the squared error of held-out images is {quality.l2} after {self.trainee.images} images: these "
+                    f"weights are of no use. {self.trainee.advice()}"
+                )
             self.newest = self.trainee.images, quality
         return self.newest[1]
 

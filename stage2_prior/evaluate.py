@@ -108,6 +108,12 @@ def evaluate_run(
     train, validation = (
         evaluate(prior, cache, split, batch_size, most_grids, accelerator) for split in ("train", "validation")
     )
+    for split, found in (("train", train), ("validation", validation)):
+        if not math.isfinite(found.bits_per_token):
+            raise UserError(
+                f"{run} has {found.bits_per_token} bits per token on {split} grids: its {weights} weights are of no "
+                "use. Train another (name=...) with a lower training.learning_rate, or with training.precision=fp32"
+            )
     per_dim = prior.length / (3 * math.prod(info.data.height_width))
     splits = {
         name: {**asdict(figures), "bits_per_dim": figures.bits_per_token * per_dim}

@@ -19,14 +19,15 @@ from torch import Tensor
 from shared.config import load_config, parse_command_line
 from shared.data.order import ImageBatches
 from shared.disk.atomic import write_atomically
-from shared.errors import run_command
+from shared.errors import UserError, run_command
 from shared.runs.run_directory import BEST, RUNS, RunDirectory
 from shared.runs.token_cache import TokenCache, open_cache
-from shared.training.config import MAY_CHANGE_ON_RESUME, TrainingConfig
+from shared.training.config import TrainingConfig
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.devices.memory import check_fits
 from shared.training.devices.precision import usable
 from shared.training.devices.sharding import whole
+from shared.training.length import begin
 from shared.training.log import Log
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
@@ -47,7 +48,7 @@ def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Tok
     Returns how the last weights do on held-out grids. Those that did best are kept too: on small data, a prior's bits
     are fewest long before it is done learning its training grids by heart.
 
-    path: the run's directory, if not runs/prior/<name>.
+    path: the run's directory, if not runs/prior/<name>; one of several to compare, which keep their length.
     """
     accelerator = make_accelerator()
     device = accelerator.device
@@ -55,7 +56,7 @@ def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Tok
     cache = open_cache(find_tokens(config.tokens))
     config = config.model_copy(update={"tokens": str(cache.path)})
     run = RunDirectory(path or RUNS / "prior" / config.name)
-    prepare_run(config, run, cache, accelerator)
+    prepare_run(config, run, cache, accelerator, may_lengthen=path is None)
     torch.manual_seed(training.seed)
     prior = build_prior(config.model, cache.info, cache.code_vectors_KD)
     trainee = Trainee(prior, training, accelerator, prior.blocks if training.shard else ())
@@ -95,13 +96,15 @@ def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Tok
     return run, held_out.evaluate()
 
 
-def prepare_run(config: PriorRun, run: RunDirectory, cache: TokenCache, accelerator: Accelerator) -> None:
+def prepare_run(
+    config: PriorRun, run: RunDirectory, cache: TokenCache, accelerator: Accelerator, may_lengthen: bool
+) -> None:
     """Check what can be checked before training, and create or check the run's directory. Raises UserError."""
     processes = accelerator.num_processes if config.training.shard else 1
     memory = memory_line(config, cache, accelerator.device, processes)
     if accelerator.is_main_process:
         print(memory)
-        run.begin(config, MAY_CHANGE_ON_RESUME)
+        begin(run, config, accelerator.num_processes, may_lengthen)
         remember_tokens(run, cache)
     accelerator.wait_for_everyone()
 
@@ -120,6 +123,11 @@ class HeldOut:
         if self.newest is None or self.newest[0] != self.trainee.images:
             with self.trainee.ema.applied():
                 report = evaluate(self.prior, self.cache, "validation", accelerator=self.trainee.accelerator)
+            if not math.isfinite(report.bits_per_token):
+                raise UserError(
+                    f"held-out grids have {report.bits_per_token} bits per token after {self.trainee.images} grids: "
+                    f"these weights are of no use. {self.trainee.advice()}"
+                )
             self.newest = self.trainee.images, report
         return self.newest[1]
 

@@ -10,11 +10,14 @@ PRIME_1, PRIME_2, PRIME_5 = 11400714785074694791, 14029467366897019727, 28701774
 BITS_64, MERSENNE_61 = 2**64 - 1, 2**61 - 1
 
 
-def learning_rate(images: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then cosine decay to final_learning_rate; a pure function of images seen."""
+def learning_rate(images: int, config: TrainingConfig, total: int | None = None) -> float:
+    """Linear warm-up, then cosine decay to final_learning_rate; a pure function of images seen.
+
+    total: images of the run, if not `config.images`.
+    """
     if images < config.warm_up:
         return config.learning_rate * (images + 1) / (config.warm_up + 1)
-    progress = min(1.0, (images - config.warm_up) / max(1, config.images - config.warm_up))
+    progress = min(1.0, (images - config.warm_up) / max(1, (total or config.images) - config.warm_up))
     floor = config.final_learning_rate
     return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 

@@ -19,9 +19,10 @@ from shared.training.data_wait import DataWait
 from shared.training.devices.precision import usable
 from shared.training.devices.sharding import complete, optimizer_parts, part_of, shard, whole
 from shared.training.ema import EMA
+from shared.training.length import Length, load_length
 from shared.training.means import Means
 from shared.training.optimizer import make_optimizer
-from shared.training.schedule import learning_rate, seed_step
+from shared.training.schedule import seed_step
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -65,6 +66,7 @@ class Trainee:
         self.precision = usable(config.precision, accelerator.device)
         if self.precision != config.precision:
             log.warning("training in float32: this %s does not multiply bfloat16", accelerator.device.type)
+        self.length = Length(((0, config.images),))
         self.images = 0
         self.saved: int | None = None  # images seen when the newest checkpoint was taken
         self.bad_in_a_row = 0
@@ -86,7 +88,12 @@ class Trainee:
         self._buffers = [buffer.clone() for buffer in self.model.buffers()]
         seed_step(self.config.seed, self.images, self.accelerator.process_index)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.images, self.config) * group.get("lr_scale", 1.0)
+            group["lr"] = self.length.learning_rate(self.images, self.config) * group.get("lr_scale", 1.0)
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is over, 0 to 1; what rises or falls with a run follows it."""
+        return self.length.progress(self.images)
 
     def autocast(self) -> torch.autocast:
         """The precision of forward passes in training."""
@@ -143,14 +150,20 @@ class Trainee:
         self.means.bad_steps += bad
         if self.bad_in_a_row == self.config.max_bad_steps:
             terms = ", ".join(self.means.not_finite()) or "no term of the loss, but its gradient"
-            saved = f"the last checkpoint is of {self.saved} images" if self.saved else "there is no checkpoint yet"
             raise UserError(
                 f"{self.bad_in_a_row} steps in a row (training.max_bad_steps) had a loss or gradient that is not "
-                f"finite, up to image {self.images}; {saved}. Not finite in the last: {terms}. Begin another run "
-                f"(name=...) with a lower training.learning_rate (it was {self.optimizer.param_groups[0]['lr']:.3g} at "
-                f"that step, {self.config.learning_rate:.3g} at its peak), with training.precision=fp32, or without "
-                "the term named"
+                f"finite, up to image {self.images}. Not finite in the last: {terms}. {self.advice()}, or without the "
+                "term named"
             )
+
+    def advice(self) -> str:
+        """What to do about a run that has come to what is not finite."""
+        saved = f"The last checkpoint is of {self.saved} images" if self.saved else "There is no checkpoint yet"
+        return (
+            f"{saved}. Begin another run (name=...) with a lower training.learning_rate (it was "
+            f"{self.optimizer.param_groups[0]['lr']:.3g} at the last step, {self.config.learning_rate:.3g} at its "
+            "peak), or with training.precision=fp32"
+        )
 
     def stop_if_asked(self, run: RunDirectory) -> None:
         """End the command where a signal asked for it; call it after the last save."""
@@ -166,7 +179,10 @@ class Trainee:
         self.parts |= parts
 
     def save(self, run: RunDirectory) -> None:
-        """Write a checkpoint from which `resume` makes the same run; every process must call it."""
+        """Write a checkpoint from which `resume` makes the same run; every process must call it.
+
+        Raises UserError, and writes none, where a weight or average is not finite.
+        """
         training = {
             "images": self.images,
             "step_images": self.step_images,
@@ -176,13 +192,31 @@ class Trainee:
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
         model, ema = whole(self.model.state_dict()), whole(self.ema.state_dict())
+        self._require_finite({**model, **{f"the average of {name}": weight for name, weight in ema.items()}})
         if self.accelerator.is_main_process:
             run.save(self.images, model, ema, training)
         self.saved = self.images
         self.accelerator.wait_for_everyone()
 
+    def _require_finite(self, weights: dict[str, Tensor]) -> None:
+        wrong = [name for name, weight in weights.items() if not weight.isfinite().all()]
+        [anywhere] = self.any_process(bool(wrong))
+        if anywhere:
+            raise UserError(
+                f"weights are not finite after {self.images} images ({', '.join(wrong[:3])}), and are not saved. "
+                f"{self.advice()}"
+            )
+
     def save_last(self, run: RunDirectory) -> None:
-        """Write the checkpoint of the last step, unless that was done."""
+        """Write the checkpoint of the last step, unless that was done.
+
+        Raises UserError where the run is over, and each of its steps had to be skipped.
+        """
+        if self.images >= self.config.images and not self.ema.steps:
+            raise UserError(
+                f"each step up to image {self.images} had a loss or gradient that is not finite, so nothing was "
+                f"learned. {self.advice()}"
+            )
         if self.saved != self.images:
             self.save(run)
 
@@ -192,6 +226,7 @@ class Trainee:
         Each process reads it. Raises UserError where it is of something else, or where a step of what is left to train
         would have another number of images.
         """
+        self.length = load_length(run, self.config)
         found = run.load_newest()
         if found is None:
             return
@@ -213,6 +248,8 @@ class Trainee:
             ) from None
         if self.accelerator.is_main_process:
             run.publish(state)
+            if said := self.length.lengthening(self.images, self.config):
+                print(said)
 
     def _check_step(self, before: int) -> None:
         if self.step_images == before:

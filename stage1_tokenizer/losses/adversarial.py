@@ -51,14 +51,14 @@ class AdversarialConfig(Config):
         return self
 
 
-def learning_factor(images: int, total: int, config: AdversarialConfig) -> float:
-    """What part of its learning rate the discriminator has after `images` of `total`: 0 up to `start`, then up to 1."""
-    return rise(images / total, config.start, config.warm_up)
+def learning_factor(progress: float, config: AdversarialConfig) -> float:
+    """What part of its learning rate the discriminator has at this part of a run: 0 up to `start`, then up to 1."""
+    return rise(progress, config.start, config.warm_up)
 
 
-def counting_factor(images: int, total: int, config: AdversarialConfig) -> float:
-    """What part of its weight the adversarial loss has after `images` of `total`: 0 until the discriminator is warm."""
-    return rise(images / total, config.start + config.warm_up, config.ramp)
+def counting_factor(progress: float, config: AdversarialConfig) -> float:
+    """What part of its weight the adversarial loss has at this part of a run: 0 until the discriminator is warm."""
+    return rise(progress, config.start + config.warm_up, config.ramp)
 
 
 def rise(time: float, start: float, length: float) -> float:

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import UserError
-from shared.training.schedule import learning_rate
 from shared.training.trainee import Trainee
 from stage1_tokenizer.losses.adversarial import (
     AdversarialConfig,
@@ -54,13 +53,14 @@ class AdversarialTraining:
 
     def begin_step(self) -> None:
         """Set what the coming step does: a function of the images seen."""
-        images, training = self.trainee.images, self.trainee.config
-        factor = learning_factor(images, training.images, self.config)
+        trainee, training = self.trainee, self.trainee.config
+        factor = learning_factor(trainee.progress, self.config)
+        rate = trainee.length.learning_rate(trainee.images, training)
         self.learns, self.batches = factor > 0, 0
         self._buffers = [buffer.clone() for buffer in self.critic.buffers()]
-        self.weight = self.config.weight * counting_factor(images, training.images, self.config)
+        self.weight = self.config.weight * counting_factor(trainee.progress, self.config)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * factor * learning_rate(images, training) / training.learning_rate
+            group["lr"] = self.config.learning_rate * factor * rate / training.learning_rate
 
     def mislead(self, x_hat_BCHW: Tensor, reconstruction: Tensor) -> tuple[Tensor | float, Terms]:
         """What decoded images add to the tokenizer's loss, and the metrics of it; nothing while they do not count.

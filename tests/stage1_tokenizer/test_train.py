@@ -18,7 +18,9 @@ from shared import signals
 from shared.errors import UserError, run_command
 from shared.runs.run_directory import RunDirectory
 from stage1_tokenizer import train as training
+from stage1_tokenizer.judging.quality import ReconstructionQuality
 from stage1_tokenizer.losses import objective
+from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
 from tests.launch import ROOT
@@ -181,8 +183,8 @@ def test_many_bad_steps_in_a_row_stop_the_run_and_say_what_to_look_at(
 ) -> None:
     spoil_steps(monkeypatch, {1, 4, 5, 6})
     said = (
-        r"3 steps in a row \(training\.max_bad_steps\).*up to image 56; the last checkpoint is of 32 images\. "
-        r"Not finite in the last: loss\..*training\.learning_rate"
+        r"3 steps in a row \(training\.max_bad_steps\).*up to image 56\. "
+        r"Not finite in the last: loss\..*The last checkpoint is of 32 images\..*training\.learning_rate"
     )
     with pytest.raises(UserError, match=said):
         train(tokenizer_run(drawings, max_bad_steps=3, save_every=32))
@@ -296,3 +298,49 @@ def test_a_second_interrupt_stops_at_once(
     assert train_and_signal(24, signal.SIGINT, signal.SIGINT) == 130
     assert "stopped by SIGINT" in capfd.readouterr().err
     assert RunDirectory(Path("runs/tokenizer/tiny")).newest() is None
+
+
+@pytest.mark.parametrize("discriminator", [None, PATCHGAN], ids=["plain", "patchgan"])
+def test_a_lengthened_run_that_is_stopped_and_resumed_is_the_same(
+    drawings: Path, monkeypatch: pytest.MonkeyPatch, discriminator: dict[str, Any] | None
+) -> None:
+    """And what has come in over the run stays: the discriminator counts in full from the first step on."""
+
+    def config(images: int) -> TokenizerRun:
+        run = tokenizer_run(drawings, "gumbel" if discriminator is None else "vector", images=images, save_every=32)
+        if discriminator is None:
+            return run
+        adversarial = {"discriminator": discriminator, "start": 0.25, "warm_up": 0.25, "ramp": 0.4}
+        return run.model_copy(update={"loss": objective.LossConfig.model_validate({"adversarial": adversarial})})
+
+    run, _ = train(config(64))
+    shutil.copytree(run.path, "begun")
+    straight, _ = train(config(320))
+    expected, lines = straight.load(present(straight.newest())), logged(run.path)
+    shutil.rmtree(run.path)
+    Path("begun").rename(run.path)
+    with monkeypatch.context() as patch:
+        steps, end_step = iter(range(11)), training.Trainee.end_step
+
+        def end_step_or_die(self: training.Trainee) -> float:
+            if next(steps, None) is None:
+                raise Killed
+            return end_step(self)
+
+        patch.setattr(training.Trainee, "end_step", end_step_or_die)
+        with pytest.raises(Killed):
+            train(config(320))
+    resumed, _ = train(config(320))
+    assert_equal(tuple(resumed.load(present(resumed.newest()))), tuple(expected))
+    assert logged(run.path) == lines
+    if discriminator:
+        assert all("adversarial" in line for line in lines if line["images"] > 64 and "lr" in line)
+
+
+def test_a_tokenizer_of_no_use_is_an_error(drawings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, held_out = train(tokenizer_run(drawings))
+    held_out.newest = None
+    quality = ReconstructionQuality(psnr=5.0, l2=float("nan"), usage=0.1, perplexity=2.0, images=2)
+    monkeypatch.setattr(training, "reconstruction_quality", lambda *_: quality)
+    with pytest.raises(UserError, match=r"squared error of held-out images is nan after 96 images.*learning_rate"):
+        held_out.quality()

@@ -1,6 +1,7 @@
 """Stage two's training: which views it sees when, and which weights it keeps."""
 
 import json
+import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
 
 from shared.errors import UserError
 from shared.runs.token_cache import Rows, Split, TokenCache, TokenInfo, open_cache, write_cache
 from shared.runs.weights import read_weights
 from shared.training.config import TrainingConfig
 from stage2_prior import train as stage2
-from stage2_prior.evaluate import TokenPrediction
+from stage2_prior.evaluate import TokenPrediction, evaluate_run
 from stage2_prior.prior import load_prior
-from tests.tiny import prior_run
+from tests.narrow import present
+from tests.tiny import logged, prior_run
 
 INFO = TokenInfo(
     grid=(3, 4), codes=20, code_dim=8, tokenizer="nowhere", fingerprint="0", source="none",
@@ -113,3 +117,64 @@ def test_the_end_is_evaluated_and_logged_whatever_the_interval() -> None:
     assert same == report
     assert len(again.metrics.read_text().splitlines()) == len(run.metrics.read_text().splitlines())
     assert equal(read_weights(run.path / "best.safetensors"), read_weights(run.path / "ema.safetensors"))
+
+
+def test_bits_that_are_not_finite_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_random_cache()
+    config = prior_run(evaluate_every=10_000, save_every=32).model_copy(update={"tokens": "tokens"})
+    for bits in (float("nan"), float("inf")):
+        scripted([bits], monkeypatch)
+        with pytest.raises(UserError, match=r"bits per token after 64 grids: .*of no use.*name=.*learning_rate"):
+            stage2.train(config)
+    assert [state.name for state in stage2.RunDirectory(Path("runs/prior/tiny")).states()] == ["000000000032"]
+
+
+def test_evaluating_weights_of_no_use_is_an_error() -> None:
+    write_random_cache()
+    run, _ = stage2.train(prior_run().model_copy(update={"tokens": "tokens"}))
+    shutil.rmtree(run.state)
+    weights = read_weights(run.path / "ema.safetensors")
+    (run.path / "ema.safetensors").unlink()
+    save_file({name: tensor * float("nan") for name, tensor in weights.items()}, run.path / "ema.safetensors")
+    with pytest.raises(UserError, match="has nan bits per token on train grids"):
+        evaluate_run(run.path, "last", 8, 100, Accelerator())
+    assert not (run.path / "evaluation.json").exists()
+
+
+def test_a_lengthened_prior_that_is_stopped_and_resumed_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_random_cache()
+    short = prior_run(save_every=24).model_copy(update={"tokens": "tokens"})
+    longer = short.model_copy(update={"training": short.training.model_copy(update={"images": 160})})
+    run, _ = stage2.train(short)
+    shutil.copytree(run.path, "begun")
+    capsys.readouterr()
+    straight, _ = stage2.train(longer)
+    assert "was to end after 64 images, has seen 64, and goes on to 160" in capsys.readouterr().out
+    expected, lines = straight.load(present(straight.newest())), logged(run.path)
+    assert expected.training["images"] == 160
+    shutil.rmtree(run.path)
+    Path("begun").rename(run.path)
+    for steps in (2, 5, 6):  # before the first checkpoint behind the lengthening, and after two of them
+        with monkeypatch.context() as patch:
+            stop_after(steps, patch)
+            with pytest.raises(KeyboardInterrupt):
+                stage2.train(longer)
+    resumed, _ = stage2.train(longer)
+    for one, other in zip(expected, resumed.load(present(resumed.newest())), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert logged(run.path) == lines
+    with pytest.raises(UserError, match="has seen 160 images, and training.images=64 are fewer"):
+        stage2.train(short)
+
+
+def stop_after(steps: int, patch: pytest.MonkeyPatch) -> None:
+    end_step, left = stage2.Trainee.end_step, iter(range(steps))
+
+    def end_step_or_stop(trainee: stage2.Trainee) -> float:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return end_step(trainee)
+
+    patch.setattr(stage2.Trainee, "end_step", end_step_or_stop)

@@ -59,8 +59,8 @@ def test_a_discriminator_that_knows_nothing_has_the_stated_loss(loss: GanLoss, i
 
 def test_the_schedule_rises_from_its_moments_in_images() -> None:
     config = AdversarialConfig(start=0.2, warm_up=0.1, ramp=0.4)
-    learning = [learning_factor(images, 1000, config) for images in (0, 199, 200, 250, 300, 1000)]
-    counting = [counting_factor(images, 1000, config) for images in (0, 300, 400, 500, 700, 1000)]
+    learning = [learning_factor(images / 1000, config) for images in (0, 199, 200, 250, 300, 1000)]
+    counting = [counting_factor(images / 1000, config) for images in (0, 300, 400, 500, 700, 1000)]
     assert learning == pytest.approx([0, 0, 0, 0.5, 1, 1])
     assert counting == pytest.approx([0, 0, 0.25, 0.5, 1, 1])
 
@@ -68,8 +68,8 @@ def test_the_schedule_rises_from_its_moments_in_images() -> None:
 def test_without_warm_up_and_ramp_the_schedule_is_a_step() -> None:
     config = AdversarialConfig(start=0.5, warm_up=0, ramp=0)
     for factor in (learning_factor, counting_factor):
-        assert [factor(images, 100, config) for images in (0, 49, 50, 99)] == [0, 0, 1, 1]
-    assert counting_factor(0, 100, AdversarialConfig(start=0, warm_up=0, ramp=0)) == 1
+        assert [factor(images / 100, config) for images in (0, 49, 50, 99)] == [0, 0, 1, 1]
+    assert counting_factor(0, AdversarialConfig(start=0, warm_up=0, ramp=0)) == 1
 
 
 def test_configurations_are_checked() -> None:
