@@ -7,6 +7,7 @@ Shapes: C channels, H height, W width, N images, G groups of them.
 
 import hashlib
 import logging
+import mmap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -76,9 +77,8 @@ class ImageDataset(Dataset):
         self.seed = seed
         self.blocks = source.blocks and Blocks(source.blocks.of_N[self.indices], source.blocks.window)
         self._augment = config.augment if augmented else None
-        # Shared memory: what a worker process finds unreadable, or of one colour, all processes know.
-        self._broken_N = torch.zeros(len(indices), dtype=torch.bool).share_memory_()
-        self._constant_N = torch.zeros(len(indices), dtype=torch.bool).share_memory_()
+        # What a worker process finds unreadable, or of one colour, all processes know.
+        self._broken_N, self._constant_N = _shared_flags(len(indices)), _shared_flags(len(indices))
         self._reported = (0, 0)  # how many of them
 
     def __len__(self) -> int:
@@ -163,6 +163,11 @@ class ImageDataset(Dataset):
         lows_C, highs_C = pixels_CHW.flatten(1).aminmax(dim=1)
         if torch.equal(lows_C, highs_C):
             self._constant_N[at] = is_constant(image)
+
+
+def _shared_flags(count: int) -> Tensor:
+    """Zeros, bool (count,), that forked processes see change; of memory that needs no room in /dev/shm."""
+    return torch.frombuffer(mmap.mmap(-1, max(1, count)), dtype=torch.bool)[:count]
 
 
 def _sha256(key: str) -> bytes:

@@ -69,7 +69,7 @@ def _open_folder(path: Path, config: DataConfig) -> ImageSource:
     else:
         from shared.data.sources import tables
 
-        source = tables.open_folder(path, config)
+        source = tables.open_folder(path, found.tables, config)
     source.notes = [*choice.notes, *source.notes]
     return source
 

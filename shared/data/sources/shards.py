@@ -6,7 +6,6 @@ headers are read once, and each picture from its place then, so that any order o
 """
 
 import json
-import re
 import tarfile
 from array import array
 from collections import Counter
@@ -23,7 +22,7 @@ from shared.data.pictures.suffixes import PICTURE_SUFFIXES, READABLE_SUFFIXES
 from shared.data.pictures.survey import SAMPLE
 from shared.data.sources.labels import NO_CLASSES, Classes, NoClasses, classes_of, label_columns, looks_like_classes
 from shared.data.sources.source import EncodedSource, hash_lines, some, spread
-from shared.data.sources.splits import SPLIT_OF, asked_splits
+from shared.data.sources.splits import asked_splits, split_in
 from shared.errors import UserError
 
 TEXTS = {".cls", ".json", ".txt"}
@@ -151,7 +150,7 @@ def _key(name: str) -> tuple[str, str]:
 
 def _of_splits(archives: Sequence[str], config: DataConfig, where: str) -> tuple[list[str], list[str], list[bool]]:
     """The archives of the splits that are asked for, a sentence on them, and which of them are held out."""
-    split_of = {name: _split_of(name) for name in archives}
+    split_of = {name: split_in(name) for name in archives}
     known = sorted({split for split in split_of.values() if split})
     if not ("train" in known and len(known) > 1):
         if config.held_out or config.split not in ("train", "all"):
@@ -162,13 +161,6 @@ def _of_splits(archives: Sequence[str], config: DataConfig, where: str) -> tuple
     used = [name for name in archives if split_of[name] in wanted]
     note = f"archives are splits: {', '.join(known)}; {' and '.join(sorted(wanted))} used (data.split, data.held_out)"
     return used, [note], [split_of[name] in held for name in used]
-
-
-def _split_of(archive: str) -> str | None:
-    """The split that an archive's name speaks of, or its folders': train-000017.tar, val/shard-3.tar."""
-    words = re.split(r"[^a-z]+", archive.lower().removesuffix(".tar"))
-    found = {SPLIT_OF[word] for word in words if word in SPLIT_OF}
-    return found.pop() if len(found) == 1 else None
 
 
 def _columns(texts: Sequence[dict[str, bytes]]) -> dict[str, list[Any]]:

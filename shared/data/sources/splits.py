@@ -34,6 +34,13 @@ def split_named(folder: str) -> str | None:
     return SPLIT_OF.get(words[0]) if len(words) == 1 else None
 
 
+def split_in(file: str) -> str | None:
+    """The split that the name of a shard or of its folders speaks of: train-000017.tar, val/shard-3.parquet."""
+    words = re.split(r"[^a-z]+", file.rpartition(".")[0].lower())
+    found = {SPLIT_OF[word] for word in words if word in SPLIT_OF}
+    return found.pop() if len(found) == 1 else None
+
+
 def find_splits(names: Sequence[str]) -> Splits | None:
     """The splits that the paths of pictures speak of, or None.
 

@@ -24,7 +24,8 @@ from shared.data.sources.labels import (
 )
 from shared.data.sources.parquet import MOST_COMPARED, ParquetFiles, ParquetSource
 from shared.data.sources.source import EncodedSource, ImageSource, spread
-from shared.data.sources.splits import SPLIT_OF
+from shared.data.sources.splits import SPLIT_OF, asked_splits, split_in
+from shared.disk.plain_path import plain_path
 from shared.errors import UserError
 
 
@@ -42,12 +43,14 @@ def open_hub(name: str, config: DataConfig) -> ImageSource:
     return _open(f"hf:{name}", name, subset or None, config)
 
 
-def open_folder(path: Path, config: DataConfig) -> ImageSource:
-    """A folder of Parquet or Arrow files, or what `save_to_disk` of `datasets` left there."""
-    if not _is_saved(path):
+def open_folder(path: Path, files: Sequence[str], config: DataConfig) -> ImageSource:
+    """A folder with these Parquet or Arrow files, or what `save_to_disk` of `datasets` left there."""
+    if not _is_saved(path) and plain_path(path) == path:
         return _open(str(path), str(path), None, config)
+    if not _is_saved(path):  # `datasets` would read a pattern into the folder's name
+        return _open_oddly_named(path, files, config)
     try:
-        saved = datasets.load_from_disk(str(path))
+        saved = datasets.load_from_disk(str(plain_path(path)))
     except Exception as error:
         raise UserError(f"cannot read the dataset in {path}: {reason_of(error)}") from error
     if isinstance(saved, datasets.Dataset):
@@ -58,9 +61,24 @@ def open_folder(path: Path, config: DataConfig) -> ImageSource:
     return TableSource(parts, str(path), config)
 
 
+def _open_oddly_named(path: Path, files: Sequence[str], config: DataConfig) -> ImageSource:
+    """A folder of Parquet files, whose names tell the splits as `datasets` has it; all are "train" where none does."""
+    if not all(file.endswith(".parquet") for file in files):
+        raise UserError(f"Arrow files in {path} cannot be read under that name: rename the folder")
+    split_of = {file: split_in(file) for file in files}
+    if set(split_of.values()) == {None}:
+        split_of = dict.fromkeys(files, "train")
+    known = [split for split in dict.fromkeys(split_of.values()) if split]
+    asked = [asked_splits(split, known, str(path), f"data.{key}") for split, key in _asked(config)]
+    plain = plain_path(path)
+    return _stream(
+        str(path), [[str(plain / file) for file in files if split_of[file] in splits] for splits in asked], None, config
+    )
+
+
 def open_file(path: Path, config: DataConfig) -> ImageSource:
     """One Parquet file."""
-    return _stream(str(path), [[str(path)]], None, config)
+    return _stream(str(path), [[str(plain_path(path))]], None, config)
 
 
 def _is_saved(path: Path) -> bool:

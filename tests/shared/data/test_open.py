@@ -362,6 +362,25 @@ def test_one_parquet_file_is_a_source(tmp_path: Path, caplog: pytest.LogCaptureF
         found(tmp_path / "x.zip", caplog)
 
 
+@pytest.mark.parametrize("name", ["a [x]", "b*c", "a::b", "#2, 50%?", "caf\udce9", "~x"])
+def test_no_folder_s_name_is_a_pattern_or_an_address(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    for place in (tmp_path / name, tmp_path / "bxc", tmp_path / "a x"):  # what a pattern could match too
+        place.mkdir(exist_ok=True)
+        images = [encoded(drawing(number)) for number in range(12)]
+        for split in ("train", "test"):
+            with (place / f"{split}-0.parquet").open("wb") as file:
+                pyarrow.parquet.write_table(pyarrow.table({"image": images}), file)
+        folder(place / "images", 12)
+    assert len(found(tmp_path / name, caplog, format="tables")[0].source) == 12
+    assert len(found(tmp_path / name, caplog, format="images")[0].source) == 12
+    assert len(found(tmp_path / name / "train-0.parquet", caplog)[0].source) == 12
+
+
 # Shards
 
 
