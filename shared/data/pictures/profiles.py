@@ -4,6 +4,8 @@ Pictures are trained on in sRGB, as every viewer shows them, so those with anoth
 way of Pillow's ImageCms). A profile that cannot be used is passed over, as viewers do.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from io import BytesIO
 from typing import Literal
@@ -26,6 +28,14 @@ def profile_state(image: Image.Image) -> State:
     except (ImageCms.PyCMSError, KeyError, OSError, TypeError, ValueError):
         return "broken"
     return "sRGB" if transform is None else "other"
+
+
+def notes_on_profiles(states: Iterable[State]) -> list[str]:
+    """Sentences on pictures whose colours are converted, and on those whose profile is nonsense."""
+    count = Counter(states)
+    converted, broken = count["other"], count["broken"]
+    notes = [f"{converted} pictures have a colour profile that is converted to sRGB"] if converted else []
+    return notes + ([f"{broken} pictures have a broken colour profile, which is passed over"] if broken else [])
 
 
 def to_srgb(image: Image.Image) -> Image.Image:

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from shared.data.pictures.decode import Reading, UnreadableImage, decode_rgb, extrema, open_image, refuse_bomb
+from shared.data.pictures.profiles import State, notes_on_profiles, profile_state
 from shared.data.pictures.values import Kind, kind_of_values, white_of
 from shared.errors import UserError
 
@@ -19,31 +20,31 @@ Sampled = tuple[str, Callable[[int], Path | BytesIO], int]  # name, and what giv
 
 @dataclass
 class Survey:
-    """whites: what is white in pictures of more than 8 bits, by kind. notes: sentences for the user."""
+    """whites: what is white in pictures of more than 8 bits, by kind. notes: sentences for the user.
+
+    profiles: sentences on the colour profiles of the sample.
+    """
 
     whites: dict[Kind, int]
     notes: list[str]
+    profiles: list[str]
 
 
 def survey(sample: Sequence[Sampled], reading: Reading, where: str) -> Survey:
-    """Decode a sample of a set. Unreadable pictures are passed over: they are counted elsewhere.
+    """Open and decode a sample of a set. Unreadable pictures are passed over: they are counted elsewhere.
 
     Raises UserError where the pictures have more than 8 bits and no scale fits them all.
     """
-    whites, notes = _whites(sample, reading, where)
-    reading = replace(reading, whites=whites)
-    constant, seen = [], 0
-    for name, encoded, index in sample:
-        try:
-            picture = decode_rgb(encoded(index), reading)
-        except UnreadableImage:
-            continue
-        seen += 1
-        if is_constant(picture):
-            constant.append(name)
+    ends, states = _headers(sample, reading)
+    try:
+        whites = {} if reading.value_range else {kind: white_of(kind, *ends[kind]) for kind in ends}
+    except ValueError as error:
+        raise UserError(f"pictures of {where} hold {error}") from None
+    notes = [_white_note(kind, white, ends[kind][1]) for kind, white in whites.items()]
+    constant, seen = _constant(sample, replace(reading, whites=whites))
     if constant:
         notes.append(_constant_note(constant, seen, reading))
-    return Survey(whites, notes)
+    return Survey(whites, notes, notes_on_profiles(states))
 
 
 def is_constant(picture: Image.Image) -> bool:
@@ -61,25 +62,36 @@ def _constant_note(constant: list[str], seen: int, reading: Reading) -> str:
     )
 
 
-def _whites(sample: Sequence[Sampled], reading: Reading, where: str) -> tuple[dict[Kind, int], list[str]]:
+def _headers(sample: Sequence[Sampled], reading: Reading) -> tuple[dict[Kind, tuple[float, float]], list[State]]:
+    """The smallest and largest value of each kind of more than 8 bits, and what pictures say of their colours."""
     ends: dict[Kind, tuple[float, float]] = {}
-    if reading.value_range:
-        return {}, []
+    states: list[State] = []
     for _, encoded, index in sample:
         try:
             with open_image(encoded(index)) as image:
                 refuse_bomb(image, reading.max_pixels)
+                states.append(profile_state(image))
                 if kind := kind_of_values(image):
                     low, high = extrema(image)
                     before = ends.get(kind, (low, high))
                     ends[kind] = min(before[0], low), max(before[1], high)
         except Exception:  # Pillow's readers raise nearly anything; what is unreadable is counted elsewhere
             continue
-    try:
-        whites = {kind: white_of(kind, *ends[kind]) for kind in ends}
-    except ValueError as error:
-        raise UserError(f"pictures of {where} hold {error}") from None
-    return whites, [_white_note(kind, white, ends[kind][1]) for kind, white in whites.items()]
+    return ends, states
+
+
+def _constant(sample: Sequence[Sampled], reading: Reading) -> tuple[list[str], int]:
+    """The names of the pictures of one colour, and how many pictures could be decoded."""
+    constant, seen = [], 0
+    for name, encoded, index in sample:
+        try:
+            picture = decode_rgb(encoded(index), reading)
+        except UnreadableImage:
+            continue
+        seen += 1
+        if is_constant(picture):
+            constant.append(name)
+    return constant, seen
 
 
 def _white_note(kind: Kind, white: int, largest: float) -> str:

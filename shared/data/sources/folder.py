@@ -3,11 +3,13 @@
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from shared.data.config import DataConfig
 from shared.data.pictures.copies import copies_among
 from shared.data.pictures.header import Header, header_of
+from shared.data.pictures.profiles import notes_on_profiles
 from shared.data.pictures.suffixes import READABLE_SUFFIXES
 from shared.data.pictures.survey import SAMPLE
 from shared.data.sources.folder_labels import classes_in
@@ -35,7 +37,7 @@ class FolderSource(EncodedSource):
             self.left_out[f"without a label in {config.labels}"] = len(names) - len(kept)
         self.names = [names[place] for place in kept]
         self.labels, self.class_names = classes
-        self.notes = [*self.notes, *notes, *_notes_on_profiles(headers)]
+        self.notes = [*self.notes, *notes, *notes_on_profiles(header.profile for header in headers.values())]
         self.held_out = None if held is None else [number for number, place in enumerate(kept) if held[place]]
         self.keys = self.names
         samples = [headers[name].sample for name in self.names]
@@ -43,7 +45,8 @@ class FolderSource(EncodedSource):
         self.description = f"{self._path}: {len(self.names)} image files"
         deep = [number for number, name in enumerate(self.names) if headers[name].kind]
         self.reading = config.reading
-        self.look(config, [*(deep[place] for place in spread(len(deep), SAMPLE)), *spread(len(self), SAMPLE)])
+        sample = [*(deep[place] for place in spread(len(deep), SAMPLE)), *spread(len(self), SAMPLE)]
+        self.learn(replace(self.look(config, sample), profiles=[]))  # all of them are known
 
     def encoded(self, index: int) -> Path:
         """The path of an image."""
@@ -119,13 +122,6 @@ def _split_note(sizes: Counter[str], wanted: set[str], held: set[str]) -> str:
         f"folders are splits: {found}; {' and '.join(sorted(wanted))} is used (data.split), {measured}; "
         "data.labels=folders takes them as classes"
     )
-
-
-def _notes_on_profiles(headers: dict[str, Header]) -> list[str]:
-    states = Counter(header.profile for header in headers.values())
-    converted, broken = states["other"], states["broken"]
-    notes = [f"{converted} pictures have a colour profile that is converted to sRGB"] if converted else []
-    return notes + ([f"{broken} pictures have a broken colour profile, which is passed over"] if broken else [])
 
 
 def _looked_for(found: Walk) -> str:

@@ -27,7 +27,7 @@ import torch
 from shared.data.config import DataConfig
 from shared.data.order import SPARE, Blocks
 from shared.data.pictures.decode import UnreadableImage, reason_of
-from shared.data.pictures.survey import SAMPLE, Survey, survey
+from shared.data.pictures.survey import SAMPLE, Survey
 from shared.data.sources.disk_buffer import DiskBuffer
 from shared.data.sources.labels import Classes
 from shared.data.sources.source import EncodedSource, hash_lines, spread
@@ -131,10 +131,9 @@ class ParquetSource(EncodedSource):
             raise UnreadableImage("empty")
         return BytesIO(cell.as_py())
 
-    def survey(self, config: DataConfig) -> Survey:
+    def look_at_first(self, config: DataConfig) -> Survey:
         """A look at some images of the first row group: over a network, looking at others would be waiting."""
-        sample = spread(self._groups[0].rows, SAMPLE)
-        return survey([(self.names[index], self.encoded, index) for index in sample], config.reading, config.source)
+        return self.look(config, spread(self._groups[0].rows, SAMPLE))
 
     @property
     def is_small(self) -> bool:

@@ -63,7 +63,7 @@ class ShardSource(EncodedSource):
         self.join_copies(copies_among(samples, lambda index: self.encoded(index).getvalue()))
         self.description = f"{where}: {len(self)} images in {len(self._paths)} tar archives"
         self.reading = config.reading
-        self.look(config, spread(len(self), SAMPLE))
+        self.learn(self.look(config, spread(len(self), SAMPLE)))
 
     def encoded(self, index: int) -> BytesIO:
         """The bytes of an image."""

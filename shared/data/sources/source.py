@@ -103,16 +103,14 @@ class EncodedSource(ImageSource):
                 found[index] = hashlib.sha256(content).digest()
         return found
 
-    def look(self, config: DataConfig, sample: Iterable[int]) -> None:
-        """Decode a sample: `reading` is made to fit this set, and `notes` tells what is odd. Raises UserError."""
-        self.learn(
-            survey([(self.names[index], self.encoded, index) for index in sample], config.reading, config.source)
-        )
+    def look(self, config: DataConfig, sample: Iterable[int]) -> Survey:
+        """Decode a sample of the images, to `learn` from it. Raises UserError where they have no scale in common."""
+        return survey([(self.names[index], self.encoded, index) for index in sample], config.reading, config.source)
 
     def learn(self, found: Survey) -> None:
-        """Read pictures from now on as a look at some of them says."""
+        """Read pictures from now on as a look at some of them says, and note what is odd about them."""
         self.reading = replace(self.reading, whites=found.whites)
-        self.notes = [*self.notes, *found.notes]
+        self.notes = [*self.notes, *found.notes, *(f"{note} (of those looked at)" for note in found.profiles)]
 
 
 def refuse_unreadable(names: Sequence[str], total: int, max_bad_fraction: float, where: str) -> None:

@@ -133,7 +133,7 @@ def _stream(where: str, urls: Sequence[Sequence[str]], features: Any, config: Da
     source = ParquetSource(files, columns.image, columns.classes, config, columns.notes)
     if len(urls) > 1:
         source.held_out = range(sum(group.rows for group in files.groups if group.url in urls[0]), len(source))
-    source.learn(aside(lambda: source.survey(config)))
+    source.learn(aside(lambda: source.look_at_first(config)))
     if source.is_small:
         source.join_copies(copies_of(aside(source.digests)))
     return source
@@ -162,7 +162,7 @@ class TableSource(EncodedSource):
         if table.data.nbytes <= MOST_COMPARED:
             self.join_copies(copies_of(self.digests()))
         self.reading = config.reading
-        self.look(config, spread(len(self), SAMPLE))
+        self.learn(self.look(config, spread(len(self), SAMPLE)))
 
     def encoded(self, index: int) -> Path | BytesIO:
         """The bytes of an image, or the file that the table names."""
