@@ -1,14 +1,14 @@
 """Numba's compiler, and what it compiled kept on disk."""
 
+import functools
 import hashlib
 import logging
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numba
-from numba import njit
+from numba import njit, types
 from numba.core.caching import FunctionCache
 
 from shared.disk.cache_folder import cache_folder
@@ -47,15 +47,30 @@ class KeptOnDisk(FunctionCache):
             log.warning("what was compiled cannot be kept, and will be again the next time: %s", error)
 
 
-@cache  # once a process
+@functools.cache  # once a process
 def _announce() -> None:
     log.warning("compiling for this CPU, the first time only; kept in %s", numba.config.CACHE_DIR)  # type: ignore[attr-defined]
 
 
-def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+class OfWholeArrays(KeptOnDisk):
+    """That of a function whose arrays must each lie in one piece: TypeError, before it is compiled, for others.
+
+    Numba compiles another variant for arrays with gaps. It sums in another order, so that what a row becomes would
+    depend on where it lies.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        for number, argument in enumerate(sig):
+            if isinstance(argument, types.Array) and argument.layout != "C":
+                name = self._py_func.__name__
+                raise TypeError(f"argument {number} of {name} is an array with gaps: make it contiguous")
+        return super().load_overload(sig, target_context)
+
+
+def compiled(function: Callable[..., Any], cache: type[KeptOnDisk] = KeptOnDisk, **options: Any) -> Callable[..., Any]:
     """`numba.njit` with these options, kept on disk."""
     dispatcher = njit(**options)(function)
-    dispatcher._cache = KeptOnDisk(function)
+    dispatcher._cache = cache(function)
     return dispatcher
 
 

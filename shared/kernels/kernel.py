@@ -10,7 +10,7 @@ from typing import Any
 import numba
 import torch
 
-from shared.kernels.compiler import OPTIONS, compiled
+from shared.kernels.compiler import OPTIONS, OfWholeArrays, compiled
 
 SERIAL = 2**14  # numbers to go through in all, below which waking another thread costs more than it saves
 _local = threading.local()  # .threads: how many Numba uses in this thread
@@ -19,14 +19,15 @@ _local = threading.local()  # .threads: how many Numba uses in this thread
 class Kernel:
     """A function over arrays compiled twice: its outer loop, a `prange`, runs on one thread or on several.
 
-    It is called as it is written, and with `work`: how many turns that loop has, and how many numbers one turn goes
-    through. Little work is not worth waking another thread for.
+    It is called as it is written, with contiguous arrays, and with `work`: how many turns that loop has, and how many
+    numbers one turn goes through. Little work is not worth waking another thread for.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
         alone = FunctionType(function.__code__, function.__globals__, function.__name__ + "_alone")
         alone.__qualname__ = function.__qualname__ + "_alone"  # by which it is found on disk, whatever its options are
-        self.alone, self.shared = compiled(alone, **OPTIONS), compiled(function, parallel=True, **OPTIONS)
+        self.alone = compiled(alone, OfWholeArrays, **OPTIONS)
+        self.shared = compiled(function, OfWholeArrays, parallel=True, **OPTIONS)
 
     def __call__(self, *arguments: Any, work: tuple[int, ...]) -> None:
         turns, numbers = work

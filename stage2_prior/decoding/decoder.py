@@ -49,7 +49,8 @@ class Decoder:
     ) -> Tensor:
         """Token grids (B, h, w) int64, on the CPU, of the images numbered `images`, one for each number.
 
-        Image k depends on `seed` and k alone: not on how many are drawn side by side, nor on which. `labels_B` are
+        Image k depends on `seed` and k alone: not on how many are drawn side by side, nor on which; on a CPU to the
+        last bit, and on any number of threads. `labels_B` are
         their classes, `prefix_tokens_BK` their first K tokens, which are kept. With a `cfg_scale` other than 1, each
         image takes two rows of a batch; it may also be a tensor (L,), the scale at each position. `progress` is called
         with the number of tokens just drawn, `on_row` with the rows (B, r, w) of a batch's grids so far, on the prior's

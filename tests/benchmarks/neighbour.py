@@ -3,8 +3,8 @@
 The neighbour is one Python process in an endless loop, bound to no core. For each setting of the OpenMP runtime, which
 reads it once, a process of its own does all work, one at a time; the others sleep meanwhile. They take turns within
 each round, so that a slow spell of the machine falls on all. Prints a table of medians over the rounds, in images (or
-grids) per second, and then a JSON line for each row: work, neighbour, setting, per_second, share (of what `unset` does
-alone). Models are those of configs/demo with random weights, inputs random.
+grids) per second, and then a JSON line for each row: work, neighbour, setting, per_second, share (of what the
+first setting does alone). Models are those of configs/demo with random weights, inputs random.
 
     python -m tests.benchmarks.neighbour --rounds 3 --seconds 2 --settings unset GOMP_SPINCOUNT=1000
 """

@@ -38,3 +38,10 @@ def test_many_numbers_are_shared_out_though_few_were_first() -> None:
     assert set(numbers_N) == {0}
     note_threads(numbers_N, work=(1000, SERIAL // 1000 + 1))
     assert set(numbers_N) == {0, 1}
+
+
+def test_arrays_with_gaps_are_refused_since_sums_over_them_have_another_order() -> None:
+    numbers_NN = np.zeros((4, 4), np.int64)
+    for work in ((4, 1), (4, SERIAL)):
+        with pytest.raises(TypeError, match="argument 0 of note_threads.* array with gaps: make it contiguous"):
+            note_threads(numbers_NN[:, 0], work=work)

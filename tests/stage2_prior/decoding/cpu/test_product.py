@@ -35,7 +35,8 @@ def test_packed_products_are_products_and_rows_do_not_depend_on_each_other(
     product = pack(weight_OI, bias_O, dtype)
     y_BO = product(x_BI)
     expected_BO = F.linear(x_BI.double(), weight_OI.double(), None if bias_O is None else bias_O.double())
-    assert (y_BO - expected_BO).abs().max() < TOLERANCE[dtype] * expected_BO.abs().max()
+    tolerance = TOLERANCE[dtype] * (inputs / 96) ** 0.5  # rounding goes with the root of how many numbers are summed up
+    assert (y_BO - expected_BO).abs().max() < tolerance * expected_BO.abs().max()
     for rows in (1, 2, 7, 16, 32):
         assert torch.equal(product(x_BI[:rows]), y_BO[:rows])
         assert torch.equal(product(x_BI[-rows:]), y_BO[-rows:])
