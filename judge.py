@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from shared.config import config_of
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
+from shared.presets import command_of
 from shared.reporting.findings import Findings
 from shared.runs.run_directory import newest_run
 from shared.runs.token_cache import TokenInfo
@@ -40,7 +41,7 @@ from stage2_prior.tokens import open_tokens_of
 
 def parse_arguments() -> argparse.Namespace:
     """The command line; UserError where nothing would read an option."""
-    parser = argparse.ArgumentParser(prog="judge.py", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=command_of("judge"), description=__doc__.split("\n")[0])
     parser.add_argument("--prior", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
     parser.add_argument(
         "--weights", choices=get_args(Weights), default="last",

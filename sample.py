@@ -22,12 +22,14 @@ from tqdm import tqdm
 
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
+from shared.presets import command_of
 from shared.reporting.contact_sheet import save_grid, save_picture
 from shared.runs.hub import WHICH_PRIOR, local_run, prior_directory
 from shared.runs.run_directory import RUNS
 from shared.runs.token_cache import TokenInfo
 from stage1_tokenizer.judging.pictures import decode_rows
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
+from stage2_prior.class_label import class_label
 from stage2_prior.completion import Photo, ShownRows, open_photo, paste, usual_margin
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
@@ -41,7 +43,7 @@ STREAM_SHARE = 0.1  # of the time may go into showing what is not finished
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="sample.py", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=command_of("sample"), description=__doc__.split("\n")[0])
     parser.add_argument(
         "--prior",
         type=Path,
@@ -194,20 +196,6 @@ def check(args: argparse.Namespace) -> None:
     for name, value in (("keep-rows", args.keep_rows), ("margin", args.margin), ("paste", args.paste or None)):
         if value is not None and not args.complete:
             raise UserError(f"--{name} is about completing pictures: say which with --complete IMAGE")
-
-
-def class_label(wanted: str | None, names: list[str] | None) -> int | None:
-    """The number of the class asked for by name or number."""
-    if wanted is None:
-        return None
-    if not names:
-        raise UserError(f"class {wanted}: this prior was trained without classes; leave it out")
-    if wanted in names:
-        return names.index(wanted)
-    if wanted.isdecimal() and int(wanted) < len(names):
-        return int(wanted)
-    known = ", ".join(f"{number} {name}" for number, name in enumerate(names))
-    raise UserError(f"class {wanted}: there is no such class; known are {known}")
 
 
 def make_task(args: argparse.Namespace, info: TokenInfo, tokenizer: Tokenizer) -> Task:

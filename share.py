@@ -13,13 +13,14 @@ from typing import get_args
 
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
+from shared.presets import command_of
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior.prior import Weights, load_prior
 
 
 def main() -> None:
     """Read the command line, write or upload, say where it is."""
-    parser = argparse.ArgumentParser(prog="share.py", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=command_of("share"), description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="run directory of a tokenizer or a prior")
     parser.add_argument("name", nargs="?", help="on the hub, as USER/NAME; `hf auth login` comes first")
     parser.add_argument("--private", action="store_true", help="only you can see it")

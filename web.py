@@ -13,6 +13,7 @@ import argparse
 import base64
 import html
 import io
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -21,22 +22,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import gradio as gr
 import numpy as np
 import torch
-from gradio.data_classes import ImageData
 from PIL import Image
 from pydantic.fields import FieldInfo
-from starlette.datastructures import Headers
-from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 from torch import Tensor
 
-from sample import class_label
 from shared.data.pictures.decode import UnreadableImage, decode_rgb
 from shared.data.pixels import fitted, to_float, to_uint8
 from shared.errors import UserError, run_command
+from shared.extras import install_hint
+from shared.presets import command_of
 from shared.runs.hub import WHICH_PRIOR, prior_directory, tokenizer_directory
 from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import uses_of
@@ -53,12 +49,23 @@ from stage1_tokenizer.judging.pictures import (
 )
 from stage1_tokenizer.judging.similarity import psnr_of
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
+from stage2_prior.class_label import class_label
 from stage2_prior.completion import ShownRows, open_photo, paste, usual_margin
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.decoding.stream import stream
 from stage2_prior.prior import Prior, load_prior
+
+try:
+    import gradio as gr
+    from gradio.data_classes import ImageData
+    from starlette.datastructures import Headers
+    from starlette.middleware import Middleware
+    from starlette.responses import PlainTextResponse
+    from starlette.types import ASGIApp, Receive, Scope, Send
+except ModuleNotFoundError as error:
+    sys.exit(f"error: the web page needs {error.name}, which is not installed: {install_hint('web')}")
 
 BATCH = 16  # images that grow side by side
 MOST_IMAGES = 64
@@ -614,7 +621,7 @@ def serve(run: Run, host: str, port: int | None) -> gr.Blocks:
 
 def main() -> None:
     """Read the command line, load, serve until stopped."""
-    parser = argparse.ArgumentParser(prog="web.py", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=command_of("web"), description=__doc__.split("\n")[0])
     parser.add_argument("--prior", type=Path, metavar="RUN", help=f"the prior: {WHICH_PRIOR}")
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if it was moved")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other computers too")

@@ -160,7 +160,7 @@ def main() -> None:
         f"wrote {path}: {len(cache.tokens['train'])} + {len(cache.tokens['validation'])} grids of "
         f"{cache.info.grid[0]} x {cache.info.grid[1]} tokens, {usage(counts_K):.1%} of {len(counts_K)} codes in use; "
         f"decoded again in {run / 'tokens.png'}\n"
-        "next: make prior"
+        "next: python -m stage2_prior.train    (in a clone `make prior` does it, and the page of the training)"
     )
 
 

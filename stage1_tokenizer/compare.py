@@ -12,6 +12,7 @@ import sys
 
 from shared.config import parse_command_line
 from shared.errors import run_command
+from shared.presets import find_config
 from shared.runs.run_directory import RUNS
 from stage1_tokenizer.comparing.comparison import compare
 from stage1_tokenizer.comparing.config import load_comparison
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     args = parse_command_line(parser, DEFAULT_CONFIG)
     command = shlex.join(["python", "-m", "stage1_tokenizer.compare", *sys.argv[1:]])
-    comparison, runs = load_comparison(args.config, args.overrides)
+    comparison, runs = load_comparison(find_config(args.config), args.overrides)
     results = compare(comparison, runs, command)
     folder = RUNS / "compare" / comparison.name
     print(f"{(folder / 'table.md').read_text()}\nwrote {folder / 'report.html'}: open it in a browser")

@@ -8,6 +8,7 @@ from shared.config import load_config
 from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
 from shared.layers.mup import MupConfig
+from shared.presets import find_config
 from shared.training.sweep import Study, main
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.train import train
@@ -17,7 +18,7 @@ DEFAULT_CONFIG = "configs/sweep/tokenizer.yaml"
 
 def study_of(path: str, overrides: list[str]) -> Study:
     """The sweep around a run's configuration. Raises UserError where its backbone has no single width."""
-    config = load_config(TokenizerRun, path, overrides)
+    config = load_config(TokenizerRun, find_config(path), overrides)
     backbone = config.model.backbone
     if not isinstance(backbone, MupConfig):
         raise UserError(

@@ -20,6 +20,7 @@ from shared.data.dataset import ImageDataset
 from shared.data.loader import Batch, training_loader
 from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
+from shared.presets import find_config
 from shared.runs.run_directory import RUNS, RunDirectory
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.devices.memory import check_fits
@@ -201,7 +202,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="with --describe: one JSON object on the last line")
     parser.epilog = "Keys are those of the YAML files under configs/. Started again, a stopped run goes on."
     args = parse_command_line(parser, DEFAULT_CONFIG)
-    config = load_config(TokenizerRun, args.config, args.overrides)
+    config = load_config(TokenizerRun, find_config(args.config), args.overrides)
     if args.describe:
         description = description_of(config.model, config.data.height_width, config.training.precision)
         print(f"{config.name}:\n{description}")

@@ -6,6 +6,7 @@ optimum lies. Keys are those of a run of stage2_prior.train.
 
 from shared.config import load_config
 from shared.errors import run_command
+from shared.presets import find_config
 from shared.runs.token_cache import read_info
 from shared.training.sweep import Study, main
 from stage2_prior.run_config import PriorRun
@@ -17,7 +18,7 @@ DEFAULT_CONFIG = "configs/sweep/prior.yaml"
 
 def study_of(path: str, overrides: list[str]) -> Study:
     """The sweep around a run's configuration. Raises UserError where there are no tokens to train on."""
-    config = load_config(PriorRun, path, overrides)
+    config = load_config(PriorRun, find_config(path), overrides)
     tokens = find_tokens(config.tokens)
     config = config.model_copy(update={"tokens": str(tokens)})
     return Study(config, part="model", data=read_info(tokens).fingerprint, train=train, metric="bits_per_token")

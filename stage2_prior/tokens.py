@@ -4,6 +4,7 @@ from pathlib import Path
 
 from shared.disk.atomic import write_text
 from shared.errors import UserError
+from shared.presets import command_of
 from shared.runs.hub import TOKENIZER
 from shared.runs.run_directory import RunDirectory, newest_run, read_yaml
 from shared.runs.token_cache import TokenCache, TokenInfo, open_cache, read_info
@@ -47,7 +48,7 @@ def open_tokens_of(run: Path, info: TokenInfo) -> TokenCache:
     if (run / TOKENIZER).is_dir():
         raise UserError(
             f"{run} is a shared prior and comes without the tokens that it was trained on, which are needed here; "
-            f"`python judge.py --prior {run} --samples N` does without them"
+            f"`{command_of('judge')} --prior {run} --samples N` does without them"
         )
     cache = open_cache(tokens_of(run))
     if cache.info != info:

@@ -20,6 +20,7 @@ from shared.config import load_config, parse_command_line
 from shared.data.order import ImageBatches
 from shared.disk.atomic import write_atomically
 from shared.errors import UserError, run_command
+from shared.presets import command_of, find_config
 from shared.runs.run_directory import BEST, RUNS, RunDirectory
 from shared.runs.token_cache import TokenCache, open_cache
 from shared.training.config import TrainingConfig
@@ -218,15 +219,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stage2_prior.train", description=__doc__.split("\n")[0])
     parser.epilog = "Keys are those of the YAML files under configs/. Started again, a stopped run goes on."
     args = parse_command_line(parser, DEFAULT_CONFIG)
-    run, report = train(load_config(PriorRun, args.config, args.overrides))
+    run, report = train(load_config(PriorRun, find_config(args.config), args.overrides))
     if not PartialState().is_main_process:
         return
     best, images = best_so_far(run)
-    better = f"; at its best, after {images} grids, {best:.2f} (`sample.py --weights best` draws from those weights)"
+    sample = command_of("sample")
+    better = f"; at its best, after {images} grids, {best:.2f} (`{sample} --weights best` draws from those weights)"
     print(
         f"wrote {run.path}: {report.bits_per_token:.2f} bits per token on held-out grids"
         f"{better if best < report.bits_per_token else ''}\n"
-        f"next: make sample    (or: python sample.py --prior {run.path} --num 16)"
+        f"next: {sample} --prior {run.path} --num 16"
     )
 
 

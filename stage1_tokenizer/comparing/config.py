@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, PositiveInt, field_validator
 
 from shared.config import Config, load_config, parse_config, read_extended
+from shared.presets import find_config
 from shared.training.config import RunName
 from stage1_tokenizer.run_config import TokenizerRun
 
@@ -58,7 +59,7 @@ def load_comparison(path: str | Path, overrides: list[str]) -> tuple[Comparison,
     of_runs = [text.removeprefix("base.") for text in of_runs]
     comparison = load_config(Comparison, path, own)
     if isinstance(comparison.base, str):
-        base = load_config(TokenizerRun, comparison.base, of_runs)
+        base = load_config(TokenizerRun, find_config(comparison.base), of_runs)
     else:
         values = {"name": comparison.name, **comparison.base}
         base = parse_config(TokenizerRun, values, where=f"{path}, base", overrides=of_runs)
@@ -68,7 +69,7 @@ def load_comparison(path: str | Path, overrides: list[str]) -> tuple[Comparison,
 def run_of(row: Row, base: TokenizerRun, path: str | Path) -> TokenizerRun:
     """The base's run with a row's model."""
     values = base.model_dump(mode="json")
-    changes = read_extended(Path(row.model)).get("model", {}) if isinstance(row.model, str) else row.model
+    changes = read_extended(find_config(row.model)).get("model", {}) if isinstance(row.model, str) else row.model
     for part, change in changes.items():
         keeps = isinstance(change, dict) and "kind" not in change
         values["model"][part] = {**values["model"].get(part, {}), **change} if keeps else change

@@ -1,0 +1,17 @@
+"""A class as users name it."""
+
+from shared.errors import UserError
+
+
+def class_label(wanted: str | None, names: list[str] | None) -> int | None:
+    """The number of the class asked for by name or number."""
+    if wanted is None:
+        return None
+    if not names:
+        raise UserError(f"class {wanted}: this prior was trained without classes; leave it out")
+    if wanted in names:
+        return names.index(wanted)
+    if wanted.isdecimal() and int(wanted) < len(names):
+        return int(wanted)
+    known = ", ".join(f"{number} {name}" for number, name in enumerate(names))
+    raise UserError(f"class {wanted}: there is no such class; known are {known}")
