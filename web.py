@@ -36,6 +36,7 @@ from shared.presets import command_of
 from shared.runs.hub import WHICH_PRIOR, prior_directory, tokenizer_directory
 from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import uses_of
+from shared.text import shown
 from shipped import OPENMOJI
 from stage1_tokenizer.judging.pictures import (
     ERROR_LEVELS,
@@ -425,7 +426,7 @@ def sampling_controls(run: Run, num: int) -> list[gr.components.Component]:
         how_many = gr.Slider(1, MOST_IMAGES, num, step=1, label="How many", buttons=[])
         with gr.Row():
             seed = gr.Number(0, label="Seed", precision=0, min_width=100)
-            label = gr.Dropdown([ANY_CLASS, *(run.info.class_names or [])], label="Class", min_width=100)
+            label = gr.Dropdown([ANY_CLASS, *map(shown, run.info.class_names or [])], label="Class", min_width=100)
     with gr.Accordion("How a token is drawn", open=False):
         filters = [filter_control(name, field) for name, field in SamplingConfig.model_fields.items()]
     return [how_many, seed, label, *filters, *guidance_controls(run.prior.length)]

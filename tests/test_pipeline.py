@@ -26,7 +26,6 @@ from stage1_tokenizer.judging.images import datasets_of
 from stage1_tokenizer.judging.quality import reconstruction_quality
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import train as stage2
-from stage2_prior.class_label import class_label
 from stage2_prior.evaluate import evaluate
 from stage2_prior.prior import load_prior
 from tests.launch import ROOT
@@ -164,11 +163,6 @@ def test_every_quantiser_caches_primes_a_prior_and_samples(
     assert evaluate(load_prior(prior.path)[0], cache, "validation") == report_of_prior
     run_sample(monkeypatch, "--num", "2")
     assert "images/s" in capsys.readouterr().out
-
-
-def test_a_class_label_for_an_unlabelled_prior_is_refused() -> None:
-    with pytest.raises(UserError, match="trained without classes"):
-        class_label("faces", None)
 
 
 def test_a_prior_whose_cache_came_from_another_tokenizer_is_refused(

@@ -38,6 +38,8 @@ def find_room_for_caches() -> None:
         getpass.getuser()
     except (KeyError, OSError):  # what libraries call theirs
         os.environ["LOGNAME"] = f"user-{os.getuid()}"
+    # Gradio's own is one folder for all users of a machine, which belongs to the first of them.
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir(), f"gradio-{os.getuid()}")))
     if _home_is_writable():
         return
     if not os.environ.get("TESSERA_CACHE"):
