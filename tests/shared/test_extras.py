@@ -1,3 +1,4 @@
+import re
 import shlex
 import subprocess
 import sys
@@ -48,3 +49,12 @@ def test_the_command_can_be_typed() -> None:
         [*command, "--dry-run", "--no-index", "--no-deps"], capture_output=True, text=True, cwd=ROOT
     )
     assert result.returncode == 0, result.stderr  # it is installed already; a command with a slip fails
+
+
+def test_no_message_would_fetch_a_strangers_package() -> None:
+    folders = ("shared", "stage1_tokenizer", "stage2_prior", "configs")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml")]
+    sources += [*ROOT.glob("*.py"), ROOT / "README.md"]
+    wrong = [path for path in sources if re.search(r"install ['\"]?tessera", path.read_text(encoding="utf-8"))]
+    assert len(sources) > 200
+    assert wrong == [ROOT / "shared" / "extras.py"]  # whose first lines say so
