@@ -1,8 +1,8 @@
 """Draw images from a prior and its tokenizer: python sample.py [--prior RUN] [--num 16] [--seed 0] ...
 
 Image k of a seed has random numbers of its own. On a CPU its tokens are the same whatever --num, --batch-size or the
-number of threads; pixels may differ by rounding. On a GPU the last bits of matrix products depend on the former two, and may in rare cases turn one token into
-another.
+number of threads; pixels may differ by rounding. On a GPU the last bits of matrix products depend on the former two,
+and may in rare cases turn one token into another.
 """
 
 import shared  # noqa: F401  # before the libraries, which read their settings on import
