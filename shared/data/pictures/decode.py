@@ -65,9 +65,15 @@ def decode_rgb(file: str | Path | BinaryIO, reading: Reading) -> Image.Image:
 
 def open_image(file: str | Path | BinaryIO) -> Image.Image:
     """The picture with its header read, and no pixel. Raises nearly anything on broken bytes."""
-    if isinstance(file, str | Path) and not Path(file).is_file():
-        raise OSError("not a file")  # opening a pipe waits until somebody writes to it
+    if isinstance(file, str | Path):
+        refuse_no_file(Path(file))
     return Image.open(file, formats=FORMATS)
+
+
+def refuse_no_file(path: Path) -> None:
+    """Raise OSError for what is no file: opening a pipe waits until somebody writes to it."""
+    if not path.is_file():
+        raise OSError("not a file")
 
 
 def refuse_bomb(image: Image.Image, max_pixels: int) -> None:

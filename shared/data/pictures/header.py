@@ -2,10 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from shared.data.pictures.copies import COMPARED, sample_of
-from shared.data.pictures.decode import open_image, reason_of, refuse_bomb
+from shared.data.pictures.decode import open_image, reason_of, refuse_bomb, refuse_no_file
 from shared.data.pictures.profiles import State, profile_state
 from shared.data.pictures.suffixes import DRAWINGS, NEED_PACKAGES, RAW_SUFFIXES, READABLE_SUFFIXES
 from shared.data.pictures.values import Kind, kind_of_values
@@ -30,9 +30,10 @@ def header_of(path: Path, max_pixels: int) -> Header:
     if suffix in RAW_SUFFIXES:  # as TIFF, Pillow would open the thumbnail in some of them
         return Header("a camera's raw file", f"{suffix} (camera raw: develop them to JPEG or PNG)")
     try:
-        with open_image(path) as image:
+        refuse_no_file(path)
+        with path.open("rb") as file, open_image(file) as image:
             refuse_bomb(image, max_pixels)
-            return Header(None, None, kind_of_values(image), profile_state(image), _sample(path))
+            return Header(None, None, kind_of_values(image), profile_state(image), _sample(file))
     except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
         return Header(reason_of(error), _unread(path, suffix))
 
@@ -57,8 +58,7 @@ def _unread(path: Path, suffix: str) -> str | None:
     return f"{suffix} (not read here: convert them to PNG)" if suffix in DRAWINGS else None
 
 
-def _sample(path: Path) -> bytes:
-    size = os.stat(path).st_size
-    with path.open("rb") as file:
-        file.seek(max(0, size // 2 - COMPARED // 2))
-        return sample_of(file.read(COMPARED), size)
+def _sample(file: BinaryIO) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    file.seek(max(0, size // 2 - COMPARED // 2))
+    return sample_of(file.read(COMPARED), size)

@@ -362,7 +362,7 @@ def test_one_parquet_file_is_a_source(tmp_path: Path, caplog: pytest.LogCaptureF
         found(tmp_path / "x.zip", caplog)
 
 
-@pytest.mark.parametrize("name", ["a [x]", "b*c", "a::b", "#2, 50%?", "caf\udce9", "~x"])
+@pytest.mark.parametrize("name", ["a [x]", "b*c", "a::b", "#2, 50%?", "caf\udce9", "~x"], ids=ascii)
 def test_no_folder_s_name_is_a_pattern_or_an_address(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
