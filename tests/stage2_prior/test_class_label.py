@@ -7,7 +7,7 @@ NAMES = ["cat", "caf\udce9", "0"]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "label"), [(None, None), ("cat", 0), ("caf\udce9", 1), ("caf\\xe9", 1), ("1", 1), ("0", 2)]
+    ("wanted", "label"), [(None, None), ("cat", 0), ("caf\udce9", 1), ("caf\\xe9", 1), ("1", 1), ("0", 2)], ids=ascii
 )
 def test_a_class_is_asked_for_by_name_as_it_is_or_is_shown_or_by_number(wanted: str | None, label: int | None) -> None:
     assert class_label(wanted, NAMES) == label
