@@ -146,7 +146,7 @@ def stray_table(folder: Path, rng: random.Random) -> Truth:
     pandas.DataFrame({"url": ["x"] * 99, "n": range(99)}).to_parquet(
         folder / rng.choice(["features.parquet", "00000.parquet"])
     )
-    return Truth(truth.images, truth.classes, said=["not read: 1 Parquet or Arrow file without images"])
+    return Truth(truth.images, truth.classes, said=["not read: 1 Parquet or Arrow file in which no images were found"])
 
 
 def shards(folder: Path, rng: random.Random) -> Truth:

@@ -24,9 +24,10 @@ def aside(work: Callable[[], T]) -> T:
     there.close()
     try:
         result = here.recv()
+        child.join()
     except EOFError:
-        result = RuntimeError("the process that looks at the data ended early")
-    child.join()
+        child.join()
+        result = RuntimeError(f"the process that looks at the data ended early, with exit code {child.exitcode}")
     if isinstance(result, Exception):
         raise result
     return result
@@ -37,3 +38,5 @@ def _send(work: Callable[[], object], there: Connection) -> None:
         there.send(work())
     except UserError as error:
         there.send(error)
+    except Exception as error:
+        there.send(RuntimeError(f"{type(error).__name__}: {error}"))

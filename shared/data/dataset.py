@@ -38,7 +38,10 @@ def split_indices(keys: Sequence[str], validation_fraction: float) -> tuple[Tens
     digests_N = np.array([_sha256(key) for key in keys], dtype="S32")
     groups_G, group_N, size_G = np.unique(digests_N, return_inverse=True, return_counts=True)
     if len(groups_G) < 2:
-        raise UserError(f"cannot split {len(keys)} image(s) into training and validation: give two different ones")
+        raise UserError(
+            f"cannot split {len(keys)} image(s) into training and validation: give two different ones, no copies or "
+            "variants of one picture"
+        )
     wanted = max(1, round(validation_fraction * len(keys)))
     held_G = size_G.cumsum() - size_G < wanted  # until those before are enough
     held_G[-1] = False

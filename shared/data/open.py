@@ -16,6 +16,7 @@ from shared.data.sources.shards import ShardSource
 from shared.data.sources.source import ImageSource
 from shared.data.sources.walk import walk
 from shared.errors import UserError
+from shared.text import shown
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def open_datasets(config: DataConfig, seed: int) -> tuple[ImageDataset, ImageDat
     """
     source = open_source(config)
     train_N, validation_N = _divided(source, config)
-    log.info("%s: %s", config.source, what_was_found(source, train_N, validation_N))
+    log.info("%s: %s", shown(config.source), shown(what_was_found(source, train_N, validation_N)))
     return (
         ImageDataset(source, train_N, config, augmented=config.augment is not None, seed=seed),
         ImageDataset(source, validation_N, config, augmented=False, seed=seed),
@@ -59,8 +60,7 @@ def open_source(config: DataConfig) -> ImageSource:
 
 def _open_folder(path: Path, config: DataConfig) -> ImageSource:
     found = walk(path)
-    saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
-    choice = choose(found, config.format, saved)
+    choice = choose(found, config.format)
     source: ImageSource
     if choice.format == "images":
         source = FolderSource(found, config)
@@ -78,7 +78,7 @@ def _open_file(path: Path, config: DataConfig) -> ImageSource:
     """One Parquet file, or one shard."""
     if path.suffix.lower() == ".tar":
         return ShardSource(path.parent, [path.name], config)
-    if path.suffix.lower() != ".parquet":
+    if path.suffix.lower() not in (".parquet", ".pq"):
         raise UserError(
             f"{path} is a file: give the folder that it is in, a .parquet or a .tar file; archives such as .zip and "
             ".tar.gz have to be unpacked first"

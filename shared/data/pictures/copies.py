@@ -3,7 +3,8 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+
+from shared.threads import threaded
 
 COMPARED = 4096  # bytes of the middle of a file that tell most files of one length apart
 
@@ -22,9 +23,16 @@ def copies_among(samples: Sequence[bytes], content: Callable[[int], bytes]) -> d
     for number, sample in enumerate(samples):
         alike[sample].append(number)
     candidates = [number for group in alike.values() if len(group) > 1 for number in group]
-    with ThreadPoolExecutor() as pool:
-        digests = pool.map(lambda number: hashlib.sha256(content(number)).digest(), candidates)
-        return copies_of(dict(zip(candidates, digests, strict=True)))
+    found = threaded(lambda number: _digest(content, number), candidates)
+    return copies_of({number: digest for number, digest in zip(candidates, found, strict=True) if digest})
+
+
+def _digest(content: Callable[[int], bytes], number: int) -> bytes | None:
+    """None for a file that has gone, or cannot be read, since it was found."""
+    try:
+        return hashlib.sha256(content(number)).digest()
+    except OSError:
+        return None
 
 
 def copies_of(digests: Mapping[int, bytes]) -> dict[int, int]:

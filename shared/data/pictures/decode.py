@@ -15,7 +15,7 @@ from PIL import Image, ImageColor, ImageOps
 
 from shared.data.pictures.profiles import to_srgb
 from shared.data.pictures.suffixes import FORMATS
-from shared.data.pictures.values import Kind, colours_of_16_bits, kind_of_values, to_8_bits, white_of
+from shared.data.pictures.values import Kind, colours_of_16_bits, kind_of_values, to_8_bits, white_is_least, white_of
 
 # Pillow warns of huge images by itself; here `max_pixels` decides, and the summary names them.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -53,12 +53,12 @@ def decode_rgb(file: str | Path | BinaryIO, reading: Reading) -> Image.Image:
             refuse_bomb(image, reading.max_pixels)
             if reading.enough is not None:
                 image.draft(None, (reading.enough, reading.enough))
-            wide = colours_of_16_bits(image)
+            wide, negative = colours_of_16_bits(image), white_is_least(image) and kind_of_values(image) is not None
             ImageOps.exif_transpose(image, in_place=True)
             rgb = _to_rgb(image, reading)
             if wide:
                 _refuse_few_bits(rgb)
-            return rgb
+            return ImageOps.invert(rgb) if negative else rgb
     except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
         raise UnreadableImage(reason_of(error)) from error
 
@@ -115,7 +115,7 @@ def extrema(image: Image.Image) -> tuple[float, float]:
 
 
 def _refuse_few_bits(rgb: Image.Image) -> None:
-    """Pillow keeps the upper 8 of 16 bits a colour: of 12 bits that lie in 16, that would be a black picture."""
+    """Pillow keeps the upper 8 of 16 bits a colour: of 14 bits that lie in 16, that would be a dark picture."""
     largest = max(high for _, high in rgb.getextrema())  # type: ignore[misc]
-    if largest < 16:
-        raise ValueError("of its 16 bits a colour, at most 12 are used, which would be black: convert it to 8 bits")
+    if largest < 64:
+        raise ValueError("of its 16 bits a colour, at most 14 are used, which would be dark: convert it to 8 bits")

@@ -7,7 +7,7 @@ from typing import BinaryIO, NamedTuple
 from shared.data.pictures.copies import COMPARED, sample_of
 from shared.data.pictures.decode import open_image, reason_of, refuse_bomb, refuse_no_file
 from shared.data.pictures.profiles import State, profile_state
-from shared.data.pictures.suffixes import DRAWINGS, NEED_PACKAGES, RAW_SUFFIXES, READABLE_SUFFIXES
+from shared.data.pictures.suffixes import DEVELOPED, DRAWINGS, NEED_PACKAGES, RAW_SUFFIXES, READABLE_SUFFIXES
 from shared.data.pictures.values import Kind, kind_of_values
 
 
@@ -27,7 +27,7 @@ class Header(NamedTuple):
 def header_of(path: Path, max_pixels: int) -> Header:
     """Open a picture and read its header."""
     suffix = path.suffix.lower()
-    if suffix in RAW_SUFFIXES:  # as TIFF, Pillow would open the thumbnail in some of them
+    if suffix in RAW_SUFFIXES and not DEVELOPED.match(head_of(path)):  # of a TIFF, Pillow might open the thumbnail
         return Header("a camera's raw file", f"{suffix} (camera raw: develop them to JPEG or PNG)")
     try:
         refuse_no_file(path)

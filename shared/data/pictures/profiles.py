@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageCms
 
+from shared.data.pictures.values import kind_of_values
+
 MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}  # a profile's colours: the mode of such a picture
 State = Literal["none", "sRGB", "other", "broken"]
 
@@ -20,7 +22,7 @@ State = Literal["none", "sRGB", "other", "broken"]
 def profile_state(image: Image.Image) -> State:
     """What an opened picture says of its colours: nothing, sRGB (to within one level), other colours, or nonsense."""
     profile = image.info.get("icc_profile")
-    if not profile:
+    if not profile or kind_of_values(image):  # more than 8 bits of grey: their scale is a matter of its own
         return "none"
     try:
         transform = _to_srgb(profile)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -13,7 +14,8 @@ from shared.data.pictures.values import Kind, kind_of_values, white_of
 from shared.errors import UserError
 
 SAMPLE = 48  # pictures, evenly spread over a set
-BITS = {255: 8, 1023: 10, 4095: 12, 16383: 14, 65535: 16}
+BITS = {255: 8, 1023: 10, 4095: 12, 16383: 14, 32767: 15, 65535: 16}
+DARK = 1 / 16  # of white: a picture that is no brighter is nearly black
 
 Sampled = tuple[str, Callable[[int], Path | BytesIO], int]  # name, and what gives the file of a number
 
@@ -31,19 +33,26 @@ class Survey:
 
 
 def survey(sample: Sequence[Sampled], reading: Reading, where: str) -> Survey:
-    """Open and decode a sample of a set. Unreadable pictures are passed over: they are counted elsewhere.
+    """Open and decode a sample of a set.
 
-    Raises UserError where the pictures have more than 8 bits and no scale fits them all.
+    Raises UserError where the pictures have more than 8 bits and no scale fits them all, and where most of them cannot
+    be decoded.
     """
     ends, states = _headers(sample, reading)
     try:
-        whites = {} if reading.value_range else {kind: white_of(kind, *ends[kind]) for kind in ends}
+        whites = (
+            {} if reading.value_range else {kind: white_of(kind, low, high) for kind, (low, high, _) in ends.items()}
+        )
     except ValueError as error:
-        raise UserError(f"pictures of {where} hold {error}") from None
-    notes = [_white_note(kind, white, ends[kind][1]) for kind, white in whites.items()]
-    constant, seen = _constant(sample, replace(reading, whites=whites))
-    if constant:
-        notes.append(_constant_note(constant, seen, reading))
+        raise UserError(f"the pictures of {where} cannot be read: {error}") from None
+    notes = [_white_note(kind, white, *ends[kind][1:]) for kind, white in whites.items()]
+    look = _decoded(sample, replace(reading, whites=whites))
+    if 2 * len(look.unreadable) > len(sample):
+        raise UserError(f"most pictures of {where} cannot be read, such as {look.unreadable[0]}")
+    if look.unreadable:
+        notes.append(f"{len(look.unreadable)} of {len(sample)} pictures looked at cannot be read: {look.unreadable[0]}")
+    if look.constant:
+        notes.append(_constant_note(look.constant, len(sample) - len(look.unreadable), reading))
     return Survey(whites, notes, notes_on_profiles(states))
 
 
@@ -62,9 +71,12 @@ def _constant_note(constant: list[str], seen: int, reading: Reading) -> str:
     )
 
 
-def _headers(sample: Sequence[Sampled], reading: Reading) -> tuple[dict[Kind, tuple[float, float]], list[State]]:
-    """The smallest and largest value of each kind of more than 8 bits, and what pictures say of their colours."""
-    ends: dict[Kind, tuple[float, float]] = {}
+Ends = tuple[float, float, list[float]]  # the smallest and the largest value, and the largest of each picture
+
+
+def _headers(sample: Sequence[Sampled], reading: Reading) -> tuple[dict[Kind, Ends], list[State]]:
+    """The values of each kind of more than 8 bits, and what pictures say of their colours."""
+    ends: dict[Kind, Ends] = {}
     states: list[State] = []
     for _, encoded, index in sample:
         try:
@@ -73,30 +85,36 @@ def _headers(sample: Sequence[Sampled], reading: Reading) -> tuple[dict[Kind, tu
                 states.append(profile_state(image))
                 if kind := kind_of_values(image):
                     low, high = extrema(image)
-                    before = ends.get(kind, (low, high))
-                    ends[kind] = min(before[0], low), max(before[1], high)
-        except Exception:  # Pillow's readers raise nearly anything; what is unreadable is counted elsewhere
+                    before = ends.get(kind, (low, high, []))
+                    ends[kind] = min(before[0], low), max(before[1], high), [*before[2], high]
+        except Exception:  # Pillow's readers raise nearly anything; `_decoded` comes upon it too
             continue
     return ends, states
 
 
-def _constant(sample: Sequence[Sampled], reading: Reading) -> tuple[list[str], int]:
-    """The names of the pictures of one colour, and how many pictures could be decoded."""
-    constant, seen = [], 0
+class Look(NamedTuple):
+    """unreadable: names of pictures with the reason. constant: names of those of one colour."""
+
+    unreadable: list[str]
+    constant: list[str]
+
+
+def _decoded(sample: Sequence[Sampled], reading: Reading) -> Look:
+    unreadable, constant = [], []
     for name, encoded, index in sample:
         try:
-            picture = decode_rgb(encoded(index), reading)
-        except UnreadableImage:
-            continue
-        seen += 1
-        if is_constant(picture):
-            constant.append(name)
-    return constant, seen
+            if is_constant(decode_rgb(encoded(index), reading)):
+                constant.append(name)
+        except UnreadableImage as error:
+            unreadable.append(f"{name} ({error})")
+    return Look(unreadable, constant)
 
 
-def _white_note(kind: Kind, white: int, largest: float) -> str:
+def _white_note(kind: Kind, white: int, largest: float, of_each: Sequence[float]) -> str:
     bits = f" ({BITS[white]} bits)" if kind == "integers" else ""
-    return (
+    dark = sum(high < DARK * white for high in of_each)
+    note = (
         f"pictures of {kind} go up to {largest:g}: 0 is taken as black and {white}{bits} as white "
         "(data.value_range says otherwise)"
     )
+    return f"{note}, by which {dark} of {len(of_each)} looked at are nearly black" if dark else note

@@ -6,6 +6,7 @@ largest value of a picture, or better of a sample of a set (see `survey`), and w
 Shapes: H height, W width.
 """
 
+import re
 from typing import Literal
 
 import numpy as np
@@ -13,10 +14,10 @@ from PIL import Image
 
 Kind = Literal["integers", "floats"]
 
-INTEGER_WHITES = (255, 1023, 4095, 16383, 65535)  # of 8, 10, 12, 14 and 16 bits
+INTEGER_WHITES = (255, 1023, 4095, 16383, 32767, 65535)  # of 8, 10, 12, 14, 15 and 16 bits
 FLOAT_RANGES = ((0.0, 1.05, 1), (16.0, 255.5, 255), (255.5, 65535.5, 65535))  # a largest value from, to: that is white
 OVERSHOOT = 0.05  # of white: what resampling leaves beyond the ends, and is cut off
-HOW_TO_SAY = "say what is black and white: data.value_range=[0,4095]"
+HOW_TO_SAY = "Say what is black and what is white, as in data.value_range=[0,4095]"
 
 
 def kind_of_values(image: Image.Image) -> Kind | None:
@@ -29,8 +30,8 @@ def kind_of_values(image: Image.Image) -> Kind | None:
 def white_of(kind: Kind, smallest: float, largest: float) -> int:
     """The value that is white in pictures whose values lie between these two. Raises ValueError where no rule fits.
 
-    Integers: the largest number of 8, 10, 12, 14 or 16 bits, whichever is the first to hold them all. Floats: 1, or 255
-    or 65535; a largest value between 1.05 and 16 is neither of them.
+    Integers: the largest number of 8, 10, 12, 14, 15 or 16 bits, whichever is the first to hold them all. Floats: 1,
+    or 255 or 65535; a largest value between 1.05 and 16 is neither of them.
     """
     if not np.isfinite([smallest, largest]).all():
         raise ValueError("some of its values are no numbers (NaN or infinite)")
@@ -39,7 +40,7 @@ def white_of(kind: Kind, smallest: float, largest: float) -> int:
     else:
         white = next((white for start, end, white in FLOAT_RANGES if start <= largest <= end), None)
     if white is None or smallest < -OVERSHOOT * white:
-        raise ValueError(f"{kind} from {smallest:g} to {largest:g} have no scale known here: {HOW_TO_SAY}")
+        raise ValueError(f"{kind} from {smallest:g} to {largest:g} have no scale known here. {HOW_TO_SAY}")
     return white
 
 
@@ -58,4 +59,14 @@ def to_8_bits(image: Image.Image, black: float, white: float) -> Image.Image:
 
 def colours_of_16_bits(image: Image.Image) -> bool:
     """Whether the file has 16 bits a colour, of which Pillow keeps the upper 8."""
-    return any("16" in str(tile[3]) for tile in getattr(image, "tile", ()) if image.mode in ("RGB", "RGBA"))
+    if image.format not in ("PNG", "TIFF") or image.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    arguments = [tile[3] for tile in getattr(image, "tile", ())]
+    raw_modes = [str(one[0] if isinstance(one, tuple) else one) for one in arguments]
+    return any(re.search(r";16[BLN]?$", mode) for mode in raw_modes)
+
+
+def white_is_least(image: Image.Image) -> bool:
+    """Whether a TIFF of more than 8 bits counts from white down to black (PhotometricInterpretation 0)."""
+    tags = getattr(image, "tag_v2", None)
+    return image.format == "TIFF" and tags is not None and tags.get(262) == 0

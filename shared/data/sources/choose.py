@@ -1,6 +1,7 @@
 """What to read from a folder: its images, its tables, or its shards; one stray file of another sort decides nothing."""
 
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from shared.data.sources.shards import read_archive
 from shared.data.sources.walk import Walk
@@ -17,17 +18,17 @@ class Choice(NamedTuple):
     notes: list[str]
 
 
-def choose(found: Walk, wanted: Format | None, saved: bool) -> Choice:
+def choose(found: Walk, wanted: Format | None) -> Choice:
     """What a folder is read as: what is asked for, or else what holds the most images.
 
-    saved: whether `datasets` wrote it. Raises UserError where what is asked for is not there.
+    Raises UserError where what is asked for is not there.
     """
     there = {"images": len(found.pictures), "tables": len(found.tables), "shards": len(found.shards)}
     if wanted is not None:
         if not there[wanted]:
             raise UserError(f"data.format={wanted}, but {found.folder} holds none: it has {_listed(there)}")
         return Choice(wanted, [])
-    if saved and found.tables:
+    if found.tables and is_saved(found.folder):
         return Choice("tables", [])
     kinds: list[Format] = [kind for kind, files in there.items() if files]  # type: ignore[misc]
     if len(kinds) < 2:
@@ -37,37 +38,67 @@ def choose(found: Walk, wanted: Format | None, saved: bool) -> Choice:
     return Choice(best, [_beside(kind, there[kind], images[kind]) for kind in kinds if kind != best])
 
 
+def is_saved(path: Path) -> bool:
+    """Whether `save_to_disk` of `datasets` wrote this folder."""
+    return (path / "dataset_dict.json").exists() or all(
+        (path / name).exists() for name in ("state.json", "dataset_info.json")
+    )
+
+
+def may_hold_images(path: Path, column: str | None) -> bool:
+    """Whether a Parquet file has a column of images, or that very column; also where it cannot be read."""
+    schema = _schema(path)
+    return schema is None or (column in schema.names if column else any(map(_holds_images, schema)))
+
+
 def _beside(kind: Format, files: int, images: int) -> str:
     what = {"images": "image file", "tables": "Parquet or Arrow file", "shards": "tar archive"}[kind]
     named = f"{files} {what}{'' if files == 1 else 's'}"
     if images:
         holding = "" if kind == "images" else f" with about {images} images"
         return f"not read: {named}{holding} (data.format={kind} reads those instead)"
-    return f"not read: {named} without images"
+    return f"not read: {named} in which no images were found"
 
 
 def _rows(found: Walk) -> int:
-    """Rows of the Parquet files that have a column of images."""
+    """Rows of the tables that have a column of images."""
+    return sum(_rows_of(found.folder / name) for name in found.tables)
+
+
+def _rows_of(path: Path) -> int:
     import pyarrow  # not above: most folders have no tables
     import pyarrow.parquet
 
-    rows = 0
-    for name in found.tables:
-        try:
-            with pyarrow.parquet.ParquetFile(found.folder / name) as file:
-                rows += file.metadata.num_rows if any(map(_holds_images, file.schema_arrow)) else 0
-        except (OSError, pyarrow.ArrowException):
-            continue  # no Parquet: it holds no images that could be read
-    return rows
+    schema = _schema(path)
+    if schema is None or not any(map(_holds_images, schema)):
+        return 0
+    with path.open("rb") as file:
+        if path.suffix.lower() != ".arrow":
+            return int(pyarrow.parquet.read_metadata(file).num_rows)
+        return sum(batch.num_rows for batch in pyarrow.ipc.open_stream(file))
 
 
-def _holds_images(field: "pyarrow.Field") -> bool:  # type: ignore[name-defined]  # noqa: F821
+def _schema(path: Path) -> Any:
+    """The columns of a Parquet file or an Arrow stream; None where it is neither."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with path.open("rb") as file:
+            if path.suffix.lower() != ".arrow":
+                return pyarrow.parquet.read_schema(file)
+            return pyarrow.ipc.open_stream(file).schema
+    except (OSError, pyarrow.ArrowException):
+        return None
+
+
+def _holds_images(field: Any) -> bool:
     import pyarrow
 
-    kind = field.type
-    if pyarrow.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return field.name in IMAGE_COLUMNS and (pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+    kind, named = field.type, field.name in IMAGE_COLUMNS
+    if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind, named = kind.field("bytes").type, True
+    return named and (pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
 
 
 def _members(found: Walk) -> int:

@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from shared.data.pictures.suffixes import READABLE_SUFFIXES
 from shared.data.pictures.survey import SAMPLE
 from shared.data.sources.folder_labels import classes_in
 from shared.data.sources.source import EncodedSource, hash_lines, refuse_unreadable, some, spread
-from shared.data.sources.splits import asked_splits, find_splits
+from shared.data.sources.splits import asked_splits, find_splits, not_taken
 from shared.data.sources.walk import Walk
 from shared.errors import UserError
+from shared.threads import threaded
 
 
 class FolderSource(EncodedSource):
@@ -37,6 +37,8 @@ class FolderSource(EncodedSource):
             self.left_out[f"without a label in {config.labels}"] = len(names) - len(kept)
         self.names = [names[place] for place in kept]
         self.labels, self.class_names = classes
+        if config.labels is None and (untaken := not_taken(self.class_names or [])):
+            self.notes.append(f"folders that are called like splits are classes here: {some(untaken, 3, ', ')}")
         self.notes = [*self.notes, *notes, *notes_on_profiles(header.profile for header in headers.values())]
         self.held_out = None if held is None else [number for number, place in enumerate(kept) if held[place]]
         self.keys = self.names
@@ -54,15 +56,13 @@ class FolderSource(EncodedSource):
 
     def contents(self) -> str:
         """A hash of names, labels and sizes of the files; not of times, which change when a folder is copied."""
-        with ThreadPoolExecutor() as pool:
-            sizes = pool.map(lambda name: os.stat(self._path / name).st_size, self.names)
+        sizes = threaded(lambda name: _size(self._path / name), self.names)
         return hash_lines(self.names, self.labels or (), sizes)
 
     def _readable(self, found: Walk, config: DataConfig) -> dict[str, Header]:
         """The headers of what can be read. Raises UserError where that is nothing, or too little of what is there."""
-        with ThreadPoolExecutor() as pool:  # threads, because opening files on a network disk is waiting
-            opened = pool.map(lambda name: header_of(found.folder / name, config.max_pixels), found.pictures)
-            headers = dict(zip(found.pictures, opened, strict=True))
+        opened = threaded(lambda name: header_of(found.folder / name, config.max_pixels), found.pictures)
+        headers = dict(zip(found.pictures, opened, strict=True))
         unread = Counter(header.unread for header in headers.values() if header.unread)
         broken = {name: header for name, header in headers.items() if header.problem and not header.unread}
         good = {name: header for name, header in headers.items() if not header.problem}
@@ -113,6 +113,14 @@ class FolderSource(EncodedSource):
         return [names[number] for number in used], [splits.rest_N[number] for number in used], is_held
 
 
+def _size(path: Path) -> int:
+    """Bytes; -1 of a file that has gone."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
 def _split_note(sizes: Counter[str], wanted: set[str], held: set[str]) -> str:
     found = ", ".join(f"{split} ({sizes[split]})" for split in ("train", "val", "test") if sizes[split])
     if len(sizes) == 1:
@@ -126,6 +134,8 @@ def _split_note(sizes: Counter[str], wanted: set[str], held: set[str]) -> str:
 
 def _looked_for(found: Walk) -> str:
     beside = f" It holds {_by_number(found.others)}." if found.others else ""
+    if found.passed_over.total():
+        beside += f" Passed over: {_by_number(+found.passed_over)} (pictures of system and hidden folders)."
     kinds = " ".join(sorted(READABLE_SUFFIXES))
     return f"looked there and in its sub-folders for {kinds}, however they are called.{beside}"
 

@@ -87,6 +87,10 @@ class EncodedSource(ImageSource):
             f"{len(first)} files are copies of others, byte for byte ({self.names[example]} of "
             f"{self.names[first[example]]}): copies stay on one side of the split"
         )
+        if self.labels is not None and (torn := [n for n, o in first.items() if self.labels[n] != self.labels[o]]):
+            self.notes.append(
+                f"{len(torn)} copies have another class than what they are copies of ({self.names[torn[0]]})"
+            )
         if self.held_out is not None:
             held = {self.keys[number] for number in self.held_out}
             trained = {self.keys[number] for number in set(range(len(self))).difference(self.held_out)}

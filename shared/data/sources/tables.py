@@ -1,6 +1,7 @@
 """Images in tables: Parquet files, which are streamed, and other Hugging Face datasets, which are memory-mapped."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from shared.data.config import DataConfig
 from shared.data.pictures.copies import copies_of
 from shared.data.pictures.decode import UnreadableImage, reason_of
 from shared.data.pictures.survey import SAMPLE
-from shared.data.sources.choose import IMAGE_COLUMNS
+from shared.data.sources.choose import IMAGE_COLUMNS, is_saved, may_hold_images
 from shared.data.sources.labels import (
     NO_CLASSES,
     WITHHELD,
@@ -45,10 +46,27 @@ def open_hub(name: str, config: DataConfig) -> ImageSource:
 
 def open_folder(path: Path, files: Sequence[str], config: DataConfig) -> ImageSource:
     """A folder with these Parquet or Arrow files, or what `save_to_disk` of `datasets` left there."""
-    if not _is_saved(path) and plain_path(path) == path:
+    if is_saved(path):
+        return _open_saved(path, config)
+    named_by_datasets = "[" in config.split or _lists_its_files(path)
+    if named_by_datasets and plain_path(path) == path:
         return _open(str(path), str(path), None, config)
-    if not _is_saved(path):  # `datasets` would read a pattern into the folder's name
-        return _open_oddly_named(path, files, config)
+    parquet = [file for file in files if not file.lower().endswith(".arrow")]
+    with_images = [file for file in parquet if may_hold_images(path / file, config.image_column)] or parquet
+    splits, notes = _local_splits(with_images or files, config, str(path))
+    if len(with_images) < len(parquet):
+        notes.append(f"not read: {len(parquet) - len(with_images)} of {len(parquet)} Parquet files, without images")
+    urls = [[str(plain_path(path) / file) for file in some] for some in splits]
+    if parquet:
+        return _stream(str(path), urls, None, config, notes)
+    try:
+        parts = [datasets.load_dataset("arrow", data_files=some, split="train") for some in urls]
+    except Exception as error:
+        raise UserError(f"cannot read the Arrow files in {path}: {reason_of(error)}") from error
+    return TableSource(parts, str(path), config)
+
+
+def _open_saved(path: Path, config: DataConfig) -> ImageSource:
     try:
         saved = datasets.load_from_disk(str(plain_path(path)))
     except Exception as error:
@@ -61,29 +79,34 @@ def open_folder(path: Path, files: Sequence[str], config: DataConfig) -> ImageSo
     return TableSource(parts, str(path), config)
 
 
-def _open_oddly_named(path: Path, files: Sequence[str], config: DataConfig) -> ImageSource:
-    """A folder of Parquet files, whose names tell the splits as `datasets` has it; all are "train" where none does."""
-    if not all(file.endswith(".parquet") for file in files):
-        raise UserError(f"Arrow files in {path} cannot be read under that name: rename the folder")
+def _lists_its_files(path: Path) -> bool:
+    """Whether the folder is a copy of a dataset of the hub that says itself which files are which split."""
+    try:
+        return "\nconfigs:" in (path / "README.md").read_text(errors="replace").split("\n---")[0]
+    except OSError:
+        return False
+
+
+def _local_splits(files: Sequence[str], config: DataConfig, where: str) -> tuple[list[list[str]], list[str]]:
+    """The files of the splits that are asked for, as their names tell them, and a note on the others.
+
+    All are "train" where no name tells.
+    """
     split_of = {file: split_in(file) for file in files}
-    if set(split_of.values()) == {None}:
-        split_of = dict.fromkeys(files, "train")
-    known = [split for split in dict.fromkeys(split_of.values()) if split]
-    asked = [asked_splits(split, known, str(path), f"data.{key}") for split, key in _asked(config)]
-    plain = plain_path(path)
-    return _stream(
-        str(path), [[str(plain / file) for file in files if split_of[file] in splits] for splits in asked], None, config
-    )
+    if "train" not in split_of.values():
+        split_of = {file: split or "train" for file, split in split_of.items()}
+    known = list(dict.fromkeys(split for split in split_of.values() if split))
+    asked = [asked_splits(split, known, where, f"data.{key}") for split, key in _asked(config)]
+    splits = [[file for file in files if split_of[file] in wanted] for wanted in asked]
+    used = " and ".join(sorted(set().union(*asked)))
+    unnamed = sum(split is None for split in split_of.values())
+    notes = [f"files are splits: {', '.join(known)}; {used} used (data.split, data.held_out)"] if len(known) > 1 else []
+    return splits, notes + ([f"not read: {unnamed} tables beside those of the splits"] if unnamed else [])
 
 
 def open_file(path: Path, config: DataConfig) -> ImageSource:
     """One Parquet file."""
     return _stream(str(path), [[str(plain_path(path))]], None, config)
-
-
-def _is_saved(path: Path) -> bool:
-    """Whether `save_to_disk` of `datasets` wrote this folder."""
-    return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
 
 
 def _open(where: str, name: str, subset: str | None, config: DataConfig) -> ImageSource:
@@ -122,21 +145,35 @@ def _no_split(where: str, split: str, known: Any, key: str) -> UserError:
     return UserError(f"{where} has no split {split!r}: {hint}")
 
 
-def _stream(where: str, urls: Sequence[Sequence[str]], features: Any, config: DataConfig) -> ParquetSource:
+def _stream(
+    where: str, urls: Sequence[Sequence[str]], features: Any, config: DataConfig, notes: Sequence[str] = ()
+) -> ParquetSource:
     """A source over the Parquet files of a split, and of the one that is held out, if any.
 
     features: what the hub says of their columns, if anything.
     """
     files = ParquetFiles([url for some in urls for url in some], where)
-    features = features or datasets.Features.from_arrow_schema(files.schema)
+    features = features or _features(files.schema)
     columns = choose_columns(features, files.column, config, where)
-    source = ParquetSource(files, columns.image, columns.classes, config, columns.notes)
+    source = ParquetSource(files, columns.image, columns.classes, config, [*notes, *columns.notes])
     if len(urls) > 1:
         source.held_out = range(sum(group.rows for group in files.groups if group.url in urls[0]), len(source))
     source.learn(aside(lambda: source.look_at_first(config)))
     if source.is_small:
         source.join_copies(copies_of(aside(source.digests)))
     return source
+
+
+def _features(schema: Any) -> Any:
+    """The types of a schema's columns, without those that `datasets` has no type for."""
+    try:
+        return datasets.Features.from_arrow_schema(schema)
+    except (ValueError, TypeError, KeyError):
+        found = {}
+        for field in schema:
+            with suppress(ValueError, TypeError, KeyError):
+                found[field.name] = datasets.features.features.generate_from_arrow_type(field.type)
+        return datasets.Features(found)
 
 
 class TableSource(EncodedSource):

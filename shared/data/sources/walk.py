@@ -5,25 +5,27 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.data.pictures.header import head_of
 from shared.data.pictures.suffixes import PICTURE_SUFFIXES, SIGNATURES
+from shared.threads import threaded
 
 log = logging.getLogger(__name__)
 
-TABLE_SUFFIXES = {".parquet", ".arrow"}
+TABLE_SUFFIXES = {".parquet", ".pq", ".arrow"}
 SHARD_SUFFIXES = {".tar"}
 LABEL_SUFFIXES = {".csv", ".tsv", ".jsonl", ".json", ".parquet"}
 # Files that lie beside pictures, one or two for each, and are not even looked into.
 SIDECARS = {".caption", ".json", ".npy", ".npz", ".pt", ".safetensors", ".txt", ".yaml", ".yml", ".xml", ".xmp"}
+MOST_NAMES = 2  # of one folder: links among a few folders make paths without end
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of the ImageFolder of `datasets`
 # What operating systems, network disks and programs put beside pictures: copies, thumbnails, and what was thrown away.
 SYSTEM_FOLDERS = re.compile(
-    r"\..*|@eaDir|@tmp|@Recycle|@Recently-Snapshot|@sharebin|#recycle|#snapshot|~snapshot|\$RECYCLE\.BIN|RECYCLER|RECYCLED"
-    r"|System Volume Information|\$WinREAgent|lost\+found|__MACOSX|Network Trash Folder|Temporary Items|__pycache__"
+    r"\..*|\$(RECYCLE\.BIN|Recycled|Extend|AVG|WINDOWS|WinREAgent|SysReset|GetCurrent).*|~snapshot|@(eaDir|tmp|Recycle|Trash|Transcode|download|appstore|snapshots?|sharebin|__thumb|Syno|Recently).*"
+    r"|#(recycle|snapshot|trash).*|_?recycled?(r|\.bin| bin)?|System Volume Information|FOUND\.\d+|MSOCache|lost\+found"
+    r"|_+MACOSX|Network Trash Folder|Temporary Items|TheVolumeSettingsFolder|iPod Photo Cache|_gsdata_|__pycache__"
     r"|.*\.lrdata",
     re.IGNORECASE,
 )
@@ -33,8 +35,8 @@ SYSTEM_FOLDERS = re.compile(
 class Walk:
     """Paths are relative to the folder, with "/", and sorted.
 
-    pictures: what is one by its suffix or its first bytes. metadata: files named as in `METADATA`. labels: tables of
-    text at the top. tables: Parquet and Arrow files. shards: tar archives.
+    pictures: what is one by its suffix or its first bytes. metadata: files named as in `METADATA`. labels: other
+    tables of text. tables: Parquet and Arrow files. shards: tar archives.
     others: how many files are none of these, by suffix. passed_over: pictures in each kind of system or hidden place.
     """
 
@@ -63,8 +65,9 @@ def walk(folder: Path) -> Walk:
             found.tables.append(name)
         elif suffix in SHARD_SUFFIXES:
             found.shards.append(name)
-        elif suffix in LABEL_SUFFIXES and "/" not in name:
+        elif suffix in LABEL_SUFFIXES and (suffix != ".json" or "/" not in name):
             found.labels.append(name)
+            found.others[suffix] += 1
         elif suffix in SIDECARS:
             found.others[suffix] += 1
         else:
@@ -77,8 +80,7 @@ def walk(folder: Path) -> Walk:
 
 def _sort_out(names: Sequence[str], found: Walk) -> None:
     """Tell pictures by their first bytes, whatever they are called."""
-    with ThreadPoolExecutor() as pool:  # threads, because opening files on a network disk is waiting
-        heads = pool.map(lambda name: head_of(found.folder / name), names)
+    heads = threaded(lambda name: head_of(found.folder / name), names)
     for name, head in zip(names, heads, strict=True):
         if SIGNATURES.match(head):
             found.pictures.append(name)
@@ -87,25 +89,33 @@ def _sort_out(names: Sequence[str], found: Walk) -> None:
 
 
 def _files(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
-    """All files below `folder`; counts the pictures of the folders that it does not go into."""
-    seen = set()
+    """All files below `folder`; counts the pictures of the folders that it does not go into.
+
+    A folder is read under every name that it has, by links too; not within itself, nor more than `MOST_NAMES` times.
+    """
+    seen: Counter[str] = Counter()
+    above_of = {str(folder): {os.path.realpath(folder)}}
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=_name_closed_folder):
-        here = os.path.realpath(parent)
-        if here in seen:  # a link back to a folder already walked
-            folders.clear()
-            continue
-        seen.add(here)
-        for name in [name for name in folders if SYSTEM_FOLDERS.fullmatch(name)]:
+        above = above_of.pop(parent)
+        for name in list(folders):
+            path = os.path.join(parent, name)
+            real = os.path.realpath(path)
+            seen[real] += 1
+            if SYSTEM_FOLDERS.fullmatch(name):
+                passed_over[name] += _pictures_in(Path(path))
+            elif real not in above and seen[real] <= MOST_NAMES:
+                above_of[path] = above | {real}
+                continue
             folders.remove(name)
-            passed_over[name] += _pictures_in(Path(parent) / name)
         folders.sort()
-        above = os.path.relpath(parent, folder).replace(os.sep, "/") + "/"
-        yield from ((above + name).removeprefix("./") for name in files)
+        here = os.path.relpath(parent, folder).replace(os.sep, "/") + "/"
+        yield from ((here + name).removeprefix("./") for name in files)
 
 
 def _pictures_in(folder: Path) -> int:
-    """How many files are pictures by their suffix."""
-    return sum(Path(name).suffix.lower() in PICTURE_SUFFIXES for _, _, files in os.walk(folder) for name in files)
+    """How many files are pictures, tables or shards by their suffix."""
+    counted = PICTURE_SUFFIXES | TABLE_SUFFIXES | SHARD_SUFFIXES
+    return sum(Path(name).suffix.lower() in counted for _, _, files in os.walk(folder) for name in files)
 
 
 def _name_closed_folder(error: OSError) -> None:

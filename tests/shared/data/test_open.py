@@ -17,6 +17,7 @@ from shared.data.config import DataConfig
 from shared.data.dataset import ImageDataset
 from shared.data.open import open_datasets
 from shared.errors import UserError
+from shared.text import shown
 from tests.pictures import encoded
 
 HEIC = struct.pack(">I", 24) + b"ftypheic" + struct.pack(">I", 0) + b"mif1heic" + bytes(400)
@@ -55,7 +56,7 @@ def found(source: Path, caplog: pytest.LogCaptureFixture, **options: Any) -> tup
     with caplog.at_level(logging.INFO):
         train, held_out = open_datasets(DataConfig(source=str(source), image_size=8, **options), seed=0)
     (line,) = caplog.messages
-    return train, held_out, line.removeprefix(f"{source}: ")
+    return train, held_out, line.removeprefix(f"{shown(str(source))}: ")
 
 
 def names(dataset: ImageDataset) -> set[str]:
@@ -121,8 +122,8 @@ def test_splits_can_be_meant_as_classes(splits: Path, caplog: pytest.LogCaptureF
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "holdout"}, "no split 'holdout' (data.split): set it to one of test, train, val"),
-        ({"held_out": "holdout"}, "no split 'holdout' (data.held_out)"),
+        ({"split": "unseen"}, "no split 'unseen' (data.split): set it to one of test, train, val"),
+        ({"held_out": "unseen"}, "no split 'unseen' (data.held_out)"),
         ({"split": "val", "held_out": "val"}, "leave nothing to train on"),
         ({"split": "val", "labels": "folders"}, "has no split 'val'"),
     ],
@@ -327,7 +328,7 @@ def test_one_stray_table_does_not_take_over_a_folder(tmp_path: Path, caplog: pyt
     train, _, line = found(tmp_path, caplog)
     assert len(train.source) == 20
     assert train.source.labels is None
-    assert "not read: 1 Parquet or Arrow file without images" in line
+    assert "not read: 1 Parquet or Arrow file in which no images were found" in line
     assert "00000 are parts of a download, not classes" in line
 
 
@@ -381,6 +382,47 @@ def test_no_folder_s_name_is_a_pattern_or_an_address(
     assert len(found(tmp_path / name / "train-0.parquet", caplog)[0].source) == 12
 
 
+def test_tables_beside_images_are_read_where_they_hold_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not by `datasets`, which would take the commonest suffix."""
+    import pandas
+
+    folder(tmp_path, 8)
+    for number, name in enumerate(["a.parquet", "b.PARQUET", "#recycle/c.parquet"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        images = [encoded(drawing(100 * number + row)) for row in range(30)]
+        pandas.DataFrame({"image": images}).to_parquet(tmp_path / name)
+    pandas.DataFrame({"emb": [[1.0]] * 30}).to_parquet(tmp_path / "0-features.parquet")
+    train, _, line = found(tmp_path, caplog)
+    assert len(train.source) == 60
+    assert "not read: 8 image files (data.format=images reads those instead)" in line
+    assert "not read: 1 of 3 Parquet files, without images" in line
+
+
+def test_files_of_tables_are_splits_by_their_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import pandas
+
+    for number, name in enumerate(["my-train.parquet", "my-test.parquet"]):
+        images = [encoded(drawing(100 * number + row)) for row in range(20)]
+        pandas.DataFrame({"image": images, "odd": [{"a": 1}] * 20}).to_parquet(tmp_path / name)
+    train, held_out, line = found(tmp_path, caplog)
+    assert len(train.source) == 20
+    assert "files are splits: test, train; train used" in line
+    train, held_out, _ = found(tmp_path, caplog, held_out="test")
+    assert (len(train), len(held_out)) == (20, 20)
+
+
+def test_a_column_of_a_type_that_is_not_needed_does_no_harm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    images = [encoded(drawing(row)) for row in range(12)]
+    maps = pyarrow.array([[("a", 1)]] * 12, pyarrow.map_(pyarrow.string(), pyarrow.int64()))
+    pyarrow.parquet.write_table(
+        pyarrow.table({"m": maps, "image": images, "label": [0, 1] * 6}), tmp_path / "a.parquet"
+    )
+    assert found(tmp_path, caplog)[0].source.class_names == ["0", "1"]
+
+
 # Shards
 
 
@@ -428,7 +470,7 @@ def test_shards_with_json_and_what_img2dataset_writes_beside(tmp_path: Path, cap
     train, _, line = found(tmp_path, caplog)
     assert train.source.class_names == ["0", "1", "2"]
     assert "not used as classes: kind (data.label=kind)" in line
-    assert "not read: 1 Parquet or Arrow file without images" in line
+    assert "not read: 1 Parquet or Arrow file in which no images were found" in line
     assert found(tmp_path, caplog, label="kind")[0].source.class_names == ["a", "b"]
 
 

@@ -49,8 +49,9 @@ def test_splits_below_classes_and_below_a_wrapper() -> None:
 
 
 def test_what_lies_beside_the_splits_belongs_to_none() -> None:
-    assert find_splits(["extra/1.png", "2.png", "train/3.png", "val/4.png"]) == Splits(
-        [None, None, "train", "val"], ["extra/1.png", "2.png", "3.png", "4.png"]
+    names = ["extra/1.png", "2.png", "train/3.png", "train/4.png", "val/5.png"]
+    assert find_splits(names) == Splits(
+        [None, None, "train", "train", "val"], ["extra/1.png", "2.png", "3.png", "4.png", "5.png"]
     )
 
 
@@ -59,13 +60,43 @@ def test_what_lies_beside_the_splits_belongs_to_none() -> None:
     [
         ["bus/1.png", "car/2.png", "train/3.png"],  # of vehicles
         ["train/1.png", "2.png"],
-        ["test/1.png", "val/2.png"],
+        ["train_a/1.png", "test_b/2.png"],
+        ["train/1.png", "test/2.png", "cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"],  # fewer are in splits
         ["a/train/1.png", "b/2.png"],
         ["1.png", "2.png"],
     ],
 )
 def test_no_splits(names: list[str]) -> None:
     assert find_splits(names) is None
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("trainset", "testset"),
+        ("trainImages", "testImages"),
+        ("DIV2K_train_HR", "DIV2K_valid_HR"),
+        ("imagenet_train", "imagenet_val"),
+        ("train_64x64", "valid_64x64"),
+        ("seg_train", "seg_test"),
+        ("images_tr", "images_ts"),
+        ("train.jpgs", "test.jpgs"),
+        ("training_set/training_set", "test_set/test_set"),
+        ("val", "test"),
+    ],
+)
+def test_folders_alike_but_for_the_split(folders: tuple[str, str]) -> None:
+    splits = find_splits([f"{folder}/{kind}/1.png" for folder in folders for kind in ("cat", "dog")])
+    assert splits is not None
+    assert len(set(splits.of_N)) == 2
+    assert splits.rest_N == ["cat/1.png", "dog/1.png"] * 2
+
+
+def test_a_stray_picture_beside_splits_below_a_wrapper_belongs_to_none() -> None:
+    splits = find_splits(["data/logo.png", "data/train/a/1.png", "data/train/b/2.png", "data/test/a/3.png"])
+    assert splits == Splits(
+        [None, "train", "train", "test"], ["data/logo.png", "data/a/1.png", "data/b/2.png", "data/a/3.png"]
+    )
 
 
 def test_train_alone_is_a_split() -> None:

@@ -71,7 +71,7 @@ def test_folders_that_are_only_called_so_are_classes(tmp_path: Path, name: str) 
 def test_each_sort_of_file_has_its_place(tmp_path: Path) -> None:
     write(tmp_path, "a.png", "._a.png", "train/metadata.csv", "labels.csv", "deep/labels.csv", "x.parquet", "y/z.tar")
     found = walk(tmp_path)
-    assert found.pictures == ["a.png", "deep/labels.csv"]  # a PNG by its content
+    assert found.pictures == ["a.png"]
     assert found.metadata == ["train/metadata.csv"]
-    assert (found.labels, found.tables, found.shards) == (["labels.csv"], ["x.parquet"], ["y/z.tar"])
+    assert (found.labels, found.tables, found.shards) == (["deep/labels.csv", "labels.csv"], ["x.parquet"], ["y/z.tar"])
     assert found.passed_over == {"hidden files": 1}
