@@ -20,7 +20,14 @@ def show() -> None:
 
 
 class _Stderr(logging.Handler):
-    """Writes to whatever stderr is at the time, above a progress bar."""
+    """Writes to whatever stderr is at the time, above a progress bar. What was said once is not said again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        line = self.format(record)
+        if line not in self._said:
+            self._said.add(line)
+            tqdm.write(line, file=sys.stderr)
