@@ -192,7 +192,7 @@ def profiles(folder: Path, rng: random.Random) -> Truth:
     for number in range(12):
         icc = rng.randbytes(90) if number < broken else srgb
         (folder / f"{number}.png").write_bytes(encoded(drawing(rng), "PNG", icc_profile=icc))
-    return Truth(12, said=[f"{broken} pictures have a broken colour profile"])
+    return Truth(12, said=[f"a broken colour profile is passed over, in {broken} picture"])
 
 
 def white_on_nothing(folder: Path, rng: random.Random) -> Truth:

@@ -36,8 +36,12 @@ def notes_on_profiles(states: Iterable[State]) -> list[str]:
     """Sentences on pictures whose colours are converted, and on those whose profile is nonsense."""
     count = Counter(states)
     converted, broken = count["other"], count["broken"]
-    notes = [f"{converted} pictures have a colour profile that is converted to sRGB"] if converted else []
-    return notes + ([f"{broken} pictures have a broken colour profile, which is passed over"] if broken else [])
+    notes = [f"colours of another profile are converted to sRGB, in {_pictures(converted)}"] if converted else []
+    return notes + ([f"a broken colour profile is passed over, in {_pictures(broken)}"] if broken else [])
+
+
+def _pictures(number: int) -> str:
+    return f"{number} picture{'' if number == 1 else 's'}"
 
 
 def to_srgb(image: Image.Image) -> Image.Image:

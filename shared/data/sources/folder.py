@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from shared.data.config import DataConfig
 from shared.data.pictures.copies import copies_among
@@ -81,7 +81,8 @@ class FolderSource(EncodedSource):
             raise UserError(f"no images in {self._path}: {_looked_for(found)}")
         if found.others:
             self.notes.append(f"beside them {_by_number(found.others)}")
-        gone = {_top(name) for name in broken} - {_top(name) for name in good} - {""}
+        used = {str(folder) for name in good for folder in PurePosixPath(name).parents}
+        gone = {str(PurePosixPath(name).parent) for name in headers.keys() - good.keys()} - used
         if gone:
             self.notes.append(f"no readable image in {some(sorted(gone), join=', ')}")
         return good
@@ -125,9 +126,9 @@ def _split_note(sizes: Counter[str], wanted: set[str], held: set[str]) -> str:
     found = ", ".join(f"{split} ({sizes[split]})" for split in ("train", "val", "test") if sizes[split])
     if len(sizes) == 1:
         return f"the folder {found} is a split, not a class (data.labels=folders takes it as one)"
-    measured = f"{' and '.join(sorted(held))} is held out" if held else "none is held out for measuring (data.held_out)"
+    measured = f"held out: {' and '.join(sorted(held))}" if held else "none is held out for measuring (data.held_out)"
     return (
-        f"folders are splits: {found}; {' and '.join(sorted(wanted))} is used (data.split), {measured}; "
+        f"folders are splits: {found}; used: {' and '.join(sorted(wanted))} (data.split), {measured}; "
         "data.labels=folders takes them as classes"
     )
 
@@ -146,7 +147,3 @@ def _by_number(counts: Counter[str]) -> str:
 
 def _place(name: str) -> str:
     return name if name == "hidden files" else f"in {name}"
-
-
-def _top(name: str) -> str:
-    return name.rpartition("/")[0].split("/")[0]

@@ -84,8 +84,8 @@ class EncodedSource(ImageSource):
         before, example = self.keys, next(iter(first))
         self.keys = [before[first.get(number, number)] for number in range(len(self))]
         self.notes.append(
-            f"{len(first)} files are copies of others, byte for byte ({self.names[example]} of "
-            f"{self.names[first[example]]}): copies stay on one side of the split"
+            f"{counted(len(first), 'file is a copy', 'files are copies')} of others, byte for byte "
+            f"({self.names[example]} of {self.names[first[example]]}): copies stay on one side of the split"
         )
         if self.labels is not None and (torn := [n for n, o in first.items() if self.labels[n] != self.labels[o]]):
             self.notes.append(
@@ -95,7 +95,8 @@ class EncodedSource(ImageSource):
             held = {self.keys[number] for number in self.held_out}
             trained = {self.keys[number] for number in set(range(len(self))).difference(self.held_out)}
             if both := sorted(held & trained):
-                self.notes.append(f"{len(both)} held-out images are in the training split too: {some(both, 3)}")
+                what = counted(len(both), "held-out picture is", "held-out pictures are")
+                self.notes.append(f"{what} in the training split too: {some(both, 3)}")
 
     def digests(self) -> dict[int, bytes]:
         """A hash of each image's file, where it can be read."""
@@ -134,6 +135,11 @@ def unusable(names: Sequence[str], total: int, where: str) -> str:
 def some(names: Sequence[str], most: int = 5, join: str = "; ") -> str:
     """The first few names, and how many more there are."""
     return join.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def counted(number: int, one: str, several: str) -> str:
+    """A number with the words that fit it."""
+    return f"{number} {one if number == 1 else several}"
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -97,7 +97,7 @@ def test_splits_are_not_classes_and_training_uses_train(splits: Path, caplog: py
     assert len(train.source) == 16
     assert all(name.startswith("Train/") for name in train.source.names)
     assert names(train) | names(held_out) == set(train.source.names)
-    assert "folders are splits: train (16), val (6), test (4); train is used (data.split)" in line
+    assert "folders are splits: train (16), val (6), test (4); used: train (data.split)" in line
     for index, name in enumerate(train.source.names):
         assert train.source.labels[index] == ["cat", "dog"].index(name.split("/")[1])  # type: ignore[index]
 
@@ -207,7 +207,7 @@ def test_copies_of_held_out_images_are_said(tmp_path: Path, caplog: pytest.LogCa
     folder(tmp_path / "train", 9)
     folder(tmp_path / "test", 3, 100)
     shutil.copy(tmp_path / "train/004.png", tmp_path / "test/x.png")
-    assert "1 held-out images are in the training split too: test/x.png" in found(tmp_path, caplog, held_out="test")[2]
+    assert "1 held-out picture is in the training split too: test/x.png" in found(tmp_path, caplog, held_out="test")[2]
 
 
 def test_files_of_one_length_and_one_middle_are_no_copies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
