@@ -64,15 +64,15 @@ def without_strays(names: Sequence[str]) -> tuple[Sequence[int], list[str]]:
     """
     kept, stray = list(range(len(names))), list[int]()
     while kept:
-        folders_N = [names[place].count("/") for place in kept]
-        beside = [place for place, depth in zip(kept, folders_N, strict=True) if depth == min(folders_N)]
         classes = folder_classes([names[place] for place in kept])[0]
         if classes.class_names and len(classes.class_names) > 1:
             break
-        stray += beside
+        depths = [names[place].count("/") for place in kept]
+        highest = min(depths)
+        stray += [place for place, depth in zip(kept, depths, strict=True) if depth == highest]
         if len(stray) > MOST_STRAY * len(names):
             return range(len(names)), []
-        kept = sorted(set(kept) - set(beside))
+        kept = [place for place, depth in zip(kept, depths, strict=True) if depth > highest]
     if not stray:
         return kept, []
     lie = "1 image lies" if len(stray) == 1 else f"{len(stray)} images lie"
@@ -194,8 +194,12 @@ def _used(
     if not tables:
         return NO_CLASSES, notes
     where = f"column {tables[0][1]!r} of {', '.join(name for name, _, _ in tables[:3])}"
-    found = [table.of(names, exactly=True)[0] for _, _, table in tables]
-    labels = [next((label for label in labels if label is not None), None) for labels in zip(*found, strict=True)]
+    labels: list[Any] = [None] * len(names)
+    for file, _, table in tables:
+        base = file[: file.rfind("/") + 1]
+        below = [place for place, name in enumerate(names) if labels[place] is None and name.startswith(base)]
+        for place, label in zip(below, table.of([names[place] for place in below], exactly=True)[0], strict=True):
+            labels[place] = label
     if missing := sum(label is None for label in labels):
         reason = f"{missing} of {len(names)} images have no label there"
     else:

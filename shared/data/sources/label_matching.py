@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ class FileLabels:
         self._by_path: dict[str, Any] = {}
         for row, label, missing in zip(rows, labels, missing_among(labels), strict=True):
             name = normal(row.get(files))
-            name = name if _is_absolute(name) else base + name
+            name = name if _is_absolute(name) else normal(base) + name
             value = None if missing else label
             if self._by_path.setdefault(name, value) != value:
                 raise UserError(
@@ -97,22 +97,28 @@ def match(pictures: Sequence[str], written: Sequence[str], *, exactly: bool = Fa
     of: dict[int, int] = {}
     free = set(range(len(written)))
     unclear: set[int] = set()
-    for of_picture, of_row in FORMS:
+    for found in _by_exactness(pictures, written, free, exactly):
         if len(of) == len(pictures) or not free:
             break
+        pairs = [(picture, row) for picture, row in found if row in free]
+        pictures_of = Counter(row for _, row in pairs)
+        rows_of = Counter(picture for picture, _ in pairs)
+        for picture, row in pairs:
+            if pictures_of[row] == 1 and rows_of[picture] == 1 and picture not in of:
+                of[picture] = row
+                free.remove(row)
+            else:
+                unclear.add(picture)
+    return Matches([of.get(place) for place in range(len(pictures))], len(unclear - set(of)))
+
+
+def _by_exactness(pictures: Sequence[str], written: Sequence[str], free: Set[int], exactly: bool) -> Iterator[Pairs]:
+    """Pairs of a picture and one of the rows that are still `free` then, the most exact first."""
+    for of_picture, of_row in FORMS:
         by_picture = _places({place: of_picture(name) for place, name in enumerate(pictures)})
         by_row = _places({row: of_row(written[row]) for row in sorted(free)})
         for find in (_whole, _end_of_absolute) if exactly else (_whole, _end_of_row, _end_of_picture, _bare_name):
-            pairs = {(picture, row) for picture, row in find(by_picture, by_row) if row in free}
-            pictures_of = Counter(row for _, row in pairs)
-            rows_of = Counter(picture for picture, _ in pairs)
-            for picture, row in pairs:
-                if pictures_of[row] == 1 and rows_of[picture] == 1 and picture not in of:
-                    of[picture] = row
-                    free.remove(row)
-                else:
-                    unclear.add(picture)
-    return Matches([of.get(place) for place in range(len(pictures))], len(unclear - set(of)))
+            yield find(by_picture, by_row)
 
 
 def normal(name: Any) -> str:
