@@ -134,8 +134,6 @@ def metadata(folder: Path, rng: random.Random) -> Truth:
         frame = pandas.DataFrame(rows)
         frame.to_parquet(path) if suffix == "parquet" else frame.to_csv(path, index=False)
     kinds = sorted({str(int(value)) if isinstance(value, float) else str(value) for value in values})
-    if suffix == "csv" and isinstance(values[0], float):
-        kinds = ["1.0", "2.0"]  # text
     return Truth(12, kinds, said=["classes from column 'label'", "extra_class"])
 
 
