@@ -40,10 +40,10 @@ from shared.data import loader
 from shared.data.augment import AugmentConfig
 from shared.data.config import DataConfig
 from shared.data.dataset import ImageDataset
+from shared.data.labels.classes import NO_CLASSES
 from shared.data.loader import training_loader
 from shared.data.open import open_datasets
 from shared.data.order import ImageBatches
-from shared.data.sources.labels import NO_CLASSES
 from shared.data.sources.parquet import ParquetFiles, ParquetSource
 from shared.data.vision import torchvision
 from shared.reporting.curves import COLOURS

@@ -34,7 +34,9 @@ class FolderSource(EncodedSource):
         names, rest, held = self._of_splits(list(headers), config)
         classes, kept, notes = classes_in(found, names, rest, config)
         if len(kept) < len(names):
-            self.left_out[f"without a label in {config.labels}"] = len(names) - len(kept)
+            in_table = config.labels not in (None, "folders")
+            why = f"without a label in {config.labels}" if in_table else "beside the class folders"
+            self.left_out[why] = len(names) - len(kept)
         self.names = [names[place] for place in kept]
         self.labels, self.class_names = classes
         if config.labels is None and (untaken := not_taken(self.class_names or [])):

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared.data.config import DataConfig
-from shared.data.sources.label_files import NoRows, Row, columns_of, read_rows
-from shared.data.sources.label_matching import FileLabels, Matches, file_column
-from shared.data.sources.labels import (
+from shared.data.labels.classes import (
     NO_CLASSES,
     Classes,
     NoClasses,
@@ -16,6 +14,8 @@ from shared.data.sources.labels import (
     label_columns,
     looks_like_classes,
 )
+from shared.data.labels.files import NoRows, Row, columns_of, read_rows
+from shared.data.labels.matching import FileLabels, Matches, file_column
 from shared.data.sources.source import some
 from shared.data.sources.walk import Walk
 from shared.errors import UserError

@@ -25,11 +25,11 @@ import pyarrow.parquet
 import torch
 
 from shared.data.config import DataConfig
+from shared.data.labels.classes import Classes
 from shared.data.order import SPARE, Blocks
 from shared.data.pictures.decode import UnreadableImage, reason_of
 from shared.data.pictures.survey import SAMPLE, Survey
 from shared.data.sources.disk_buffer import DiskBuffer
-from shared.data.sources.labels import Classes
 from shared.data.sources.source import EncodedSource, hash_lines, spread
 from shared.disk.cache_folder import cache_folder
 from shared.errors import UserError

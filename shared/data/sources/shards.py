@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared.data.config import DataConfig
+from shared.data.labels.classes import NO_CLASSES, Classes, NoClasses, classes_of, label_columns, looks_like_classes
 from shared.data.pictures.copies import COMPARED, copies_among, sample_of
 from shared.data.pictures.decode import UnreadableImage
 from shared.data.pictures.suffixes import PICTURE_SUFFIXES, READABLE_SUFFIXES
 from shared.data.pictures.survey import SAMPLE
-from shared.data.sources.labels import NO_CLASSES, Classes, NoClasses, classes_of, label_columns, looks_like_classes
 from shared.data.sources.source import EncodedSource, hash_lines, some, spread
 from shared.data.sources.splits import asked_splits, split_in
 from shared.errors import UserError

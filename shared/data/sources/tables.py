@@ -10,11 +10,7 @@ import datasets
 
 from shared.data.aside import aside
 from shared.data.config import DataConfig
-from shared.data.pictures.copies import copies_of
-from shared.data.pictures.decode import UnreadableImage, reason_of
-from shared.data.pictures.survey import SAMPLE
-from shared.data.sources.choose import IMAGE_COLUMNS, is_saved, may_hold_images
-from shared.data.sources.labels import (
+from shared.data.labels.classes import (
     NO_CLASSES,
     WITHHELD,
     Classes,
@@ -23,6 +19,10 @@ from shared.data.sources.labels import (
     label_columns,
     looks_like_classes,
 )
+from shared.data.pictures.copies import copies_of
+from shared.data.pictures.decode import UnreadableImage, reason_of
+from shared.data.pictures.survey import SAMPLE
+from shared.data.sources.choose import IMAGE_COLUMNS, is_saved, may_hold_images
 from shared.data.sources.parquet import MOST_COMPARED, ParquetFiles, ParquetSource
 from shared.data.sources.source import EncodedSource, ImageSource, spread
 from shared.data.sources.splits import SPLIT_OF, asked_splits, split_in

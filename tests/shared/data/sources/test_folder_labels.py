@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from shared.data.config import DataConfig
+from shared.data.labels.classes import NO_CLASSES
 from shared.data.sources.folder_labels import FolderClasses, classes_in, folder_classes, without_strays
-from shared.data.sources.labels import NO_CLASSES
 from shared.data.sources.walk import Walk
 from shared.errors import UserError
 

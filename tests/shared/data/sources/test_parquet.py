@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from shared.data.config import DataConfig
+from shared.data.labels.classes import NO_CLASSES
 from shared.data.loader import Batch, training_loader, validation_loader
 from shared.data.open import open_datasets
 from shared.data.pictures.decode import UnreadableImage
-from shared.data.sources.labels import NO_CLASSES
 from shared.data.sources.parquet import ParquetFiles, ParquetSource, RowGroup
 from shared.errors import UserError
 

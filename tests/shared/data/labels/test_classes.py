@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from shared.data.sources.labels import (
+from shared.data.labels.classes import (
     NoClasses,
     classes_of,
     label_column,

@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from shared.data.sources.labels import label_columns
+from shared.data.labels.classes import label_columns
 
 Row = Mapping[str, Any]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.data.sources.label_matching import FileLabels, file_column, match
+from shared.data.labels.matching import FileLabels, file_column, match
 from shared.errors import UserError
 
 

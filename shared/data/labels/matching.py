@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shared.data.labels.classes import missing_among
+from shared.data.labels.files import Row, columns_of
 from shared.data.pictures.suffixes import PICTURE_SUFFIXES
-from shared.data.sources.label_files import Row, columns_of
-from shared.data.sources.labels import missing_among
 from shared.errors import UserError
 
 FILE_COLUMNS = (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.data.sources.label_files import NoRows, columns_of, read_rows
+from shared.data.labels.files import NoRows, columns_of, read_rows
 
 ROWS = [{"file_name": "a.png", "label": "cat"}, {"file_name": "b/c.png", "label": "dog"}]
 
