@@ -134,6 +134,8 @@ class ShardSource(EncodedSource):
     def _classes(
         self, texts: Sequence[dict[str, bytes]], paths: Sequence[str], config: DataConfig, where: str
     ) -> Classes:
+        if config.label is not None and config.labels in ("folders", "none"):
+            raise UserError(f"data.label={config.label} names a column, but data.labels={config.labels} reads none")
         if config.labels == "none":
             return NO_CLASSES
         if config.labels not in (None, "folders"):

@@ -215,6 +215,8 @@ def test_folders_in_an_archive_are_splits_and_classes(tmp_path: Path) -> None:
     assert list(open_(tmp_path, held_out="test").held_out or ()) == [6, 7, 8, 9, 10, 11]
     assert open_(tmp_path, labels="folders").class_names == ["test", "train"]
     assert open_(tmp_path, labels="none").class_names is None
+    with pytest.raises(UserError, match="data.label=cls names a column, but data.labels=folders reads none"):
+        open_(tmp_path, labels="folders", label="cls")
 
 
 # Several archives
