@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from shared.data.sources.shards import read_archive
+from shared.data.sources.archive import read_archive
 from shared.data.sources.walk import Walk
 from shared.errors import UserError
 
@@ -33,8 +33,8 @@ def choose(found: Walk, wanted: Format | None) -> Choice:
     kinds: list[Format] = [kind for kind, files in there.items() if files]  # type: ignore[misc]
     if len(kinds) < 2:
         return Choice(kinds[0] if kinds else "images", [])
-    images: dict[Format, int] = {"images": there["images"], "tables": _rows(found), "shards": _members(found)}
-    best = max(kinds, key=lambda kind: images[kind])
+    images = {"images": there["images"], "tables": _rows(found), "shards": _members(found)}
+    best = max(kinds, key=lambda kind: images[kind] or 0)
     return Choice(best, [_beside(kind, there[kind], images[kind]) for kind in kinds if kind != best])
 
 
@@ -51,12 +51,14 @@ def may_hold_images(path: Path, column: str | None) -> bool:
     return schema is None or (column in schema.names if column else any(map(_holds_images, schema)))
 
 
-def _beside(kind: Format, files: int, images: int) -> str:
+def _beside(kind: Format, files: int, images: int | None) -> str:
     what = {"images": "image file", "tables": "Parquet or Arrow file", "shards": "tar archive"}[kind]
     named = f"{files} {what}{'' if files == 1 else 's'}"
     if images:
         holding = "" if kind == "images" else f" with about {images} images"
         return f"not read: {named}{holding} (data.format={kind} reads those instead)"
+    if images is None:
+        return f"not read: {named}, broken or compressed (tar -cf packs without compressing)"
     return f"not read: {named} in which no images were found"
 
 
@@ -101,15 +103,18 @@ def _holds_images(field: Any) -> bool:
     return named and (pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
 
 
-def _members(found: Walk) -> int:
-    """About how many pictures the archives hold: as many each as the first."""
-    if not found.shards:
-        return 0
-    try:
-        pictures, _ = read_archive(found.folder / found.shards[0])
-    except UserError:
-        return 0
-    return len(pictures) * len(found.shards)
+def _members(found: Walk) -> int | None:
+    """About how many pictures the archives hold: as many each as the first with any. None where all are broken."""
+    about = None if found.shards else 0
+    for name in found.shards:
+        try:
+            pictures = read_archive(found.folder / name).members
+        except UserError:
+            continue
+        about = len(pictures) * len(found.shards)
+        if pictures:
+            break
+    return about
 
 
 def _listed(there: dict[str, int]) -> str:

@@ -6,36 +6,24 @@ headers are read once, and each picture from its place then, so that any order o
 """
 
 import json
-import tarfile
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from shared.data.config import DataConfig
 from shared.data.labels.classes import NO_CLASSES, Classes, NoClasses, classes_of, label_columns, looks_like_classes
 from shared.data.pictures.copies import COMPARED, copies_among, sample_of
 from shared.data.pictures.decode import UnreadableImage
-from shared.data.pictures.suffixes import PICTURE_SUFFIXES, READABLE_SUFFIXES
 from shared.data.pictures.survey import SAMPLE
+from shared.data.sources.archive import Contents, path_in, read_archive
+from shared.data.sources.folder_labels import folder_classes
 from shared.data.sources.source import EncodedSource, hash_lines, some, spread
-from shared.data.sources.splits import asked_splits, split_in
+from shared.data.sources.splits import asked_splits, find_splits, split_in
 from shared.errors import UserError
-
-TEXTS = {".cls", ".json", ".txt"}
-LONGEST_TEXT = 1_000_000  # bytes of a text that may hold a label
-
-
-class Member(NamedTuple):
-    """A picture in an archive: its name, where its bytes begin, how many they are, and the texts beside it."""
-
-    name: str
-    start: int
-    size: int
-    texts: dict[str, bytes]
 
 
 class ShardSource(EncodedSource):
@@ -43,21 +31,25 @@ class ShardSource(EncodedSource):
 
     def __init__(self, folder: Path, archives: Sequence[str], config: DataConfig):
         where = str(folder)
-        used, self.notes, is_held = _of_splits(archives, config, where)
-        self._paths = [folder / name for name in used]
-        with ThreadPoolExecutor() as pool:  # threads, because a network disk is waiting
-            contents = list(pool.map(read_archive, self._paths))
-        self.left_out = sum((left_out for _, left_out in contents), Counter())
-        found = [(number, member) for number, (members, _) in enumerate(contents) for member in members]
-        if not found:
-            raise UserError(f"no images in the {len(self._paths)} tar archives of {where}")
+        split_of = {folder / name: split_in(name) for name in archives}
+        known = sorted({split for split in split_of.values() if split})
+        asked, held = _asked(config, known, where) if len(known) > 1 else ({*known, None}, set())
+        self.notes = _notes_on_archives(split_of, known, asked)
+        self._paths, contents = self._readable([path for path, split in split_of.items() if split in asked])
+        found = [(number, member) for number, one in enumerate(contents) for member in one.members]
+        self._tell_of(contents, len(found), where)
+        paths = [path_in(member.name) for _, member in found]
+        is_held: Sequence[bool] = [split_of[self._paths[number]] in held for number, _ in found]
+        if len(known) < 2:
+            kept, paths, is_held = self._of_members(paths, known, config, where)
+            found = [found[place] for place in kept]
         self.names = self.keys = [f"{self._paths[number].name}: {member.name}" for number, member in found]
         self._shards = array("q", (number for number, _ in found))
         self._starts = array("q", (member.start for _, member in found))
         self._sizes = array("q", (member.size for _, member in found))
-        self.labels, self.class_names = self._classes([member.texts for _, member in found], config, where)
+        self.labels, self.class_names = self._classes([member.texts for _, member in found], paths, config, where)
         if config.held_out:
-            self.held_out = [index for index, number in enumerate(self._shards) if is_held[number]]
+            self.held_out = [index for index, held_out in enumerate(is_held) if held_out]
         with ThreadPoolExecutor() as pool:
             samples = list(pool.map(self._sample, range(len(self))))
         self.join_copies(copies_among(samples, lambda index: self.encoded(index).getvalue()))
@@ -84,13 +76,83 @@ class ShardSource(EncodedSource):
             file.seek(self._starts[index] + max(0, size // 2 - COMPARED // 2))
             return sample_of(file.read(min(size, COMPARED)), size)
 
-    def _classes(self, texts: Sequence[dict[str, bytes]], config: DataConfig, where: str) -> Classes:
+    def _readable(self, paths: Sequence[Path]) -> tuple[list[Path], list[Contents]]:
+        """The archives that can be read, and what they hold. Raises UserError where most cannot."""
+        with ThreadPoolExecutor() as pool:  # threads, because a network disk is waiting
+            opened = list(zip(paths, pool.map(_opened, paths), strict=True))
+        contents = {path: one for path, one in opened if isinstance(one, Contents)}
+        refused = [one for _, one in opened if isinstance(one, UserError)]
+        if len(refused) > len(contents) or (refused and not any(one.members for one in contents.values())):
+            raise refused[0]
+        if refused:
+            self.notes.append(f"{len(refused)} of {len(paths)} archives not used: {refused[0]}")
+        return list(contents), list(contents.values())
+
+    def _tell_of(self, contents: Sequence[Contents], found: int, where: str) -> None:
+        """Note what is not used. Raises UserError where there are no pictures, or most cannot be read."""
+        unread = _total(one.unread for one in contents)
+        others, seconds = _total(one.others for one in contents), _total(one.seconds for one in contents)
+        if not found or unread.total() > found:
+            here = f"in the {len(contents)} tar archives of {where}"
+            listed = _by_number(unread + others) or "they are empty"
+            raise UserError(
+                f"most pictures {here} cannot be read: {listed}; {found} can. Make them readable, or pack the archives "
+                "without them"
+                if found
+                else f"no images {here}: {listed}"
+            )
+        self.left_out = _total(one.passed_over for one in contents) + unread
+        if odd := [note for one in contents for note in one.notes]:
+            self.notes.append(some(odd, 3))
+        if seconds:
+            self.left_out["second pictures of an example"] = seconds.total()
+            self.notes.append(f"second pictures are {_by_number(seconds)}")
+        if others:
+            self.notes.append(f"beside them {_by_number(others)}")
+
+    def _of_members(
+        self, paths: list[str], known: Sequence[str], config: DataConfig, where: str
+    ) -> tuple[Sequence[int], list[str], Sequence[bool]]:
+        """Which pictures are of the splits asked for, their paths without the split, and which are held out.
+
+        The splits are folders within the archives. known: the one that the archives' own names speak of, if any.
+        """
+        splits = None if config.labels == "folders" else find_splits(paths)
+        if splits is None:
+            if config.held_out or config.split not in ("train", "all"):
+                _asked(config, known, where)
+            return range(len(paths)), paths, ()
+        sizes = Counter(split for split in splits.of_N if split)
+        wanted, held = _asked(config, list(sizes), where)
+        if beside := splits.of_N.count(None):
+            self.left_out["beside the folders of the splits"] = beside
+        listed = ", ".join(f"{split} ({count})" for split, count in sizes.items())
+        self.notes.append(f"folders in the archives are splits: {listed}; {_used(wanted)}")
+        kept = [place for place, split in enumerate(splits.of_N) if split in wanted]
+        return kept, [splits.rest_N[place] for place in kept], [splits.of_N[place] in held for place in kept]
+
+    def _classes(
+        self, texts: Sequence[dict[str, bytes]], paths: Sequence[str], config: DataConfig, where: str
+    ) -> Classes:
+        if config.label is not None and config.labels in ("folders", "none"):
+            raise UserError(f"data.label={config.label} names a column, but data.labels={config.labels} reads none")
         if config.labels == "none":
             return NO_CLASSES
-        if config.labels is not None:
+        if config.labels not in (None, "folders"):
             raise UserError(f"data.labels={config.labels}: {where} holds its labels itself; set data.label to a column")
+        classes = NO_CLASSES if config.labels == "folders" else self._of_texts(texts, config, where)
+        if classes.labels is not None:
+            return classes
+        classes, notes = folder_classes(paths)
+        if classes.labels is not None:
+            notes.append("classes from the folders in the archives (data.labels=none reads none)")
+        self.notes = [*self.notes, *notes]
+        return classes
+
+    def _of_texts(self, texts: Sequence[dict[str, bytes]], config: DataConfig, where: str) -> Classes:
+        """Classes from the texts beside the pictures, or none."""
         columns = _columns(texts)
-        likely = [name for name in ("cls", *label_columns(columns)) if name in columns]
+        likely = [name for name in dict.fromkeys(("cls", *label_columns(columns))) if name in columns]
         could = [name for name, values in columns.items() if name not in likely and looks_like_classes(values)]
         if config.label is not None and config.label not in columns:
             raise UserError(f"{where} has no label {config.label!r}: set data.label to one of {', '.join(columns)}")
@@ -108,59 +170,39 @@ class ShardSource(EncodedSource):
             return NO_CLASSES
 
 
-def read_archive(path: Path) -> tuple[list[Member], Counter[str]]:
-    """The pictures of an archive, one an example, and how many are left out, by kind.
-
-    Raises UserError where it is none, or is compressed.
-    """
-    pictures: dict[str, Member] = {}
-    texts: dict[str, dict[str, bytes]] = {}
-    left_out: Counter[str] = Counter()
+def _opened(path: Path) -> Contents | UserError:
     try:
-        with tarfile.open(path, "r:") as archive:
-            for entry in archive:
-                key, suffix = _key(entry.name)
-                if not entry.isfile():
-                    continue
-                if entry.name.rpartition("/")[2].startswith("."):
-                    left_out["hidden files"] += suffix in PICTURE_SUFFIXES
-                elif suffix in TEXTS and entry.size <= LONGEST_TEXT:
-                    file = archive.extractfile(entry)
-                    texts.setdefault(key, {})[suffix] = file.read() if file else b""
-                elif suffix in PICTURE_SUFFIXES - READABLE_SUFFIXES:
-                    left_out[f"{suffix} (not read here)"] += 1
-                elif suffix in READABLE_SUFFIXES and key in pictures:
-                    left_out["second pictures of an example"] += 1
-                elif suffix in READABLE_SUFFIXES:
-                    pictures[key] = Member(entry.name, entry.offset_data, entry.size, texts.setdefault(key, {}))
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(
-            f"{path} is not a tar archive that can be read in place ({error}): if it is compressed, unpack it and pack "
-            "it without (tar -cf)"
-        ) from None
-    return list(pictures.values()), +left_out
+        return read_archive(path)
+    except UserError as error:
+        return error
 
 
-def _key(name: str) -> tuple[str, str]:
-    """What the files of an example share, and the suffix: WebDataset parts them at the first dot of the file's name."""
-    folder, _, base = name.rpartition("/")
-    stem, _, endings = base.lstrip(".").partition(".")
-    return f"{folder}/{stem}", f".{endings.rpartition('.')[2]}".lower()
+def _notes_on_archives(split_of: dict[Path, str | None], known: Sequence[str], asked: set[str | None]) -> list[str]:
+    unnamed = [path.name for path, split in split_of.items() if split is None]
+    if len(known) > 1:
+        beside = [f"not read, as they are of no split: {some(unnamed, 3, ', ')}"] if unnamed else []
+        return [f"archives are splits: {', '.join(known)}; {_used(asked)}", *beside]
+    if known and known != ["train"] and len(split_of) > 1:
+        return [f"{len(split_of) - len(unnamed)} of {len(split_of)} archives are called {known[0]}; all are used"]
+    return []
 
 
-def _of_splits(archives: Sequence[str], config: DataConfig, where: str) -> tuple[list[str], list[str], list[bool]]:
-    """The archives of the splits that are asked for, a sentence on them, and which of them are held out."""
-    split_of = {name: split_in(name) for name in archives}
-    known = sorted({split for split in split_of.values() if split})
-    if not ("train" in known and len(known) > 1):
-        if config.held_out or config.split not in ("train", "all"):
-            asked_splits(config.held_out or config.split, known, where, "data.held_out or data.split")
-        return list(archives), [], [False] * len(archives)
+def _asked(config: DataConfig, known: Sequence[str], where: str) -> tuple[set[str | None], set[str]]:
+    """The splits that are used, and those of them that are held out. Raises UserError for ones that are not there."""
     held = asked_splits(config.held_out, known, where, "data.held_out")
-    wanted = asked_splits(config.split, known, where, "data.split") | held
-    used = [name for name in archives if split_of[name] in wanted]
-    note = f"archives are splits: {', '.join(known)}; {' and '.join(sorted(wanted))} used (data.split, data.held_out)"
-    return used, [note], [split_of[name] in held for name in used]
+    return {*asked_splits(config.split, known, where, "data.split"), *held}, held
+
+
+def _used(asked: set[str | None]) -> str:
+    return f"{' and '.join(sorted(map(str, asked)))} used (data.split, data.held_out)"
+
+
+def _total(counts: Iterable[Counter[str]]) -> Counter[str]:
+    return sum(counts, Counter())
+
+
+def _by_number(counts: Counter[str]) -> str:
+    return some([f"{count} {kind}" for kind, count in counts.most_common()], join=", ")
 
 
 def _columns(texts: Sequence[dict[str, bytes]]) -> dict[str, list[Any]]:
@@ -171,12 +213,29 @@ def _columns(texts: Sequence[dict[str, bytes]]) -> dict[str, list[Any]]:
 
 
 def _row(texts: dict[str, bytes]) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        suffix[1:]: text.decode(errors="surrogateescape").strip() for suffix, text in texts.items() if suffix != ".json"
-    }
+    row: dict[str, Any] = {}
+    for ending, text in sorted(
+        texts.items(), key=lambda one: one[0].endswith("json")
+    ):  # JSON last: it names its values
+        if ending.endswith("json"):
+            row |= _values(text)
+        else:
+            row[ending.removesuffix(".txt")] = text.decode(errors="surrogateescape").strip()  # 0.cls.txt is a .cls
+    return row
+
+
+def _values(text: bytes) -> dict[str, Any]:
+    """The named values of a JSON text that can be labels; {"label": {"id": 3}} is label.id."""
     try:
-        values = json.loads(texts.get(".json", b"{}"))
+        values = json.loads(text)
     except ValueError:
-        values = {}
-    named = values if isinstance(values, dict) else {}
-    return row | {key: value for key, value in named.items() if isinstance(value, bool | int | float | str)}
+        return {}
+    found: dict[str, Any] = {}
+    nested = list(values.items()) if isinstance(values, dict) else []
+    while nested:
+        name, value = nested.pop(0)
+        if isinstance(value, dict):
+            nested += [(f"{name}.{key}", inner) for key, inner in value.items()]
+        elif isinstance(value, bool | int | float | str) or label_columns([name]):
+            found[name] = value
+    return found
