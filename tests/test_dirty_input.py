@@ -19,12 +19,12 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_broken_input_is_used_skipped_by_name_or_refused(tmp_path: Path) -> None:
     mark = trap_programs(tmp_path / "programs")
-    trial = try_inputs(tmp_path, 180)
+    trial = try_inputs(tmp_path, 240)
     assert trial.failures == []
     assert not mark.exists()
     kinds = {kind for kind, _ in trial.counts}
     assert kinds == {*FOLDERS, *IMAGES, "sound"}
-    assert sum(number for (kind, _), number in trial.counts.items() if kind != "sound") == 180
+    assert sum(number for (kind, _), number in trial.counts.items() if kind != "sound") == 240
 
 
 def test_what_is_neither_is_found_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
