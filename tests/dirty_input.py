@@ -235,9 +235,9 @@ IMAGES = {
 }
 
 
-def any_image(rng: random.Random) -> tuple[str, bytes, str]:
-    """Of some kind: its name, bytes and suffix."""
-    kind = rng.choices(list(IMAGES), [kind.share for kind in IMAGES.values()])[0]
+def any_image(rng: random.Random, kind: str | None = None) -> tuple[str, bytes, str]:
+    """Of that kind, or of some: its name, bytes and suffix."""
+    kind = kind or rng.choices(list(IMAGES), [kind.share for kind in IMAGES.values()])[0]
     return kind, *IMAGES[kind].make(rng)
 
 
@@ -470,6 +470,7 @@ class Trial:
     def __init__(self, root: Path, seed: int) -> None:
         self.root, self.rng = root, random.Random(seed)
         self.counts: Counter[tuple[str, str]] = Counter()
+        self.not_yet = list(IMAGES)  # each kind of image comes at least once
         self.failures: list[str] = []
 
     def folder_of_images(self, images: int) -> None:
@@ -478,7 +479,8 @@ class Trial:
         folder.mkdir()
         kinds = {}
         for number in range(images + images // 3 + 6):
-            kind, content, suffix = any_image(self.rng) if number < images else ("sound", *sound(self.rng))
+            wanted = self.not_yet.pop() if self.not_yet else None
+            kind, content, suffix = any_image(self.rng, wanted) if number < images else ("sound", *sound(self.rng))
             kinds[f"{number:03}"] = kind
             (folder / f"{number:03}{any_name(self.rng, suffix)}").write_bytes(content)
         skipped = self._use(folder, "images", 0.99)
@@ -536,7 +538,7 @@ class Trial:
 
 
 def try_inputs(root: Path, inputs: int, seed: int = 0) -> Trial:
-    """About a sixteenth of `inputs` as folders, at least one of each kind; the rest as images."""
+    """About a sixteenth of `inputs` as folders, at least one of each kind; the rest as images, likewise."""
     trial = Trial(root, seed)
     for _, kind in zip(range(max(len(FOLDERS), inputs // 16)), cycle(FOLDERS), strict=False):
         trial.folder_of_a_kind(kind)
