@@ -7,7 +7,14 @@ from typing import BinaryIO, NamedTuple
 from shared.data.pictures.copies import COMPARED, sample_of
 from shared.data.pictures.decode import open_image, reason_of, refuse_bomb, refuse_no_file
 from shared.data.pictures.profiles import State, profile_state
-from shared.data.pictures.suffixes import DEVELOPED, DRAWINGS, NEED_PACKAGES, RAW_SUFFIXES, READABLE_SUFFIXES
+from shared.data.pictures.suffixes import (
+    DEVELOPED,
+    DRAWINGS,
+    NEED_PACKAGES,
+    RAW_SUFFIXES,
+    READABLE_SUFFIXES,
+    SIGNATURES,
+)
 from shared.data.pictures.values import Kind, kind_of_values
 
 
@@ -27,15 +34,15 @@ class Header(NamedTuple):
 def header_of(path: Path, max_pixels: int) -> Header:
     """Open a picture and read its header."""
     suffix = path.suffix.lower()
-    if suffix in RAW_SUFFIXES and not DEVELOPED.match(head_of(path)):  # of a TIFF, Pillow might open the thumbnail
-        return Header("a camera's raw file", f"{suffix} (camera raw: develop them to JPEG or PNG)")
+    if suffix in RAW_SUFFIXES and (raw := kind_not_read(suffix, head_of(path))):
+        return Header("a camera's raw file", raw)
     try:
         refuse_no_file(path)
         with path.open("rb") as file, open_image(file) as image:
             refuse_bomb(image, max_pixels)
             return Header(None, None, kind_of_values(image), profile_state(image), _sample(file))
     except Exception as error:  # Pillow's readers raise nearly anything on broken bytes
-        return Header(reason_of(error), _unread(path, suffix))
+        return Header(reason_of(error), kind_not_read(suffix, head_of(path)))
 
 
 def head_of(path: Path, length: int = 64) -> bytes:
@@ -49,13 +56,16 @@ def head_of(path: Path, length: int = 64) -> bytes:
         return b""
 
 
-def _unread(path: Path, suffix: str) -> str | None:
-    """The kind of a file that holds no picture for us, where that is not because it is broken."""
-    head = head_of(path)
+def kind_not_read(suffix: str, head: bytes) -> str | None:
+    """The kind of a file that is not read here, by its suffix and first bytes; None where it is, or is just broken."""
+    if suffix in RAW_SUFFIXES and not DEVELOPED.match(head):  # of a TIFF, Pillow might open the thumbnail
+        return f"{suffix} (camera raw: develop them to JPEG or PNG)"
     for name, signature, package, usual in NEED_PACKAGES:
         if signature.match(head) and usual not in READABLE_SUFFIXES:
             return f"{name} (pip install {package}, and they are read)"
-    return f"{suffix} (not read here: convert them to PNG)" if suffix in DRAWINGS else None
+    if suffix in DRAWINGS and not SIGNATURES.match(head):
+        return f"{suffix} (not read here: convert them to PNG)"
+    return None
 
 
 def _sample(file: BinaryIO) -> bytes:

@@ -9,14 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from shared.data.labels.classes import LABEL_COLUMNS
-from shared.data.pictures.suffixes import (
-    DRAWINGS,
-    NEED_PACKAGES,
-    PICTURE_SUFFIXES,
-    RAW_SUFFIXES,
-    READABLE_SUFFIXES,
-    SIGNATURES,
-)
+from shared.data.pictures.header import kind_not_read
+from shared.data.pictures.suffixes import PICTURE_SUFFIXES, READABLE_SUFFIXES, SIGNATURES
 from shared.data.sources.walk import SIDECARS, SYSTEM_FOLDERS
 from shared.errors import UserError
 
@@ -113,7 +107,7 @@ def _sort_out(file: BinaryIO, archive: str, contents: Contents) -> Iterator[_Fil
             contents.others[suffix] += 1
         else:
             head = _read(file, start, min(size, 64))
-            if kind := _unread(suffix, head):
+            if kind := kind_not_read(suffix, head):
                 contents.unread[kind] += 1
             elif suffix in READABLE_SUFFIXES or SIGNATURES.match(head):
                 yield _File(entry.name, start, size)
@@ -173,18 +167,6 @@ def _hidden(name: str) -> str | None:
     *folders, base = name.split("/")
     system = next((folder for folder in folders if SYSTEM_FOLDERS.fullmatch(folder)), None)
     return f"in {system}" if system else "hidden files" if base.startswith(".") else None
-
-
-def _unread(suffix: str, head: bytes) -> str | None:
-    """The kind of a picture that is not read here."""
-    if suffix in RAW_SUFFIXES:
-        return f"{suffix} (camera raw: develop them to JPEG or PNG)"
-    for name, signature, package, usual in NEED_PACKAGES:
-        if signature.match(head) and usual not in READABLE_SUFFIXES:
-            return f"{name} (pip install {package}, and they are read)"
-    if suffix in PICTURE_SUFFIXES - READABLE_SUFFIXES and not SIGNATURES.match(head):
-        return f"{suffix} (not read here{': convert them to PNG' if suffix in DRAWINGS else ''})"
-    return None
 
 
 # Examples

@@ -12,7 +12,7 @@ from shared.data.pictures.profiles import notes_on_profiles
 from shared.data.pictures.suffixes import READABLE_SUFFIXES
 from shared.data.pictures.survey import SAMPLE
 from shared.data.sources.folder_labels import classes_in
-from shared.data.sources.source import EncodedSource, hash_lines, refuse_unreadable, some, spread
+from shared.data.sources.source import EncodedSource, by_number, hash_lines, refuse_unreadable, some, spread
 from shared.data.sources.splits import asked_splits, find_splits, not_taken
 from shared.data.sources.walk import Walk
 from shared.errors import UserError
@@ -82,7 +82,7 @@ class FolderSource(EncodedSource):
         if not good:
             raise UserError(f"no images in {self._path}: {_looked_for(found)}")
         if found.others:
-            self.notes.append(f"beside them {_by_number(found.others)}")
+            self.notes.append(f"beside them {by_number(found.others)}")
         used = {str(folder) for name in good for folder in PurePosixPath(name).parents}
         gone = {str(PurePosixPath(name).parent) for name in headers.keys() - good.keys()} - used
         if gone:
@@ -136,15 +136,11 @@ def _split_note(sizes: Counter[str], wanted: set[str], held: set[str]) -> str:
 
 
 def _looked_for(found: Walk) -> str:
-    beside = f" It holds {_by_number(found.others)}." if found.others else ""
+    beside = f" It holds {by_number(found.others)}." if found.others else ""
     if found.passed_over.total():
-        beside += f" Passed over: {_by_number(+found.passed_over)} (pictures of system and hidden folders)."
+        beside += f" Passed over: {by_number(+found.passed_over)} (pictures of system and hidden folders)."
     kinds = " ".join(sorted(READABLE_SUFFIXES))
     return f"looked there and in its sub-folders for {kinds}, however they are called.{beside}"
-
-
-def _by_number(counts: Counter[str]) -> str:
-    return some([f"{count} {suffix}" for suffix, count in counts.most_common()], join=", ")
 
 
 def _place(name: str) -> str:

@@ -9,7 +9,6 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from shared.data.pictures.decode import UnreadableImage
 from shared.data.pictures.survey import SAMPLE
 from shared.data.sources.archive import Contents, path_in, read_archive
 from shared.data.sources.folder_labels import folder_classes
-from shared.data.sources.source import EncodedSource, hash_lines, some, spread
+from shared.data.sources.source import EncodedSource, by_number, hash_lines, some, spread
 from shared.data.sources.splits import asked_splits, find_splits, split_in
 from shared.errors import UserError
+from shared.threads import threaded
 
 
 class ShardSource(EncodedSource):
@@ -50,8 +50,7 @@ class ShardSource(EncodedSource):
         self.labels, self.class_names = self._classes([member.texts for _, member in found], paths, config, where)
         if config.held_out:
             self.held_out = [index for index, held_out in enumerate(is_held) if held_out]
-        with ThreadPoolExecutor() as pool:
-            samples = list(pool.map(self._sample, range(len(self))))
+        samples = list(threaded(self._sample, range(len(self))))
         self.join_copies(copies_among(samples, lambda index: self.encoded(index).getvalue()))
         self.description = f"{where}: {len(self)} images in {len(self._paths)} tar archives"
         self.reading = config.reading
@@ -78,8 +77,7 @@ class ShardSource(EncodedSource):
 
     def _readable(self, paths: Sequence[Path]) -> tuple[list[Path], list[Contents]]:
         """The archives that can be read, and what they hold. Raises UserError where most cannot."""
-        with ThreadPoolExecutor() as pool:  # threads, because a network disk is waiting
-            opened = list(zip(paths, pool.map(_opened, paths), strict=True))
+        opened = list(zip(paths, threaded(_opened, paths), strict=True))
         contents = {path: one for path, one in opened if isinstance(one, Contents)}
         refused = [one for _, one in opened if isinstance(one, UserError)]
         if len(refused) > len(contents) or (refused and not any(one.members for one in contents.values())):
@@ -94,7 +92,7 @@ class ShardSource(EncodedSource):
         others, seconds = _total(one.others for one in contents), _total(one.seconds for one in contents)
         if not found or unread.total() > found:
             here = f"in the {len(contents)} tar archives of {where}"
-            listed = _by_number(unread + others) or "they are empty"
+            listed = by_number(unread + others) or "they are empty"
             raise UserError(
                 f"most pictures {here} cannot be read: {listed}; {found} can. Make them readable, or pack the archives "
                 "without them"
@@ -106,9 +104,9 @@ class ShardSource(EncodedSource):
             self.notes.append(some(odd, 3))
         if seconds:
             self.left_out["second pictures of an example"] = seconds.total()
-            self.notes.append(f"second pictures are {_by_number(seconds)}")
+            self.notes.append(f"second pictures are {by_number(seconds)}")
         if others:
-            self.notes.append(f"beside them {_by_number(others)}")
+            self.notes.append(f"beside them {by_number(others)}")
 
     def _of_members(
         self, paths: list[str], known: Sequence[str], config: DataConfig, where: str
@@ -201,10 +199,6 @@ def _total(counts: Iterable[Counter[str]]) -> Counter[str]:
     return sum(counts, Counter())
 
 
-def _by_number(counts: Counter[str]) -> str:
-    return some([f"{count} {kind}" for kind, count in counts.most_common()], join=", ")
-
-
 def _columns(texts: Sequence[dict[str, bytes]]) -> dict[str, list[Any]]:
     """What the texts say, by what it is called: "cls", "txt", and the keys of the JSON; None where one says nothing."""
     rows = [_row(one) for one in texts]
@@ -214,9 +208,8 @@ def _columns(texts: Sequence[dict[str, bytes]]) -> dict[str, list[Any]]:
 
 def _row(texts: dict[str, bytes]) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for ending, text in sorted(
-        texts.items(), key=lambda one: one[0].endswith("json")
-    ):  # JSON last: it names its values
+    json_last = sorted(texts.items(), key=lambda one: one[0].endswith("json"))  # it names its values
+    for ending, text in json_last:
         if ending.endswith("json"):
             row |= _values(text)
         else:

@@ -142,6 +142,11 @@ def counted(number: int, one: str, several: str) -> str:
     return f"{number} {one if number == 1 else several}"
 
 
+def by_number(counts: Counter[str]) -> str:
+    """Kinds with how many there are of each, the most first."""
+    return some([f"{count} {kind}" for kind, count in counts.most_common()], join=", ")
+
+
 def spread(count: int, most: int) -> list[int]:
     """At most `most` of 0..count-1, evenly spread."""
     return sorted({position * count // most for position in range(most)}) if count > most else list(range(count))

@@ -16,6 +16,7 @@ from PIL import Image
 from shared.data.config import DataConfig
 from shared.data.dataset import ImageDataset
 from shared.data.open import open_datasets
+from shared.data.sources.archive import read_archive
 from shared.errors import UserError
 from shared.text import shown
 from tests.pictures import encoded
@@ -164,8 +165,14 @@ def test_camera_raws_are_not_taken_for_their_thumbnails(tmp_path: Path, caplog: 
     folder(tmp_path, 10)
     (tmp_path / "a.NEF").write_bytes(encoded(drawing(0), "TIFF"))
     (tmp_path / "b.svg").write_text("<svg/>")
+    (tmp_path / "c.nef").write_bytes(encoded(drawing(50), "JPEG"))  # is what its content is
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name in ("a.NEF", "c.nef"):
+            archive.add(tmp_path / name, name)
+    assert [member.name for member in read_archive(tmp_path / "x.tar").members] == ["c.nef"]
+    (tmp_path / "x.tar").unlink()
     _, _, line = found(tmp_path, caplog)
-    assert line.startswith("10 images")
+    assert line.startswith("11 images")
     assert "1 .nef (camera raw" in line
     assert "1 .svg (not read here" in line
 
