@@ -13,7 +13,7 @@ from torch import Tensor
 
 import sample
 from shared.data.pictures.decode import Reading
-from shared.data.sources import openmoji
+from shared.data.sources.drawings import openmoji
 from shared.errors import UserError
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from shared.data.pixels import to_float
-from shared.data.sources import openmoji
+from shared.data.sources.drawings import openmoji
 from shipped import OPENMOJI
 from stage1_tokenizer.judging.similarity import psnr_of
 from stage1_tokenizer.tokenizer import matching_tokenizer

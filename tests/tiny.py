@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from shared.config import parse_config
-from shared.data.sources import openmoji
+from shared.data.sources.drawings import openmoji
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.config import KINDS, PriorConfig, parse_prior
 from stage2_prior.decoding.decoder import Decoder

@@ -32,7 +32,7 @@ import torch
 import yaml
 from PIL import Image
 
-from shared.data.sources import openmoji
+from shared.data.sources.drawings import openmoji
 from shared.errors import run_command
 from shared.runs.run_directory import RunDirectory
 from shared.runs.token_cache import open_cache

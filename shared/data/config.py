@@ -14,8 +14,9 @@ from shared.data.pictures.decode import Reading
 class DataConfig(Config):
     """Which images, at which size, and what to do with those that cannot be read.
 
-    source: "openmoji", "openmoji:faces+animals", a folder of images, of Parquet or Arrow files or of WebDataset shards
-        (tar), one such file, or "hf:NAME" for a dataset of the Hugging Face hub.
+    source: a folder of images, of Parquet or Arrow files or of WebDataset shards (tar), one such file, "hf:NAME" for a
+        dataset of the Hugging Face hub, "openmoji", "openmoji:faces+animals", or "dicebear:lorelei+micah".
+    count: how many drawings of DiceBear's styles, all styles together; 10,000 if not given.
     image_size: side in pixels, or [height, width].
     format: what to take from a folder that holds several: its images, its tables (Parquet, Arrow), or its shards.
     split: what is used of a set that has splits: "train", several as in "train+val", or "all". In a folder of images,
@@ -34,6 +35,7 @@ class DataConfig(Config):
     """
 
     source: str = "openmoji"
+    count: PositiveInt | None = None
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 256
     format: Literal["images", "tables", "shards"] | None = None
     split: str = "train"

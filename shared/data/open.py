@@ -10,10 +10,11 @@ from shared.data.config import DataConfig
 from shared.data.dataset import ImageDataset, split_indices
 from shared.data.found import what_was_found
 from shared.data.sources.choose import choose
+from shared.data.sources.drawings.dicebear import DiceBearSource
+from shared.data.sources.drawings.openmoji import OpenMojiSource
 from shared.data.sources.folder import FolderSource
-from shared.data.sources.openmoji import OpenMojiSource
 from shared.data.sources.shards import ShardSource
-from shared.data.sources.source import ImageSource
+from shared.data.sources.source import ImageSource, some
 from shared.data.sources.walk import walk
 from shared.errors import UserError
 from shared.text import shown
@@ -36,11 +37,15 @@ def open_datasets(config: DataConfig, seed: int) -> tuple[ImageDataset, ImageDat
 
 
 def open_source(config: DataConfig) -> ImageSource:
-    """Open what `config.source` names: the OpenMoji drawings, a dataset of the hub, a folder, or one file.
+    """Open what `config.source` names: drawings of OpenMoji or DiceBear, a dataset of the hub, a folder, or one file.
 
     Raises UserError when there is nothing usable, saying where and what was looked for.
     """
     kind, _, rest = config.source.partition(":")
+    if kind == "dicebear":
+        return DiceBearSource(rest, config.count, max(config.height_width), config.background)
+    if config.count is not None:
+        raise UserError(f"data.count={config.count} is for drawings of DiceBear; {config.source} has what it has")
     if kind == "openmoji":
         return OpenMojiSource(rest, max(config.height_width))
     if kind == "hf":
@@ -53,7 +58,8 @@ def open_source(config: DataConfig) -> ImageSource:
     if not path.is_dir():
         raise UserError(
             f"there is no folder {str(path)!r} (data source {config.source!r}): give a folder of images, of Parquet or "
-            "Arrow files or of tar shards, 'hf:NAME' for a dataset of the Hugging Face hub, or 'openmoji'"
+            "Arrow files or of tar shards, 'hf:NAME' for a dataset of the Hugging Face hub, 'openmoji', or "
+            "'dicebear:STYLE'"
         )
     return _open_folder(path, config)
 
@@ -70,7 +76,8 @@ def _open_folder(path: Path, config: DataConfig) -> ImageSource:
         from shared.data.sources import tables
 
         source = tables.open_folder(path, found.tables, config)
-    source.notes = [*choice.notes, *source.notes]
+    closed = [f"cannot be looked into: {some(found.closed, 3)}"] if found.closed else []
+    source.notes = [*closed, *choice.notes, *source.notes]
     return source
 
 

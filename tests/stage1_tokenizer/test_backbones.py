@@ -9,7 +9,7 @@ from torch import nn
 
 from shared.config import load_config
 from shared.data.pixels import to_float
-from shared.data.sources import openmoji
+from shared.data.sources.drawings import openmoji
 from shared.errors import UserError
 from stage1_tokenizer.backbones.sequence import (
     BimambaBlock,

@@ -221,3 +221,12 @@ def test_a_jpeg_larger_than_needed_is_reduced(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     files = ParquetFiles([str(tmp_path / "a.parquet")], "the test")
     assert ParquetSource(files, "image", NO_CLASSES, DataConfig(image_size=40))[0].size == (100, 100)
+
+
+def test_a_file_without_the_column_of_labels_is_named(tmp_path: Path) -> None:
+    paths = shards(tmp_path)
+    table = pyarrow.parquet.read_table(paths[2])
+    pyarrow.parquet.write_table(table.drop_columns(["label"]), paths[2])
+    said = r"^cannot read .*train-00002.parquet, one of 5 files of .*: it has no column 'label', which others have$"
+    with pytest.raises(UserError, match=said):
+        open_datasets(config(tmp_path), seed=0)

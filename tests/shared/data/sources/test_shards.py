@@ -244,3 +244,19 @@ def test_empty_and_compressed_archives_do_not_stop_the_others(tmp_path: Path) ->
     (tmp_path / "c.tar").unlink()
     (tmp_path / "a.tar").unlink()
     assert "not read: 1 tar archive, broken or compressed" in said(open_(tmp_path))
+
+
+def test_the_folder_that_an_archive_was_packed_as_is_no_class(tmp_path: Path) -> None:
+    for shard in ("shard-0", "shard-1"):
+        pack(tmp_path / f"{shard}.tar", [(f"{shard}/{kind}/{number}.png", png()) for kind in "ab" for number in (1, 2)])
+    assert open_(tmp_path).class_names == ["a", "b"]
+    for shard in ("shard-0", "shard-1"):
+        pack(tmp_path / f"{shard}.tar", [(f"{shard}/{number}.png", png()) for number in range(3)])
+    assert open_(tmp_path).class_names is None
+
+
+def test_broken_json_is_counted(tmp_path: Path) -> None:
+    pack(
+        tmp_path / "a.tar", [(f"{n}.{e}", c) for n in (1, 2, 3) for e, c in (("png", png()), ("json", b'{"label": 1'))]
+    )
+    assert "3 .json are broken, and say nothing" in said(open_(tmp_path))

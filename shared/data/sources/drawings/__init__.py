@@ -1,0 +1,1 @@
+"""Sources that are drawn here from what installs as a package."""

@@ -1,0 +1,130 @@
+"""Drawings that are made once and kept: in blocks, by all cores, from where an interrupted run left off.
+
+Shapes: N drawings of a block, H height, W width.
+"""
+
+import logging
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from shared.disk.atomic import write_atomically
+from shared.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PER_BLOCK = 500  # drawings: a file of 6 MB at 64 pixels, and some seconds of work that an interruption costs
+
+
+class Drawing(NamedTuple):
+    """pixels_HWC: uint8 RGB. parts: what it is made of, on one line."""
+
+    pixels_HWC: np.ndarray
+    parts: str
+
+
+class Block(NamedTuple):
+    """Drawings number `start` to `start + PER_BLOCK` of a series, in a folder of its own.
+
+    draw: gives the drawing of a number, the same whenever it is asked.
+    """
+
+    folder: Path
+    start: int
+    draw: Callable[[int], Drawing]
+
+    @property
+    def pixels(self) -> Path:
+        """uint8 (N, H, W, 3), as NumPy writes it."""
+        return self.folder / f"{self.start:07}.npy"
+
+    @property
+    def parts(self) -> Path:
+        """A line for each drawing."""
+        return self.folder / f"{self.start:07}.txt"
+
+    def make(self) -> None:
+        """Draw and keep it; the pixels come last, so that what has them is whole."""
+        drawings = [self.draw(number) for number in range(self.start, self.start + PER_BLOCK)]
+        text = "".join(drawing.parts + "\n" for drawing in drawings)
+        write_atomically(self.parts, partial(Path.write_text, data=text, encoding="utf-8"))
+        write_atomically(self.pixels, partial(_save, np.stack([drawing.pixels_HWC for drawing in drawings])))
+
+    def read(self, size: int) -> tuple[np.ndarray, list[str]] | None:
+        """Its pixels, mapped into memory, and lines; None where it is not there, or not whole."""
+        try:
+            pixels_NHWC = np.load(self.pixels, mmap_mode="r")
+            lines = self.parts.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError, EOFError):
+            return None
+        shape, whole = pixels_NHWC.shape, (PER_BLOCK, size, size, 3)
+        return (pixels_NHWC, lines) if (shape, pixels_NHWC.dtype, len(lines)) == (whole, np.uint8, PER_BLOCK) else None
+
+
+def read_blocks(blocks: list[Block], size: int, what: str) -> list[tuple[np.ndarray, list[str]]]:
+    """Pixels, uint8 (N, size, size, 3), and lines of all blocks; those that are not there yet are drawn first.
+
+    Memory is that of a block a core. Raises UserError where the disk has no room for them.
+    """
+    found = {block.pixels: block.read(size) for block in blocks}
+    missing = [block for block in blocks if found[block.pixels] is None]
+    if missing:
+        _make(missing, size, what)
+        found |= {block.pixels: block.read(size) for block in missing}
+    return [kept for kept in found.values() if kept is not None]
+
+
+def _make(blocks: list[Block], size: int, what: str) -> None:
+    where = blocks[0].folder.parent
+    try:
+        for folder in {block.folder for block in blocks}:
+            folder.mkdir(parents=True, exist_ok=True)
+        _check_room(where, len(blocks) * PER_BLOCK * 3 * size**2)
+        log.info("drawing %d %s at %d px, once: kept in %s", len(blocks) * PER_BLOCK, what, size, where)
+        _make_all(blocks, what)
+    except OSError as error:
+        raise UserError(f"cannot keep drawings in {where}: {error}; set TESSERA_CACHE to a folder") from None
+
+
+def _make_all(blocks: list[Block], what: str) -> None:
+    """By all cores, where processes can be forked: each block is a function of nothing but its numbers."""
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    first = os.environ.get("RANK", "0") == "0"
+    with tqdm(total=len(blocks) * PER_BLOCK, unit=f" {what}", disable=not first, mininterval=0.5) as bar:
+        if not forks or min(cores, len(blocks)) == 1:
+            for block in blocks:
+                block.make()
+                bar.update(PER_BLOCK)
+            return
+        context = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(min(cores, len(blocks)), mp_context=context) as pool:
+            made: list[Future[None]] = [pool.submit(block.make) for block in blocks]
+            try:
+                for done in as_completed(made):
+                    done.result()
+                    bar.update(PER_BLOCK)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"drawings need {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free: "
+            "make room, ask for fewer (data.count), or set TESSERA_CACHE to another folder"
+        )
+
+
+def _save(array: np.ndarray, path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
