@@ -9,6 +9,7 @@ length, V codes, U random numbers per token.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from shared.errors import UserError
 from stage2_prior.decoding.choice import Choose
+from stage2_prior.decoding.cpu.spare_cores import SpareCores
 from stage2_prior.decoding.cpu.step import PackedWeights
 from stage2_prior.decoding.draw import strides
 from stage2_prior.decoding.step import Weights
@@ -48,6 +50,7 @@ class Engine:
         levels = len(strides(prior.codes))
         self.uniforms_LRU = torch.zeros(prior.length, rows, levels, dtype=torch.float64, device=device)
         self.scale_L = torch.ones(prior.length, device=device)
+        self.spare_cores = SpareCores()
         self.graphs: dict[tuple[int, bool, Choose], Callable[[], None]] = {}
 
     def decode(
@@ -75,13 +78,15 @@ class Engine:
         batch.uniforms_LBU.copy_(uniforms_BLU.transpose(0, 1))
         self._take_in_known(batch, start_R.to(self.device), prefix_BK.to(self.device))
         cursor = batch.state.cursor
-        for position in range(known, len(self.tokens_LR)):
-            step()
-            cursor.position += 1
-            if progress is not None:
-                progress(count)
-            if on_row is not None and (position + 1) % width == 0:
-                on_row(batch.tokens_LB[: position + 1].T.unflatten(1, (-1, width)))
+        with self.spare_cores.adapting() if on_cpu(self.device) else nullcontext(_nothing) as adapt:
+            for position in range(known, len(self.tokens_LR)):
+                adapt()
+                step()
+                cursor.position += 1
+                if progress is not None:
+                    progress(count)
+                if on_row is not None and (position + 1) % width == 0:
+                    on_row(batch.tokens_LB[: position + 1].T.unflatten(1, (-1, width)))
         return batch.tokens_LB.T.to("cpu", copy=True)
 
     def _batch(self, count: int, guided: bool) -> Batch:
@@ -117,6 +122,9 @@ class Engine:
             step = partial(take_step, batch, self.weights.step(batch.state), choose)
             self.graphs[key] = capture(step, batch.state.cursor.reset)
         return self.graphs[key]
+
+
+def _nothing() -> None: ...
 
 
 def take_step(batch: Batch, step: Callable[[Tensor], Tensor], choose: Choose) -> None:

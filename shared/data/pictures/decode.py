@@ -17,6 +17,7 @@ from shared.data.pictures.profiles import to_srgb
 from shared.data.pictures.suffixes import FORMATS
 from shared.data.pictures.values import Kind, colours_of_16_bits, kind_of_values, to_8_bits, white_is_least, white_of
 
+TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Pillow warns of huge images by itself; here `max_pixels` decides, and the summary names them.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -67,7 +68,17 @@ def open_image(file: str | Path | BinaryIO) -> Image.Image:
     """The picture with its header read, and no pixel. Raises nearly anything on broken bytes."""
     if isinstance(file, str | Path):
         refuse_no_file(Path(file))
-    return Image.open(file, formats=FORMATS)
+        with Path(file).open("rb") as opened:
+            head = opened.read(4)
+    else:
+        head = file.read(4)
+        file.seek(0)
+    try:
+        return Image.open(file, formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        if head in TIFF_HEADS:
+            raise ValueError("a TIFF of a kind that is not read here, such as floats of 64 bits: convert it") from None
+        raise
 
 
 def refuse_no_file(path: Path) -> None:

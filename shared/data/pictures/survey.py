@@ -38,7 +38,7 @@ def survey(sample: Sequence[Sampled], reading: Reading, where: str) -> Survey:
     Raises UserError where the pictures have more than 8 bits and no scale fits them all, and where most of them cannot
     be decoded.
     """
-    ends, states = _headers(sample, reading)
+    ends, states, animated = _headers(sample, reading)
     try:
         whites = (
             {} if reading.value_range else {kind: white_of(kind, low, high) for kind, (low, high, _) in ends.items()}
@@ -46,6 +46,11 @@ def survey(sample: Sequence[Sampled], reading: Reading, where: str) -> Survey:
     except ValueError as error:
         raise UserError(f"the pictures of {where} cannot be read: {error}") from None
     notes = [_white_note(kind, white, *ends[kind][1:]) for kind, white in whites.items()]
+    if animated:
+        notes.append(
+            f"{len(animated)} of {len(sample)} pictures looked at have several frames or pages, such as {animated[0]}: "
+            "the first of each is used"
+        )
     look = _decoded(sample, replace(reading, whites=whites))
     if 2 * len(look.unreadable) > len(sample):
         raise UserError(f"most pictures of {where} cannot be read, such as {look.unreadable[0]}")
@@ -74,22 +79,25 @@ def _constant_note(constant: list[str], seen: int, reading: Reading) -> str:
 Ends = tuple[float, float, list[float]]  # the smallest and the largest value, and the largest of each picture
 
 
-def _headers(sample: Sequence[Sampled], reading: Reading) -> tuple[dict[Kind, Ends], list[State]]:
-    """The values of each kind of more than 8 bits, and what pictures say of their colours."""
+def _headers(sample: Sequence[Sampled], reading: Reading) -> tuple[dict[Kind, Ends], list[State], list[str]]:
+    """The values of each kind of more than 8 bits, what pictures say of their colours, and those of several frames."""
     ends: dict[Kind, Ends] = {}
     states: list[State] = []
-    for _, encoded, index in sample:
+    animated: list[str] = []
+    for name, encoded, index in sample:
         try:
             with open_image(encoded(index)) as image:
                 refuse_bomb(image, reading.max_pixels)
                 states.append(profile_state(image))
+                if getattr(image, "is_animated", False):
+                    animated.append(name)
                 if kind := kind_of_values(image):
                     low, high = extrema(image)
                     before = ends.get(kind, (low, high, []))
                     ends[kind] = min(before[0], low), max(before[1], high), [*before[2], high]
         except Exception:  # Pillow's readers raise nearly anything; `_decoded` comes upon it too
             continue
-    return ends, states
+    return ends, states, animated
 
 
 class Look(NamedTuple):

@@ -137,6 +137,8 @@ def _split_note(sizes: Counter[str], wanted: set[str], held: set[str]) -> str:
 
 def _looked_for(found: Walk) -> str:
     beside = f" It holds {by_number(found.others)}." if found.others else ""
+    if found.closed:
+        beside += f" Cannot be looked into: {some(found.closed, 3)}."
     if found.passed_over.total():
         beside += f" Passed over: {by_number(+found.passed_over)} (pictures of system and hidden folders)."
     kinds = " ".join(sorted(READABLE_SUFFIXES))

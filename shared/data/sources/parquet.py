@@ -69,7 +69,12 @@ class ParquetFiles:
         return self._try(group.url, lambda file: file.read_row_group(group.number, [column], use_threads=False)[0])
 
     def _column(self, url: str, name: str) -> list[Any]:
-        return self._try(url, lambda file: file.read([name], use_threads=False)[0].to_pylist())
+        def values(file: pyarrow.parquet.ParquetFile) -> list[Any]:
+            if name not in file.schema_arrow.names:
+                raise ValueError(f"it has no column {name!r}, which others have")
+            return list(file.read([name], use_threads=False)[0].to_pylist())
+
+        return self._try(url, values)
 
     def _footer(self, url: str) -> tuple[pyarrow.Schema, int, list[RowGroup]]:
         def groups(file: pyarrow.parquet.ParquetFile) -> list[RowGroup]:

@@ -20,7 +20,7 @@ from shared.data.pictures.decode import UnreadableImage
 from shared.data.pictures.survey import SAMPLE
 from shared.data.sources.archive import Contents, path_in, read_archive
 from shared.data.sources.folder_labels import folder_classes
-from shared.data.sources.source import EncodedSource, by_number, hash_lines, some, spread
+from shared.data.sources.source import EncodedSource, by_number, counted, hash_lines, some, spread
 from shared.data.sources.splits import asked_splits, find_splits, split_in
 from shared.errors import UserError
 from shared.threads import threaded
@@ -38,7 +38,7 @@ class ShardSource(EncodedSource):
         self._paths, contents = self._readable([path for path, split in split_of.items() if split in asked])
         found = [(number, member) for number, one in enumerate(contents) for member in one.members]
         self._tell_of(contents, len(found), where)
-        paths = [path_in(member.name) for _, member in found]
+        paths = [_without_wrapper(path_in(member.name), self._paths[number].stem) for number, member in found]
         is_held: Sequence[bool] = [split_of[self._paths[number]] in held for number, _ in found]
         if len(known) < 2:
             kept, paths, is_held = self._of_members(paths, known, config, where)
@@ -150,6 +150,8 @@ class ShardSource(EncodedSource):
     def _of_texts(self, texts: Sequence[dict[str, bytes]], config: DataConfig, where: str) -> Classes:
         """Classes from the texts beside the pictures, or none."""
         columns = _columns(texts)
+        if broken := sum(_is_broken(text) for one in texts for ending, text in one.items() if ending.endswith("json")):
+            self.notes = [*self.notes, f"{counted(broken, '.json is', '.json are')} broken, and say nothing"]
         likely = [name for name in dict.fromkeys(("cls", *label_columns(columns))) if name in columns]
         could = [name for name, values in columns.items() if name not in likely and looks_like_classes(values)]
         if config.label is not None and config.label not in columns:
@@ -166,6 +168,19 @@ class ShardSource(EncodedSource):
                 raise UserError(f"{column!r} of {where} cannot be used as classes: {error}") from None
             self.notes = [*self.notes, f"{column!r} not used as classes: {error}"]
             return NO_CLASSES
+
+
+def _without_wrapper(path: str, archive: str) -> str:
+    """A member's path without the folder that is called like its archive: packed as a whole, each has one."""
+    return path.removeprefix(f"{archive}/")
+
+
+def _is_broken(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return True
+    return False
 
 
 def _opened(path: Path) -> Contents | UserError:

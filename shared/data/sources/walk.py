@@ -1,6 +1,5 @@
 """What lies in a folder: files that may be pictures, files that describe them, and what is neither."""
 
-import logging
 import os
 import re
 from collections import Counter
@@ -11,8 +10,6 @@ from pathlib import Path
 from shared.data.pictures.header import head_of
 from shared.data.pictures.suffixes import PICTURE_SUFFIXES, SIGNATURES
 from shared.threads import threaded
-
-log = logging.getLogger(__name__)
 
 TABLE_SUFFIXES = {".parquet", ".pq", ".arrow"}
 SHARD_SUFFIXES = {".tar"}
@@ -37,6 +34,7 @@ class Walk:
 
     pictures: what is one by its suffix or its first bytes. metadata: files named as in `METADATA`. labels: other
     tables of text. tables: Parquet and Arrow files. shards: tar archives.
+    closed: folders that cannot be looked into, with the reason.
     others: how many files are none of these, by suffix. passed_over: pictures in each kind of system or hidden place.
     """
 
@@ -47,13 +45,14 @@ class Walk:
     tables: list[str] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+    closed: list[str] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
 
 
 def walk(folder: Path) -> Walk:
-    """Go through a folder and its sub-folders, along links too, each once. What cannot be looked into is logged."""
+    """Go through a folder and its sub-folders, along links too, each once."""
     found, unnamed = Walk(folder), []
-    for name in _files(folder, found.passed_over):
+    for name in _files(found):
         suffix, base = Path(name).suffix.lower(), name.rpartition("/")[2]
         if base.startswith("."):
             found.passed_over["hidden files"] += suffix in PICTURE_SUFFIXES
@@ -88,21 +87,25 @@ def _sort_out(names: Sequence[str], found: Walk) -> None:
             found.others[Path(name).suffix.lower() or "no suffix"] += 1
 
 
-def _files(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
-    """All files below `folder`; counts the pictures of the folders that it does not go into.
+def _files(found: Walk) -> Iterator[str]:
+    """All files below the folder; counts the pictures of the folders that it does not go into.
 
     A folder is read under every name that it has, by links too; not within itself, nor more than `MOST_NAMES` times.
     """
-    seen: Counter[str] = Counter()
+
+    def note_closed(error: OSError) -> None:
+        found.closed.append(f"{os.path.relpath(str(error.filename), folder)} ({error.strerror})")
+
+    folder, seen = found.folder, Counter[str]()
     above_of = {str(folder): {os.path.realpath(folder)}}
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_name_closed_folder):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=note_closed):
         above = above_of.pop(parent)
         for name in list(folders):
             path = os.path.join(parent, name)
             real = os.path.realpath(path)
             seen[real] += 1
             if SYSTEM_FOLDERS.fullmatch(name):
-                passed_over[name] += _pictures_in(Path(path))
+                found.passed_over[name] += _pictures_in(Path(path))
             elif real not in above and seen[real] <= MOST_NAMES:
                 above_of[path] = above | {real}
                 continue
@@ -116,7 +119,3 @@ def _pictures_in(folder: Path) -> int:
     """How many files are pictures, tables or shards by their suffix."""
     counted = PICTURE_SUFFIXES | TABLE_SUFFIXES | SHARD_SUFFIXES
     return sum(Path(name).suffix.lower() in counted for _, _, files in os.walk(folder) for name in files)
-
-
-def _name_closed_folder(error: OSError) -> None:
-    log.warning("%s cannot be looked into: %s. Skipped", error.filename, error.strerror)
