@@ -4,8 +4,8 @@ Writes RUN/report.html, one page that opens offline: curves of the training, wha
 went on, and the training images nearest to what the prior draws now. `make prior` does so at its end.
 
 With --samples N, draws N images instead and measures how far they are from real ones, and whether they are copies; that
-goes to RUN/evaluation/samples.json, .md and .png, and nearest.png. `torchrun --nproc-per-node 2 judge.py --samples N`
-shares the drawing out to processes and finds the same.
+goes to RUN/evaluation/samples.json, .md and .png, and nearest.png and .md. With several processes, as in
+`torchrun --nproc-per-node 2 judge.py --samples N`, each draws its share and finds the same.
 """
 
 import shared  # noqa: F401  # before the libraries, which read their settings on import
@@ -126,7 +126,7 @@ def main() -> None:
         drawing = config_of(Drawing, images + args.drawing, where="--samples N key=value ...")
         findings = judge_samples(run, args.weights, drawing, args.inception, accelerator)
         found = findings.as_dict()
-        said = f"{findings.markdown()}\nwrote {run / 'evaluation' / 'samples'}.json, .md and .png, nearest.png"
+        said = f"{findings.markdown()}\nwrote {run / 'evaluation' / 'samples'}.json, .md and .png, nearest.png and .md"
     elif accelerator.is_main_process:
         page = write_page(run, args.weights, accelerator)
         found = {"prior": str(run), "weights": args.weights, "report": str(page)}

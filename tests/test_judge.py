@@ -63,6 +63,8 @@ def test_every_measure_is_that_of_the_images_drawn(run: Path) -> None:
         training = torch.cat([vgg(real), vgg(real.flip(-1))])
         near, usual = (torch.cdist(vgg(images), training).min(1).values for images in (drawn, decoded))
         expected["copying_vgg16"] = float((near[:, None] < usual).float().mean())
+        new = torch.cdist(vgg(drawn), vgg(to_uint8(unseen)))
+        expected["nearest_held_out"] = float((new.min(1).values < near).float().mean())
         cache = open_cache(run.parents[1] / "tokenizer/tiny/tokens")
         expected |= expected_shares(tokens.flatten(1), cache)
     assert found.measures == pytest.approx(expected, rel=1e-3, abs=1e-5)
@@ -77,6 +79,15 @@ def test_every_measure_is_that_of_the_images_drawn(run: Path) -> None:
     assert "| precision in ST-LPIPS' VGG16 |" in (run / "evaluation/samples.md").read_text()
     assert Image.open(run / "evaluation/samples.png").size == (8 * 36, 36)
     assert Image.open(run / "evaluation/nearest.png").size == (6 * 36, 3 * 36)
+    names = [dataset.source.names[int(index)] for index in dataset.indices]
+    of_held_out = [held_out.source.names[int(index)] for index in held_out.indices]
+    lines = ["| drawn image | nearest real image |", "|---:|---|"]
+    for number in range(6):
+        is_new = bool(new[number].min() < near[number])
+        place = int(new[number].argmin() if is_new else torch.cdist(vgg(drawn), training)[number].argmin() % len(names))
+        kin = f"{of_held_out[place]} (held out)" if is_new else f"{names[place]} (trained on)"
+        lines.append(f"| {number} | {kin} |")
+    assert (run / "evaluation/nearest.md").read_text().splitlines() == lines
 
 
 def expected_shares(drawn_NL: torch.Tensor, cache: TokenCache) -> dict[str, float]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from shared.data.dataset import ImageDataset
 from shared.data.pixels import to_float, to_uint8
-from shared.runs.token_cache import TokenInfo
+from shared.runs.token_cache import Split, TokenInfo
 from stage2_prior.judging.codec import Codec, decoded
-from stage2_prior.judging.copies import between_features, copying, differing_tokens, nearest
+from stage2_prior.judging.copies import Nearest, between_features, copying, differing_tokens, nearest
 from stage2_prior.judging.features import Networks, features_of
 from stage2_prior.judging.reference import reference_batches, reference_images
 from stage2_prior.judging.subject import Subject
@@ -25,10 +25,14 @@ COPIES_SHOWN = 16  # drawn images that are shown above the nearest training imag
 
 
 class Copies(NamedTuple):
-    """How near drawn images are to training images, and the nearest ones of the first `COPIES_SHOWN`, in [-1, 1]."""
+    """How near drawn images are to training images, and the nearest ones of the first `COPIES_SHOWN`, in [-1, 1].
+
+    kin: the names of the real images nearest to those, of all, and whether they were trained on.
+    """
 
     measures: dict[str, float]
     nearest_BCHW: Tensor
+    kin: list[str]
 
 
 class KnownGrids(NamedTuple):
@@ -42,27 +46,43 @@ class KnownGrids(NamedTuple):
 
 
 def copies_by_features(
-    drawn: dict[str, Tensor], real: dict[str, Tensor] | None, subject: Subject, networks: Networks, batch_size: int,
-    accelerator: Accelerator,
+    drawn: dict[str, Tensor], real: dict[Split, dict[str, Tensor]], subject: Subject, networks: Networks,
+    batch_size: int, accelerator: Accelerator,
 ) -> Copies:  # fmt: skip
     """Copies in the features of networks; the nearest training images are those in the first one's.
 
-    drawn, real: by network, features of the images drawn and, where they are known already, of the training images.
+    drawn: by network, features of the images drawn. real: of those splits whose features are known already, the same.
     Held-out images count as the codec reconstructs them, for drawn ones are decoded too; training images count mirrored
     as well, where training mirrors them.
     """
     training = reference_images(subject.info, "train")
-    known = training_features(training, real, subject.info, networks, batch_size, accelerator)
+    known = training_features(training, real.get("train"), subject.info, networks, batch_size, accelerator)
     held_out = reference_images(subject.info, "validation")
     unseen = reconstructed(held_out, subject.codec, batch_size, accelerator)
     held_out_features, _ = features_of(unseen, networks, len(held_out), accelerator)
+    plain = reference_batches(held_out, batch_size, accelerator)
+    plain_features = real.get("validation") or features_of(plain, networks, len(held_out), accelerator)[0]
     found, measures = {}, {}
     for name, training_MD in known.items():
         found[name] = nearest(drawn[name], training_MD, between_features)
         usual_H = nearest(held_out_features[name], training_MD, between_features).distances_N
         measures[COPYING[name]] = copying(found[name].distances_N, usual_H)
-    rows_B = next(iter(found.values())).rows_N[:COPIES_SHOWN]
-    return Copies(measures, torch.stack([training_view(training, row) for row in rows_B.tolist()]))
+    network, seen = next(iter(found.items()))
+    among_new = nearest(drawn[network], plain_features[network], between_features)
+    measures["nearest_held_out"] = float((among_new.distances_N < seen.distances_N).double().mean())
+    views_BCHW = torch.stack([training_view(training, row) for row in seen.rows_N[:COPIES_SHOWN].tolist()])
+    return Copies(measures, views_BCHW, names_of_kin(seen, among_new, training, held_out))
+
+
+def names_of_kin(seen: Nearest, new: Nearest, training: ImageDataset, held_out: ImageDataset) -> list[str]:
+    """Of the first drawn images: the real image that is nearest, of those trained on and those held out."""
+    kin = []
+    for number in range(min(COPIES_SHOWN, len(seen.rows_N))):
+        is_new = bool(new.distances_N[number] < seen.distances_N[number])
+        images, found = (held_out, new) if is_new else (training, seen)
+        index = int(images.indices[int(found.rows_N[number]) % len(images)])
+        kin.append(f"{images.source.names[index]} ({'held out' if is_new else 'trained on'})")
+    return kin
 
 
 def training_features(
@@ -114,4 +134,4 @@ def copies_by_tokens(grids_NL: Tensor, known: KnownGrids, grid: tuple[int, int],
         measures |= {f"{name}_{percent}": float(shares_N.quantile(percent / 100)) for percent in PERCENTILES}
     copied_BL = torch.from_numpy(known.training_ML[drawn.rows_N[:COPIES_SHOWN].numpy()].astype(np.int64))
     [nearest_BCHW] = decoded(copied_BL.unflatten(1, grid), codec, COPIES_SHOWN)
-    return Copies(measures, to_float(nearest_BCHW.cpu()))
+    return Copies(measures, to_float(nearest_BCHW.cpu()), [])

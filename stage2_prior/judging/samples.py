@@ -12,6 +12,7 @@ from torch import Tensor
 
 from shared.data.dataset import ImageDataset
 from shared.data.pixels import to_float
+from shared.disk.atomic import write_text
 from shared.errors import UserError
 from shared.reporting.contact_sheet import save_grid
 from shared.reporting.feature_networks import Extractor, Inception
@@ -52,8 +53,9 @@ def measure_samples(
     }
     for network in networks.opened:
         add_distances(network, drawn[network.name], real[network.name], found)
-    training = real if drawing.reference == "train" else None
-    by_features = copies_by_features(drawn, training, subject, networks, drawing.batch_size, accelerator)
+    by_features = copies_by_features(
+        drawn, {drawing.reference: real}, subject, networks, drawing.batch_size, accelerator
+    )
     grids_NL = gather_rows(accelerator, tokens_nhw.flatten(1), drawing.images).to(accelerator.device)
     by_tokens = copies_by_tokens(grids_NL, known, info.grid, codec)
     found.measures |= by_features.measures | by_tokens.measures
@@ -98,11 +100,14 @@ def facts_of(subject: Subject, drawing: Drawing, dataset: ImageDataset, networks
 
 
 def write_findings(found: Findings, shown_BCHW: Tensor, by_features: Copies, by_tokens: Copies, folder: Path) -> None:
-    """Write samples.json, .md and .png into `folder`, and nearest.png: the first images, and below them the nearest.
+    """Write samples.json, .md and .png into `folder`, nearest.png: the first images, and below them the nearest, and
+    nearest.md: what those are called.
 
     shown_BCHW: the first of the images drawn, uint8.
     """
     found.write(folder / "samples")
     save_grid(to_float(shown_BCHW), folder / "samples.png", columns=8)
+    lines = [f"| {number} | {kin} |" for number, kin in enumerate(by_features.kin)]
+    write_text("\n".join(["| drawn image | nearest real image |", "|---:|---|", *lines, ""]), folder / "nearest.md")
     rows = [to_float(shown_BCHW[:COPIES_SHOWN]), by_features.nearest_BCHW, by_tokens.nearest_BCHW]
     save_grid(torch.cat(rows), folder / "nearest.png", columns=len(by_tokens.nearest_BCHW))

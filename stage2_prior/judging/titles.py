@@ -17,6 +17,7 @@ TITLES = {
     "precision_vgg16": "precision in ST-LPIPS' VGG16",
     "recall_vgg16": "recall in ST-LPIPS' VGG16",
     "copying_vgg16": "chance of being nearer to a training image than a held-out image is, in ST-LPIPS' VGG16",
+    "nearest_held_out": "share of drawn images whose nearest real image was held out from training",
     "copying_tokens": "chance of sharing more tokens with a training grid than a held-out image does",
 } | {
     f"{name}_{percent}": f"share of tokens in common with the nearest training grid, {of}: {title}"
