@@ -9,6 +9,7 @@ import shared  # noqa: F401  # before the libraries, which read their settings o
 
 # isort: split
 import argparse
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,9 +28,10 @@ from shared.reporting.contact_sheet import save_grid, save_picture
 from shared.runs.hub import WHICH_PRIOR, local_run, prior_directory
 from shared.runs.run_directory import RUNS
 from shared.runs.token_cache import TokenInfo
+from shared.text import shown
 from stage1_tokenizer.judging.pictures import decode_rows
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
-from stage2_prior.class_label import class_label
+from stage2_prior.class_label import class_labels
 from stage2_prior.completion import Photo, ShownRows, open_photo, paste, usual_margin
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
@@ -38,6 +40,7 @@ from stage2_prior.prior import Weights, load_prior
 
 IN_GRID = 64  # images shown in grid.png
 COLUMNS = 8
+MOST_ROWS = 16  # of photos or classes
 STREAM_SHARE = 0.1  # of the time may go into showing what is not finished
 
 
@@ -77,7 +80,10 @@ def _filter_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def _guidance_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--class-label", metavar="NAME", help="name or number of a class")
+    group.add_argument(
+        "--class-label", metavar="NAME", nargs="+",
+        help="name or number of a class; several, or all, are drawn --num times each, a row each",
+    )  # fmt: skip
     group.add_argument("--cfg-scale", type=float, default=1.0, metavar="S", help="classifier-free guidance; 1: none")
     schedules = get_args(GuidanceConfig.model_fields["schedule"].annotation)
     group.add_argument(
@@ -103,34 +109,48 @@ def _completion_arguments(group: argparse._ArgumentGroup) -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """What image n is to be: of class `label`, if there is one; completing photo n // num, if there are photos.
+    """What image n is to be: of the class, if there is one; completing photo n // num, if there are photos; of class
+    n // num, if there are several.
 
+    classes: the numbers of the classes by name; none where none was asked for.
     prefixes_NK: the tokens kept of each photo; one row of none where there are no photos.
     pasted: how many rows of the photos' pixels are put back over their completions.
     """
 
     num: int
-    label: int | None
+    classes: dict[str, int]
     photos: Sequence[Photo]
     prefixes_NK: Tensor
     pasted: int
 
     @property
+    def groups(self) -> int:
+        """How many photos, or classes, `num` images are drawn of each."""
+        return max(len(self.prefixes_NK), len(self.classes))
+
+    @property
     def total(self) -> int:
         """How many images there are to draw."""
-        return self.num * len(self.prefixes_NK)
+        return self.num * self.groups
 
     def batches(self, size: int) -> Iterator[range]:
         """The numbers of all images, `size` at a time."""
         return (range(begin, min(begin + size, self.total)) for begin in range(0, self.total, size))
 
+    def images(self, numbers: range) -> list[int]:
+        """Which images of the seed they are: of each class the same as if it were drawn alone."""
+        return [number % self.num for number in numbers] if len(self.classes) > 1 else list(numbers)
+
     def labels(self, numbers: range) -> Tensor | None:
         """(B,): their classes."""
-        return None if self.label is None else torch.full((len(numbers),), self.label)
+        several = list(self.classes.values())
+        if not several:
+            return None
+        return torch.tensor([several[number // self.num if len(several) > 1 else 0] for number in numbers])
 
     def prefixes(self, numbers: range) -> Tensor:
         """(B, K): their first tokens."""
-        return self.prefixes_NK[torch.tensor(numbers) // self.num]
+        return self.prefixes_NK[torch.tensor(numbers) // self.num if self.photos else [0] * len(numbers)]
 
     def finish(self, images_BCHW: Tensor, numbers: range) -> Tensor:
         """The images with what is to be pasted back."""
@@ -141,8 +161,12 @@ class Task:
 
     def name(self, number: int, seed: int) -> str:
         """What to call an image's file."""
-        photo = f"{self.photos[number // self.num].name}-" if self.photos else ""
-        return f"{photo}seed{seed}-{number:04d}"
+        if self.photos:
+            return f"{self.photos[number // self.num].name}-seed{seed}-{number:04d}"
+        if len(self.classes) > 1:
+            name = re.sub(r"[^\w.-]+", "_", shown(list(self.classes)[number // self.num]))
+            return f"{name}-seed{seed}-{number % self.num:04d}"
+        return f"seed{seed}-{number:04d}"
 
 
 def main() -> None:
@@ -171,7 +195,7 @@ def main() -> None:
         for numbers in task.batches(args.batch_size):
             began = time.perf_counter()
             tokens_BHW = decoder.generate(
-                numbers, args.seed, sampling, labels_B=task.labels(numbers), cfg_scale=scale_L,
+                task.images(numbers), args.seed, sampling, labels_B=task.labels(numbers), cfg_scale=scale_L,
                 prefix_tokens_BK=task.prefixes(numbers), progress=bar.update,
                 on_row=partial(stream.show, numbers) if stream else None,
             )  # fmt: skip
@@ -200,16 +224,18 @@ def check(args: argparse.Namespace) -> None:
 
 def make_task(args: argparse.Namespace, info: TokenInfo, tokenizer: Tokenizer) -> Task:
     """What was asked for; reads and tokenizes the photos."""
-    label = class_label(args.class_label, info.class_names)
+    classes = class_labels(args.class_label or [], info.class_names)
     if not args.complete:
-        return Task(args.num, label, photos=[], prefixes_NK=torch.empty(1, 0, dtype=torch.long), pasted=0)
+        return Task(args.num, classes, photos=[], prefixes_NK=torch.empty(1, 0, dtype=torch.long), pasted=0)
+    if len(classes) > 1:
+        raise UserError(f"--complete takes one class, not {len(classes)}: {', '.join(classes)}")
     margin = usual_margin(info.grid[0], tokenizer.sees_neighbours) if args.margin is None else args.margin
     shown = max(margin + 1, info.grid[0] // 2) if args.keep_rows is None else args.keep_rows
     rows, size = ShownRows(shown, margin, info.grid[0]), info.data.height_width
     photos = [open_photo(path, size, rows, info.data.whole_reading) for path in args.complete]
     device = next(tokenizer.parameters()).device
     tokens_Bhw = torch.cat([tokenizer.tokenize(photo.shown_CHW[None].to(device)).cpu() for photo in photos])
-    return Task(args.num, label, photos, rows.prefix(tokens_Bhw), rows.pixels(size[0]) if args.paste else 0)
+    return Task(args.num, classes, photos, rows.prefix(tokens_Bhw), rows.pixels(size[0]) if args.paste else 0)
 
 
 def write(images_BCHW: Tensor, paths: Sequence[Path]) -> None:
@@ -221,15 +247,16 @@ def write(images_BCHW: Tensor, paths: Sequence[Path]) -> None:
 class Panel:
     """The picture of pictures, neutral grey where none is drawn yet.
 
-    Without photos, the first of all images. Else a row for each photo: itself, what is shown of it, its completions.
+    The first of all images; of several classes, a row of each. With photos, a row for each: itself, what is shown of
+    it, its completions.
     """
 
     def __init__(self, task: Task, size: Sequence[int], path: Path) -> None:
         lead = 2 if task.photos else 0
         self.num, self.lead, self.path = task.num, lead, path
-        self.each = min(task.num, COLUMNS - lead if task.photos else IN_GRID)
-        photos = task.photos[: IN_GRID // COLUMNS]
-        self.images_PNCHW = torch.zeros(max(1, len(photos)), lead + self.each, 3, *size)
+        self.each = min(task.num, COLUMNS - lead if task.groups > 1 or task.photos else IN_GRID)
+        photos = task.photos[:MOST_ROWS]
+        self.images_PNCHW = torch.zeros(min(task.groups, MOST_ROWS), lead + self.each, 3, *size)
         for row_NCHW, photo in zip(self.images_PNCHW, photos, strict=False):
             row_NCHW[0], row_NCHW[1] = photo.original_CHW, photo.masked_CHW
 

@@ -1,7 +1,11 @@
-"""A class as users name it."""
+"""Classes as users name them."""
+
+from collections.abc import Sequence
 
 from shared.errors import UserError
 from shared.text import shown
+
+EVERY = "all"
 
 
 def class_label(wanted: str | None, names: list[str] | None) -> int | None:
@@ -18,3 +22,11 @@ def class_label(wanted: str | None, names: list[str] | None) -> int | None:
         return int(wanted)
     known = ", ".join(f"{number} {name}" for number, name in enumerate(as_shown))
     raise UserError(f"class {wanted}: there is no such class; known are {known}")
+
+
+def class_labels(wanted: Sequence[str], names: list[str] | None) -> dict[str, int]:
+    """The numbers, by name, of the classes asked for: as in `class_label`, or "all" of them."""
+    if list(wanted) == [EVERY] and names and EVERY not in names:
+        return {name: number for number, name in enumerate(names)}
+    numbers = [class_label(name, names) for name in wanted]
+    return {(names or [])[number]: number for number in numbers if number is not None}

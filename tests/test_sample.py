@@ -22,6 +22,7 @@ from stage2_prior import train as stage2
 from stage2_prior.completion import ShownRows, open_photo
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.prior import load_prior
 from tests.tiny import NAMES, prior_run, save_drawings, tokenizer_run
 
 TOP = ShownRows(shown=3, margin=1, total=4)
@@ -160,6 +161,26 @@ def test_only_as_many_images_as_fit_are_in_the_grid(monkeypatch: pytest.MonkeyPa
     run_sample(monkeypatch, "--complete", "cat.png", "--num", "7")
     assert pixels("out/completions.png").shape == (36, 8 * 36, 3)
     assert len(list(Path("out").glob("cat-seed0-*.png"))) == 7
+
+
+def test_all_classes_are_drawn_a_row_each_like_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = run_sample(monkeypatch, "--class-label", "all", "--num", "3", "--batch-size", "4")
+    names = load_prior(Path("runs/prior/tiny"))[1].class_names
+    assert names is not None
+    assert torch.cat([call["labels_B"] for call in calls]).tolist() == [0, 0, 0, 1, 1, 1]
+    grid = pixels("out/grid.png")
+    assert grid.shape == (2 * 36, 3 * 36, 3)
+    for row, name in enumerate(names):
+        run_sample(monkeypatch, "--class-label", name, "--num", "3")
+        for number in range(3):
+            alone = pixels(f"out/seed0-000{number}.png")
+            assert np.array_equal(pixels(f"out/{name}-seed0-000{number}.png"), alone)
+            assert np.array_equal(grid[36 * row + 2 : 36 * row + 34, 36 * number + 2 : 36 * number + 34], alone)
+
+
+def test_completing_takes_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"^--complete takes one class, not 2: "):
+        run_sample(monkeypatch, "--complete", "cat.png", "--class-label", "all")
 
 
 def test_guidance_options_reach_the_decode_loop(monkeypatch: pytest.MonkeyPatch) -> None:

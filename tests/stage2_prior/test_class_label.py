@@ -1,7 +1,7 @@
 import pytest
 
 from shared.errors import UserError
-from stage2_prior.class_label import class_label
+from stage2_prior.class_label import class_label, class_labels
 
 NAMES = ["cat", "caf\udce9", "0"]
 
@@ -21,3 +21,12 @@ def test_a_class_that_is_not_there_lists_those_that_are() -> None:
 def test_a_class_label_for_an_unlabelled_prior_is_refused() -> None:
     with pytest.raises(UserError, match="trained without classes"):
         class_label("faces", None)
+
+
+def test_several_classes_or_all() -> None:
+    assert class_labels([], NAMES) == {}
+    assert class_labels([NAMES[2], "cat"], NAMES) == {NAMES[2]: 2, "cat": 0}
+    assert class_labels(["all"], NAMES) == {name: number for number, name in enumerate(NAMES)}
+    assert class_labels(["all"], ["one", "all"]) == {"all": 1}  # a class of that name comes first
+    with pytest.raises(UserError, match="trained without classes"):
+        class_labels(["all"], None)
