@@ -33,7 +33,7 @@ develop: .venv/installed-dev
 
 demo: install
 	$(MAKE) --no-print-directory tokenizer prior CONFIG= ARGS=
-	$(MAKE) --no-print-directory sample ARGS="--num 32 --temperature 0.85"
+	$(MAKE) --no-print-directory sample ARGS="--class-label all --num 8"
 
 tokenizer: install
 	$(BIN)/python -m stage1_tokenizer.train $(CONFIG) $(ARGS)

@@ -110,7 +110,7 @@ def begin_run(
     if accelerator.is_main_process:
         print(memory)
         begin(run, config, accelerator.num_processes, may_lengthen)
-        run.check_images(len(images.source), images.source.contents())
+        run.check_images(len(images.source), images.source.contents(), images.source.description)
     accelerator.wait_for_everyone()
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shared.errors import UserError
 from shared.runs.fingerprint import fingerprint_of
-from shared.runs.run_directory import WEIGHTS, newest_run, read_yaml
+from shared.runs.run_directory import IMAGES, WEIGHTS, newest_run, read_yaml
 from shared.runs.token_cache import read_info
 from shared.runs.uses import USES, save_uses
 from shared.runs.weights import read_weights
@@ -156,7 +156,9 @@ def _as_loaded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _images(run: Path, config: dict[str, Any]) -> str:
     if (run / TOKENS).exists():
         return json.loads((run / TOKENS).read_text())["source"]
-    return config.get("data", {}).get("source", "unknown")
+    named = config.get("data", {}).get("source", "unknown")
+    file = run / IMAGES
+    return json.loads(file.read_text()).get("source", named) if file.exists() else named
 
 
 def _figures(run: Path) -> str:

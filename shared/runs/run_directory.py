@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shared.config import Config, completed, parse_yaml, save_config
-from shared.disk.atomic import flush, write_atomically
+from shared.disk.atomic import flush, write_atomically, write_text
 from shared.disk.lock import hold
 from shared.disk.manifest import Damaged, check_manifest, read_manifest, sha256, write_manifest
 from shared.errors import UserError
@@ -31,6 +31,7 @@ from shared.errors import UserError
 log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
+IMAGES = "images.json"  # what a tokenizer was trained on
 WEIGHTS = ("model.safetensors", "ema.safetensors")
 BEST = "best.safetensors"
 KEPT = 2  # states
@@ -76,20 +77,22 @@ class RunDirectory:
                 )
         write_atomically(saved, lambda temporary: save_config(config, temporary))
 
-    def check_images(self, count: int, contents: str) -> None:
+    def check_images(self, count: int, contents: str, description: str) -> None:
         """Remember what images this run is trained on, or check that they are those it was begun on.
 
-        contents: their hash (`ImageSource.contents`). Raises UserError where they changed since the last checkpoint.
+        contents: their hash (`ImageSource.contents`). description: what and whose they are, for a card. Raises
+        UserError where they changed since the last checkpoint.
         """
-        file, now = self.path / "images.json", {"images": count, "contents": contents}
+        file, now = self.path / IMAGES, {"images": count, "contents": contents}
         before = _read_json(file)
-        if before is not None and before != now and self.states():
+        known = before and {key: before.get(key) for key in now}
+        if known is not None and known != now and self.states():
             raise UserError(
-                f"the images of {self.path} are not those it was begun on: it had {before.get('images')}, now it has "
+                f"the images of {self.path} are not those it was begun on: it had {known.get('images')}, now it has "
                 f"{count}, or some have other names, classes or sizes. Gone on with, it would not be the same run: put "
                 f"them back, or begin another (name=...). To go on with them all the same, remove {file}"
             )
-        write_atomically(file, lambda temporary: temporary.write_text(json.dumps(now) + "\n"))
+        write_text(json.dumps(now | {"source": description}) + "\n", file)
 
     def _lock(self) -> None:
         hold(self.path / ".lock", f"another process is training {self.path}: wait for it, or give a name=...")

@@ -13,6 +13,7 @@ from shared.errors import UserError
 from shared.runs import hub
 from shared.runs.fingerprint import fingerprint
 from shared.runs.hub import local_run, prior_directory
+from shared.runs.token_cache import read_info
 from shipped import OPENMOJI
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer, matching_tokenizer
@@ -97,6 +98,18 @@ def test_the_card_says_what_it_is_and_begins_with_yaml(runs: tuple[Path, Path], 
     assert yaml.safe_load(head)["library_name"] == "tessera"
     assert 'Prior.from_pretrained("' in body
     assert "12 pictures" in body or "drawings" in body
+
+
+def test_both_cards_say_what_and_whose_the_images_are(runs: tuple[Path, Path], drawings: Path, tmp_path: Path) -> None:
+    source = read_info(runs[1]).source
+    assert source.endswith("image files")
+    load_tokenizer(runs[0]).save_pretrained(tmp_path / "tokenizer")
+    load_prior(runs[1])[0].save_pretrained(tmp_path / "prior")
+    for stage in ("tokenizer", "prior"):
+        assert source in (tmp_path / stage / "README.md").read_text()
+    (runs[0] / "images.json").unlink()  # as in runs of before, which know no more than their configuration
+    load_tokenizer(runs[0]).save_pretrained(tmp_path / "old")
+    assert f"{drawings}" in (tmp_path / "old" / "README.md").read_text()
 
 
 def test_pushing_uploads_the_saved_folder(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
