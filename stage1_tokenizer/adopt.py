@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from shared.config import parse_config
+from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.runs.run_directory import RUNS, RunDirectory
 from shared.runs.weights import load_strictly
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="of the run that is written, runs/tokenizer/NAME")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.source=~/pictures")
     args = parser.parse_intermixed_args()
+    check_writable(RUNS / "tokenizer" / args.name)
     run = adopt(args.checkpoint, args.name, args.overrides)
     print(
         f"wrote {run.path}\n"

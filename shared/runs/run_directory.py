@@ -31,6 +31,7 @@ from shared.errors import UserError
 log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
+TRAINERS = {"tokenizer": "stage1_tokenizer", "prior": "stage2_prior"}
 IMAGES = "images.json"  # what a tokenizer was trained on
 WEIGHTS = ("model.safetensors", "ema.safetensors")
 BEST = "best.safetensors"
@@ -222,7 +223,10 @@ def newest_run(stage: str, file: str, otherwise: Path | None = None) -> Path:
     if not found and otherwise:
         return otherwise
     if not found:
-        raise UserError(f"no run under {RUNS / stage} holds {file}: run `make {stage}` first")
+        raise UserError(
+            f"no run under {RUNS / stage} holds {file}: train one first, with python -m {TRAINERS[stage]}.train "
+            f"(in a clone: make {stage})"
+        )
     return max(found, key=lambda run: (run / "config.yaml").stat().st_mtime)
 
 
