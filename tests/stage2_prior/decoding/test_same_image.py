@@ -1,5 +1,6 @@
 """Image k of a seed is one image: whatever is drawn beside it, and on however many threads."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from shared.kernels import kernel
 from stage2_prior.decoding import choice
+from stage2_prior.decoding.cpu import spare_cores
 from stage2_prior.decoding.cpu import step as cpu
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
@@ -33,8 +35,9 @@ SAMPLING = SamplingConfig(temperature=0.9, top_k=150, top_p=0.98, min_p=0.001)
 
 
 @pytest.fixture
-def threads() -> Iterator[None]:
-    """Gives PyTorch its threads back."""
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lets none be given to other processes, and gives PyTorch its own back."""
+    monkeypatch.setattr(spare_cores, "LOOK_EVERY", math.inf)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
