@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: help install develop demo tokenizer prior sample openmoji compare web test check bench torture
 
 help:
-	@echo "make demo        train a small tokenizer and prior on real drawings, and draw from them (6 minutes, 2 CPU cores)"
+	@echo "make demo        train a small tokenizer and prior on real drawings, and draw from them (17 minutes on 2 CPU cores without bfloat16)"
 	@echo "make tokenizer   train stage one and cache its token grids   [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make prior       train stage two on the cached grids         [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make sample      draw images                                 [ARGS=\"--num 16 --seed 0 ...\"]"
