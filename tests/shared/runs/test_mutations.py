@@ -25,6 +25,16 @@ from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.run_config import PriorRun
 from tests.launch import ROOT
 
+
+@pytest.fixture(autouse=True, scope="module")
+def _smallest_numbers() -> Iterator[None]:
+    """Keeps numbers below 1e-38, which training takes for zero and Hypothesis wants to draw."""
+    torch.set_flush_denormal(False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "set_flush_denormal", lambda _: True)
+        yield
+
+
 SHIPPED = [  # whole, with what they take over from the file that they extend
     (model, yaml.safe_dump(read_extended(path), default_flow_style=None, sort_keys=False))
     for folder, model in (("tokenizer", TokenizerRun), ("prior", PriorRun), ("demo", None))
