@@ -68,17 +68,20 @@ def open_image(file: str | Path | BinaryIO) -> Image.Image:
     """The picture with its header read, and no pixel. Raises nearly anything on broken bytes."""
     if isinstance(file, str | Path):
         refuse_no_file(Path(file))
-        with Path(file).open("rb") as opened:
-            head = opened.read(4)
-    else:
-        head = file.read(4)
-        file.seek(0)
     try:
         return Image.open(file, formats=FORMATS)
     except Image.UnidentifiedImageError:
-        if head in TIFF_HEADS:
+        if _head(file) in TIFF_HEADS:
             raise ValueError("a TIFF of a kind that is not read here, such as floats of 64 bits: convert it") from None
         raise
+
+
+def _head(file: str | Path | BinaryIO) -> bytes:
+    if isinstance(file, str | Path):
+        with Path(file).open("rb") as opened:
+            return opened.read(4)
+    file.seek(0)
+    return file.read(4)
 
 
 def refuse_no_file(path: Path) -> None:
