@@ -18,6 +18,11 @@ def machine() -> str:
     return f"{device}, {torch.get_num_threads()} of {os.cpu_count()} cores, {system}"
 
 
+def cores() -> set[int]:
+    """The cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def versions() -> dict[str, str]:
     """Of the packages that take part, where they are installed."""
     found = {}

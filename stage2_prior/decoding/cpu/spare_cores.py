@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from shared.environment import cores
+
 LOOK_EVERY = 0.1  # seconds: ten ticks of Linux's accounts
 _STAT = Path("/proc/stat")
 _BUSY = (1, 2, 3, 6, 7, 8)  # fields of a core's line: user, nice, system, interrupts twice, stolen by another guest
@@ -60,8 +62,3 @@ def busy_seconds() -> float:
     mine = {f"cpu{core}" for core in cores()}
     ticks = sum(int(line[field]) for line in lines if line[0] in mine for field in _BUSY)
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def cores() -> set[int]:
-    """The cores that this process may use."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from shared.disk.atomic import write_atomically
+from shared.environment import cores
 from shared.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -97,16 +98,16 @@ def _make(blocks: list[Block], size: int, what: str) -> None:
 def _make_all(blocks: list[Block], what: str) -> None:
     """By all cores, where processes can be forked: each block is a function of nothing but its numbers."""
     forks = "fork" in multiprocessing.get_all_start_methods()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    at_once = min(len(cores()), len(blocks))
     first = os.environ.get("RANK", "0") == "0"
     with tqdm(total=len(blocks) * PER_BLOCK, unit=f" {what}", disable=not first, mininterval=0.5) as bar:
-        if not forks or min(cores, len(blocks)) == 1:
+        if not forks or at_once == 1:
             for block in blocks:
                 block.make()
                 bar.update(PER_BLOCK)
             return
         context = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(min(cores, len(blocks)), mp_context=context) as pool:
+        with ProcessPoolExecutor(at_once, mp_context=context) as pool:
             made: list[Future[None]] = [pool.submit(block.make) for block in blocks]
             try:
                 for done in as_completed(made):

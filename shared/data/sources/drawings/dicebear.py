@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.resources import files
-from io import BytesIO
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from shared.data.sources.drawings.blocks import PER_BLOCK, Block, Drawing, read_blocks
+from shared.data.sources.drawings.svg import pixels_of
 from shared.data.sources.source import ImageSource
 from shared.disk.cache_folder import cache_folder
 from shared.errors import UserError
@@ -91,15 +90,10 @@ def credit(style: str) -> str:
 
 def draw(style: str, size: int, background: str, number: int) -> Drawing:
     """Drawing `number` of a style, and the parts that it is made of."""
-    import resvg_py
     from dicebear import Avatar
 
     avatar = Avatar(_style(style), {"seed": str(number)}).to_json()
-    # System fonts would make the same file draw differently from machine to machine.
-    png = resvg_py.svg_to_bytes(
-        svg_string=avatar["svg"], background=background, width=size, height=size, skip_system_fonts=True
-    )
-    return Drawing(np.asarray(Image.open(BytesIO(png)).convert("RGB")), parts_of(avatar["options"]))
+    return Drawing(pixels_of(size, background, svg_string=avatar["svg"]), parts_of(avatar["options"]))
 
 
 def parts_of(options: dict[str, Any]) -> str:

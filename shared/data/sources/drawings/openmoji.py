@@ -9,13 +9,13 @@ import os
 import tempfile
 import unicodedata
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from shared.data.sources.drawings.svg import pixels_of
 from shared.data.sources.source import ImageSource
 from shared.disk.cache_folder import cache_folder
 from shared.errors import UserError
@@ -200,19 +200,11 @@ def _write_cache(path: Path, codes: Sequence[str], size: int) -> None:
             drawn = Path(folder) / path.name
             pixels_NHWC = np.lib.format.open_memmap(drawn, mode="w+", dtype=np.uint8, shape=(len(codes), size, size, 3))
             for index, code in enumerate(codes):
-                pixels_NHWC[index] = _draw_one(_svg_folder() / f"{code}.svg", size)
+                pixels_NHWC[index] = pixels_of(size, "white", svg_path=str(_svg_folder() / f"{code}.svg"))
             pixels_NHWC.flush()
             os.replace(drawn, path)
     except OSError as error:
         raise UserError(f"cannot keep drawings in {path.parent}: {error}; set TESSERA_CACHE to a folder") from None
-
-
-def _draw_one(path: Path, size: int) -> np.ndarray:
-    import resvg_py
-
-    # System fonts would make the same file draw differently from machine to machine.
-    png = resvg_py.svg_to_bytes(svg_path=str(path), background="white", width=size, height=size, skip_system_fonts=True)
-    return np.asarray(Image.open(BytesIO(png)).convert("RGB"))
 
 
 def _expand(ranges: str) -> list[int]:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from shared.environment import cores
 from stage2_prior.decoding.cpu import spare_cores
-from stage2_prior.decoding.cpu.spare_cores import LOOK_EVERY, SpareCores, busy_seconds, cores, threads_beside
+from stage2_prior.decoding.cpu.spare_cores import LOOK_EVERY, SpareCores, busy_seconds, threads_beside
 
 
 @pytest.fixture
