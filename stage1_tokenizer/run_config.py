@@ -15,7 +15,7 @@ from stage1_tokenizer.tokenizer import TokenizerConfig
 class CacheConfig(Config):
     """Which images are tokenized for stage two once the tokenizer is trained, and how often."""
 
-    source: str | None = None  # null: those it was trained on (data.source)
+    source: str | list[str] | None = None  # null: those it was trained on (data.source)
     # Views of each training image: as it is, mirrored (where data.augment.flip allows it), and then augmented as in
     # training.
     views: PositiveInt = 2

@@ -448,7 +448,7 @@ def cache_and_draw(config: DataConfig) -> None:
     """Tokenize a set with a tokenizer that has learnt nothing, and draw from a prior that has not either."""
     with tempfile.TemporaryDirectory() as place:
         run = RunDirectory(Path(place) / "run")
-        tokenizer_config = tokenizer_run(Path(config.source))
+        tokenizer_config = tokenizer_run(Path(config.where))
         model = {**tokenizer_config.model.model_dump(), "quantiser": QUANTISERS["fsq"]}
         values = {**tokenizer_config.model_dump(), "data": config.model_dump(), "model": model}
         whole = parse_config(TokenizerRun, values, where="the trial")

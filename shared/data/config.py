@@ -15,7 +15,8 @@ class DataConfig(Config):
     """Which images, at which size, and what to do with those that cannot be read.
 
     source: a folder of images, of Parquet or Arrow files or of WebDataset shards (tar), one such file, "hf:NAME" for a
-        dataset of the Hugging Face hub, "openmoji", "openmoji:faces+animals", or "dicebear:lorelei+micah".
+        dataset of the Hugging Face hub, "openmoji", "openmoji:faces+animals", or "dicebear:lorelei+micah". Several in a
+        list are read as one: [openmoji, ~/pictures].
     count: how many drawings of DiceBear's styles, all styles together; 10,000 if not given.
     image_size: side in pixels, or [height, width].
     format: what to take from a folder that holds several: its images, its tables (Parquet, Arrow), or its shards.
@@ -34,7 +35,7 @@ class DataConfig(Config):
     workers: processes that load images; 0 loads them in the training process. The batches are the same.
     """
 
-    source: str = "openmoji"
+    source: str | list[str] = "openmoji"
     count: PositiveInt | None = None
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 256
     format: Literal["images", "tables", "shards"] | None = None
@@ -70,12 +71,29 @@ class DataConfig(Config):
             raise ValueError("give a colour, such as white, black, grey or '#102030'") from None
         return background
 
+    @field_validator("source")
+    @classmethod
+    def _some(cls, source: str | list[str]) -> str | list[str]:
+        if not source:
+            raise ValueError("give a folder, or what else holds images")
+        return source
+
     @field_validator("value_range")
     @classmethod
     def _ordered(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
         if ends and not ends[0] < ends[1]:
             raise ValueError("give the value that is black and the larger one that is white, such as [0, 4095]")
         return ends
+
+    @property
+    def sources(self) -> list[str]:
+        """What is read, one or several."""
+        return [self.source] if isinstance(self.source, str) else list(self.source)
+
+    @property
+    def where(self) -> str:
+        """What to call the source, or sources, in a message."""
+        return ", ".join(self.sources)
 
     @property
     def height_width(self) -> tuple[int, int]:

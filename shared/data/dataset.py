@@ -131,11 +131,11 @@ class ImageDataset(Dataset):
         before, self._reported = self._reported, (int(self._broken_N.sum()), int(self._constant_N.sum()))
         if self._reported[0] > before[0]:
             self._refuse_broken()
-            log.warning("%s. Skipped", unusable(self.unreadable, self._total, self.config.source))
+            log.warning("%s. Skipped", unusable(self.unreadable, self._total, self.config.where))
         if self._reported[1] > before[1]:
             log.warning(
                 "%d images of %s are one colour all over: %s",
-                len(self.constant), self.config.source, some(self.constant),
+                len(self.constant), self.config.where, some(self.constant),
             )  # fmt: skip
 
     def _first_readable(self, position: int) -> tuple[int, Image.Image]:
@@ -146,7 +146,7 @@ class ImageDataset(Dataset):
                 return at, self.source[int(self.indices[at])]
             except UnreadableImage:
                 self._mark_broken(at)
-        raise UserError(f"none of the {len(self)} images of {self.config.source} can be read")
+        raise UserError(f"none of the {len(self)} images of {self.config.where} can be read")
 
     def _mark_broken(self, at: int) -> None:
         if self._broken_N[at]:
@@ -155,7 +155,7 @@ class ImageDataset(Dataset):
         self._refuse_broken()
 
     def _refuse_broken(self) -> None:
-        refuse_unreadable(self.unreadable, self._total, self.config.max_bad_fraction, self.config.source)
+        refuse_unreadable(self.unreadable, self._total, self.config.max_bad_fraction, self.config.where)
 
     @property
     def _total(self) -> int:

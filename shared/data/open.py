@@ -13,6 +13,7 @@ from shared.data.sources.choose import choose
 from shared.data.sources.drawings.dicebear import DiceBearSource
 from shared.data.sources.drawings.openmoji import OpenMojiSource
 from shared.data.sources.folder import FolderSource
+from shared.data.sources.joined import join
 from shared.data.sources.shards import ShardSource
 from shared.data.sources.source import ImageSource, some
 from shared.data.sources.walk import walk
@@ -29,7 +30,7 @@ def open_datasets(config: DataConfig, seed: int) -> tuple[ImageDataset, ImageDat
     """
     source = open_source(config)
     train_N, validation_N = _divided(source, config)
-    log.info("%s: %s", shown(config.source), shown(what_was_found(source, train_N, validation_N)))
+    log.info("%s: %s", shown(config.where), shown(what_was_found(source, train_N, validation_N)))
     return (
         ImageDataset(source, train_N, config, augmented=config.augment is not None, seed=seed),
         ImageDataset(source, validation_N, config, augmented=False, seed=seed),
@@ -41,23 +42,29 @@ def open_source(config: DataConfig) -> ImageSource:
 
     Raises UserError when there is nothing usable, saying where and what was looked for.
     """
-    kind, _, rest = config.source.partition(":")
+    if config.count is not None and not any(source.startswith("dicebear:") for source in config.sources):
+        raise UserError(f"data.count={config.count} is for drawings of DiceBear; {config.where} has what it has")
+    if len(config.sources) == 1:
+        return _open_one(config.sources[0], config)
+    return join(config.sources, lambda source: _open_one(source, config.model_copy(update={"source": source})))
+
+
+def _open_one(source: str, config: DataConfig) -> ImageSource:
+    kind, _, rest = source.partition(":")
     if kind == "dicebear":
         return DiceBearSource(rest, config.count, max(config.height_width), config.background)
-    if config.count is not None:
-        raise UserError(f"data.count={config.count} is for drawings of DiceBear; {config.source} has what it has")
     if kind == "openmoji":
         return OpenMojiSource(rest, max(config.height_width))
     if kind == "hf":
         from shared.data.sources import tables  # not above: it imports `datasets`, which suit_kernels seconds
 
         return tables.open_hub(rest, config)
-    path = Path(config.source).expanduser()
+    path = Path(source).expanduser()
     if path.is_file():
         return _open_file(path, config)
     if not path.is_dir():
         raise UserError(
-            f"there is no folder {str(path)!r} (data source {config.source!r}): give a folder of images, of Parquet or "
+            f"there is no folder {str(path)!r} (data source {source!r}): give a folder of images, of Parquet or "
             "Arrow files or of tar shards, 'hf:NAME' for a dataset of the Hugging Face hub, 'openmoji', or "
             "'dicebear:STYLE'"
         )
@@ -104,6 +111,6 @@ def _divided(source: ImageSource, config: DataConfig) -> tuple[Tensor, Tensor]:
     if held_out_N.all() or not held_out_N.any():
         raise UserError(
             f"data.held_out={config.held_out} leaves {int((~held_out_N).sum())} images to train on and "
-            f"{int(held_out_N.sum())} to measure on: {config.source} must have both"
+            f"{int(held_out_N.sum())} to measure on: {config.where} must have both"
         )
     return (~held_out_N).nonzero().flatten(), held_out_N.nonzero().flatten()

@@ -29,7 +29,7 @@ def compare(comparison: Comparison, runs: dict[str, TokenizerRun], command: str)
         "command": command,
         "machine": machine(),
         "date": now(),
-        "data": f"{first.data.source} at {first.data.height_width[0]} x {first.data.height_width[1]} px",
+        "data": f"{first.data.where} at {first.data.height_width[0]} x {first.data.height_width[1]} px",
         "budget": {
             "images": first.training.images,
             "batch": first.training.batch_size * first.training.accumulation,

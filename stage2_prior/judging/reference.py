@@ -39,6 +39,6 @@ def labels_like(dataset: ImageDataset, count: int) -> Tensor:
     Raises UserError where the dataset has no classes.
     """
     if dataset.source.labels is None:
-        raise UserError(f"{dataset.config.source} has no classes any more, but the prior was trained with them")
+        raise UserError(f"{dataset.config.where} has no classes any more, but the prior was trained with them")
     places = torch.arange(count) * len(dataset) // count
     return torch.tensor([dataset.source.labels[index] for index in dataset.indices[places].tolist()])

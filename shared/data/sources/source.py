@@ -110,7 +110,7 @@ class EncodedSource(ImageSource):
 
     def look(self, config: DataConfig, sample: Iterable[int]) -> Survey:
         """Decode a sample of the images, to `learn` from it. Raises UserError where they have no scale in common."""
-        return survey([(self.names[index], self.encoded, index) for index in sample], config.reading, config.source)
+        return survey([(self.names[index], self.encoded, index) for index in sample], config.reading, config.where)
 
     def learn(self, found: Survey) -> None:
         """Read pictures from now on as a look at some of them says, and note what is odd about them."""
