@@ -23,7 +23,7 @@ from shared.reporting.set_distances import distances
 from shared.runs.token_cache import Split, TokenCache, open_cache
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
-from stage1_tokenizer.judging.networks import open_networks
+from stage1_tokenizer.judging.networks import Vgg16, open_networks
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import evaluate
 from stage2_prior import train as stage2
@@ -163,6 +163,23 @@ def test_two_processes_find_what_one_does(run: Path) -> None:
     assert alone.measures
     assert figures["processes"] == 2
     assert figures["measures"] == pytest.approx(alone.measures, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.usefixtures("closed_network")
+def test_real_images_are_looked_at_once_for_all_priors(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    looked = Vgg16.__call__
+
+    def count(self: Vgg16, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels_BCHW))
+        return looked(self, pixels_BCHW)
+
+    monkeypatch.setattr(Vgg16, "__call__", count)
+    found = [judge.judge_samples(run, "last", Drawing(images=4), None, Accelerator()).measures for _ in range(2)]
+    dataset, held_out = (reference_images(load_prior(run)[1], split) for split in ("train", "validation"))
+    every = 2 * len(dataset) + len(held_out)  # mirrored as well
+    assert sum(seen) == every + 2 * (4 + len(held_out))  # drawings, and reconstructions of those held out
+    assert found[0] == found[1]
 
 
 def test_options_of_a_drawing_that_do_not_exist_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

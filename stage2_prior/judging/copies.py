@@ -8,17 +8,19 @@ Shapes: N images judged (B of them at once), M training images (G at once), H he
 a grid, l those of one kind of place, K codes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from shared.runs.token_cache import TokenCache
 
 PART = 64  # images compared at once with a piece of the training set
 PIECE = 1024  # training images
+LONG = 100_000  # training images through which a search shows how far it is
 
 # From some of the images judged (B, ...) and a piece of the training set (G, ...) to what is between them, (B, G).
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -31,11 +33,12 @@ class Nearest(NamedTuple):
     distances_N: Tensor
 
 
-def nearest(judged_ND: Tensor, training_MD: Tensor | np.ndarray, distance: Distance) -> Nearest:
+def nearest(judged_ND: Tensor, *training_MD: Tensor | np.ndarray, distance: Distance) -> Nearest:
     """Of each image judged the nearest of the training set; of equals, the first.
 
-    judged_ND: features or token grids, on any device; the search runs there. training_MD: of the same kind; an array is
-    of grids, of any integer type, possibly memory-mapped. Never more than a piece of it is at hand.
+    judged_ND: features or token grids, on any device; the search runs there. training_MD: of the same kind, one part of
+    the set or several, whose rows count on; an array is of grids, of any integer type, possibly memory-mapped. Never
+    more than a piece of it is at hand.
     """
     lowest_N = torch.full((len(judged_ND),), torch.inf, dtype=torch.float64, device=judged_ND.device)
     rows_N = torch.zeros(len(judged_ND), dtype=torch.int64, device=judged_ND.device)
@@ -48,11 +51,19 @@ def nearest(judged_ND: Tensor, training_MD: Tensor | np.ndarray, distance: Dista
     return Nearest(rows_N.cpu(), lowest_N.cpu())
 
 
-def _pieces(training_MD: Tensor | np.ndarray) -> Iterator[tuple[int, Tensor]]:
+def _pieces(parts: Sequence[Tensor | np.ndarray]) -> Iterator[tuple[int, Tensor]]:
     """Where each piece begins, and the piece."""
-    for start in range(0, len(training_MD), PIECE):
-        piece_GD = training_MD[start : start + PIECE]
-        yield start, piece_GD if isinstance(piece_GD, Tensor) else torch.from_numpy(piece_GD.astype(np.int64))
+    total, begun = sum(map(len, parts)), 0
+    with tqdm(total=total, unit="img", desc="comparing", disable=total < LONG, leave=False) as bar:
+        for part_MD in parts:
+            for start in range(0, len(part_MD), PIECE):
+                piece_GD = part_MD[start : start + PIECE]
+                yield (
+                    begun + start,
+                    piece_GD if isinstance(piece_GD, Tensor) else torch.from_numpy(piece_GD.astype(np.int64)),
+                )
+                bar.update(len(piece_GD))
+            begun += len(part_MD)
 
 
 def between_features(features_BD: Tensor, others_GD: Tensor) -> Tensor:
@@ -71,7 +82,7 @@ def nearest_by_code_vectors(tokens_NL: Tensor, cache: TokenCache) -> Nearest:
     One grid after another, for each needs a table of its own.
     """
     training_ML = cache.tokens["train"]
-    found = [nearest(grid_1L, training_ML, between_codes(grid_1L[0], cache)) for grid_1L in tokens_NL.split(1)]
+    found = [nearest(grid_1L, training_ML, distance=between_codes(grid_1L[0], cache)) for grid_1L in tokens_NL.split(1)]
     return Nearest(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from shared.data.dataset import ImageDataset
 from shared.data.pixels import to_float, to_uint8
-from shared.runs.token_cache import Split, TokenInfo
+from shared.data.sources.source import spread
 from stage2_prior.judging.codec import Codec, decoded
 from stage2_prior.judging.copies import Nearest, between_features, copying, differing_tokens, nearest
-from stage2_prior.judging.features import Networks, features_of
+from stage2_prior.judging.features import features_of
+from stage2_prior.judging.real_features import RealFeatures
 from stage2_prior.judging.reference import reference_batches, reference_images
 from stage2_prior.judging.subject import Subject
 from stage2_prior.judging.titles import COPYING, PERCENTILES, SHARED_TOKENS
 
+MOST_HELD_OUT = 2000  # images by which a usual distance from the training images is told
 COPIES_SHOWN = 16  # drawn images that are shown above the nearest training image of each
 
 
@@ -45,30 +47,30 @@ class KnownGrids(NamedTuple):
     held_out_HL: np.ndarray
 
 
-def copies_by_features(
-    drawn: dict[str, Tensor], real: dict[Split, dict[str, Tensor]], subject: Subject, networks: Networks,
-    batch_size: int, accelerator: Accelerator,
-) -> Copies:  # fmt: skip
+def copies_by_features(drawn: dict[str, Tensor], real: RealFeatures, subject: Subject) -> Copies:
     """Copies in the features of networks; the nearest training images are those in the first one's.
 
-    drawn: by network, features of the images drawn. real: of those splits whose features are known already, the same.
-    Held-out images count as the codec reconstructs them, for drawn ones are decoded too; training images count mirrored
-    as well, where training mirrors them.
+    drawn: by network, features of the images drawn. Of held-out images at most `MOST_HELD_OUT` count, spread evenly, as
+    the codec reconstructs them, for drawn ones are decoded too; training images count mirrored as well, where training
+    mirrors them.
     """
-    training = reference_images(subject.info, "train")
-    known = training_features(training, real.get("train"), subject.info, networks, batch_size, accelerator)
-    held_out = reference_images(subject.info, "validation")
-    unseen = reconstructed(held_out, subject.codec, batch_size, accelerator)
-    held_out_features, _ = features_of(unseen, networks, len(held_out), accelerator)
-    plain = reference_batches(held_out, batch_size, accelerator)
-    plain_features = real.get("validation") or features_of(plain, networks, len(held_out), accelerator)[0]
+    training, held_out = (reference_images(subject.info, split) for split in ("train", "validation"))
+    views = [real.of(training)]
+    if subject.info.data.augment and subject.info.data.augment.flip:
+        views.append(real.of(training, mirrored=True))
+    some = ImageDataset(
+        held_out.source, held_out.indices[spread(len(held_out), MOST_HELD_OUT)], held_out.config, augmented=False
+    )
+    unseen = reconstructed(some, subject.codec, real.batch_size, real.accelerator)
+    usual, _ = features_of(unseen, real.networks, len(some), real.accelerator, "looking at reconstructions")
     found, measures = {}, {}
-    for name, training_MD in known.items():
-        found[name] = nearest(drawn[name], training_MD, between_features)
-        usual_H = nearest(held_out_features[name], training_MD, between_features).distances_N
+    for name in drawn:
+        of_views = [view[name] for view in views]
+        found[name] = nearest(drawn[name], *of_views, distance=between_features)
+        usual_H = nearest(usual[name], *of_views, distance=between_features).distances_N
         measures[COPYING[name]] = copying(found[name].distances_N, usual_H)
     network, seen = next(iter(found.items()))
-    among_new = nearest(drawn[network], plain_features[network], between_features)
+    among_new = nearest(drawn[network], real.of(held_out)[network], distance=between_features)
     measures["nearest_held_out"] = float((among_new.distances_N < seen.distances_N).double().mean())
     views_BCHW = torch.stack([training_view(training, row) for row in seen.rows_N[:COPIES_SHOWN].tolist()])
     return Copies(measures, views_BCHW, names_of_kin(seen, among_new, training, held_out))
@@ -83,25 +85,6 @@ def names_of_kin(seen: Nearest, new: Nearest, training: ImageDataset, held_out: 
         index = int(images.indices[int(found.rows_N[number]) % len(images)])
         kin.append(f"{images.source.names[index]} ({'held out' if is_new else 'trained on'})")
     return kin
-
-
-def training_features(
-    training: ImageDataset, plain: dict[str, Tensor] | None, info: TokenInfo, networks: Networks, batch_size: int,
-    accelerator: Accelerator,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Features (M, D), by network, of the training images and then, where training mirrors them, of them mirrored.
-
-    plain: those of the images as they are, where they are known already.
-    """
-
-    def batches() -> Iterator[Tensor]:
-        return reference_batches(training, batch_size, accelerator)
-
-    parts = [plain or features_of(batches(), networks, len(training), accelerator)[0]]
-    if info.data.augment and info.data.augment.flip:
-        mirrored = (batch_BCHW.flip(-1) for batch_BCHW in batches())
-        parts.append(features_of(mirrored, networks, len(training), accelerator)[0])
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def reconstructed(images: ImageDataset, codec: Codec, batch_size: int, accelerator: Accelerator) -> Iterator[Tensor]:
@@ -125,7 +108,7 @@ def copies_by_tokens(grids_NL: Tensor, known: KnownGrids, grid: tuple[int, int],
     """
     some_HL = known.held_out_HL[:: -(-len(known.held_out_HL) // len(grids_NL))].astype(np.int64)
     drawn, held_out = (
-        nearest(grids, known.training_ML, differing_tokens)
+        nearest(grids, known.training_ML, distance=differing_tokens)
         for grids in (grids_NL, torch.from_numpy(some_HL).to(grids_NL.device))
     )
     measures = {"copying_tokens": copying(drawn.distances_N, held_out.distances_N)}

@@ -113,7 +113,7 @@ def nearest_section(tokens_BL: Tensor, cache: TokenCache, codec: Codec) -> Secti
 
 def in_common(tokens_BL: Tensor, cache: TokenCache) -> str:
     """How many tokens grids share with the training grid that they share most with."""
-    shares_B = 1 - nearest(tokens_BL, cache.tokens["train"], differing_tokens).distances_N
+    shares_B = 1 - nearest(tokens_BL, cache.tokens["train"], distance=differing_tokens).distances_N
     return f"{shares_B.median():.0%} (median; from {shares_B.min():.0%} to {shares_B.max():.0%})"
 
 

@@ -24,7 +24,8 @@ from stage2_prior.judging.codec import decoded
 from stage2_prior.judging.drawing import Drawing, drawn_tokens
 from stage2_prior.judging.features import Networks, features_of
 from stage2_prior.judging.nearest_images import COPIES_SHOWN, Copies, KnownGrids, copies_by_features, copies_by_tokens
-from stage2_prior.judging.reference import reference_batches, reference_images
+from stage2_prior.judging.real_features import RealFeatures
+from stage2_prior.judging.reference import reference_images
 from stage2_prior.judging.subject import Subject
 from stage2_prior.judging.titles import COPYING, MEASURES, TITLES
 
@@ -43,9 +44,9 @@ def measure_samples(
         raise UserError(f"{accelerator.num_processes} processes are more than images: start fewer")
     tokens_nhw = drawn_tokens(subject.prior, dataset, drawing, accelerator)
     images = decoded(tokens_nhw, codec, drawing.batch_size)
-    drawn, shown_BCHW = features_of(images, networks, drawing.images, accelerator)
-    references = reference_batches(dataset, drawing.batch_size, accelerator)
-    real, _ = features_of(references, networks, len(dataset), accelerator)
+    drawn, shown_BCHW = features_of(images, networks, drawing.images, accelerator, "looking at drawn images")
+    known_features = RealFeatures(networks, drawing.batch_size, accelerator)
+    real = known_features.of(dataset)
     found = Findings(f"Samples of {subject.run}", TITLES, facts_of(subject, drawing, dataset, networks))
     found.facts["processes"] = accelerator.num_processes
     found.not_measured |= {
@@ -53,9 +54,7 @@ def measure_samples(
     }
     for network in networks.opened:
         add_distances(network, drawn[network.name], real[network.name], found)
-    by_features = copies_by_features(
-        drawn, {drawing.reference: real}, subject, networks, drawing.batch_size, accelerator
-    )
+    by_features = copies_by_features(drawn, known_features, subject)
     grids_NL = gather_rows(accelerator, tokens_nhw.flatten(1), drawing.images).to(accelerator.device)
     by_tokens = copies_by_tokens(grids_NL, known, info.grid, codec)
     found.measures |= by_features.measures | by_tokens.measures

@@ -6,6 +6,7 @@ TITLES = {
     "fid": "FID",
     "kid": "KID",
     "kid_std": "KID, deviation between subsets",
+    "mind": "MIND",
     "precision": "precision",
     "recall": "recall",
     "copying": "chance of being nearer to a training image than a held-out image is",
@@ -14,6 +15,7 @@ TITLES = {
     "fd_vgg16": "Fréchet distance in ST-LPIPS' VGG16",
     "kd_vgg16": "kernel distance in ST-LPIPS' VGG16",
     "kd_vgg16_std": "kernel distance in ST-LPIPS' VGG16, deviation between subsets",
+    "mind_vgg16": "Monge distance (MIND) in ST-LPIPS' VGG16",
     "precision_vgg16": "precision in ST-LPIPS' VGG16",
     "recall_vgg16": "recall in ST-LPIPS' VGG16",
     "copying_vgg16": "chance of being nearer to a training image than a held-out image is, in ST-LPIPS' VGG16",
@@ -27,6 +29,6 @@ TITLES = {
 COPYING = {"inception": "copying", "vgg16": "copying_vgg16"}
 # Names of the fields of `Distances` in each network's features, and then of the Inception score.
 MEASURES = {
-    "inception": ("fid", "kid", "kid_std", "precision", "recall", "inception_score", "inception_score_std"),
-    "vgg16": ("fd_vgg16", "kd_vgg16", "kd_vgg16_std", "precision_vgg16", "recall_vgg16"),
+    "inception": ("fid", "kid", "kid_std", "mind", "precision", "recall", "inception_score", "inception_score_std"),
+    "vgg16": ("fd_vgg16", "kd_vgg16", "kd_vgg16_std", "mind_vgg16", "precision_vgg16", "recall_vgg16"),
 }

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
+from scipy.optimize import linear_sum_assignment
 
 from shared.errors import UserError
+from shared.reporting import set_distances
 from shared.reporting.feature_networks import open_inception
 from shared.reporting.findings import NotMeasured
 from shared.reporting.set_distances import (
@@ -17,12 +19,14 @@ from shared.reporting.set_distances import (
     frechet_distance,
     inception_score,
     kernel_distance,
+    monge_distance,
     precision_recall,
+    spread_over,
 )
 from tests.narrow import present
 
 # isort: split
-from torch_fidelity import FeatureExtractorInceptionV3, calculate_metrics
+from torch_fidelity import FeatureExtractorInceptionV3, calculate_metrics, metric_kid
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
 
@@ -79,6 +83,54 @@ def test_kernel_distance_is_the_unbiased_sum_of_the_paper() -> None:
     mean, deviation = kernel_distance(x, y)
     assert mean == pytest.approx(same - 2 * across)
     assert deviation == pytest.approx(0, abs=1e-12)  # each subset is the whole set
+
+
+def test_kernel_distance_is_torch_fidelitys_of_the_same_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(set_distances, "SUBSET_SIZE", 12)
+    one, two = correlated(30, 6), correlated(50, 6)
+    theirs = metric_kid.kid_features_to_metric(
+        one, two, kid_subsets=100, kid_subset_size=12, rng_seed=5, verbose=False
+    ).values()
+    assert kernel_distance(one, two, seed=5) == pytest.approx(tuple(theirs), rel=1e-9)
+
+
+def test_roots_of_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    x_ND = correlated(50, 7)
+    monkeypatch.setattr(set_distances, "PART", 9)
+    mean_D, root_RD = set_distances.fit_gaussian(x_ND.float())
+    assert mean_D.numpy() == pytest.approx(x_ND.mean(0).numpy(), rel=1e-5)
+    assert (root_RD.T @ root_RD).numpy() == pytest.approx(torch.cov(x_ND.T).numpy(), rel=1e-4, abs=1e-5)
+
+
+def test_monge_distance_of_a_shift_is_three_times_its_square() -> None:
+    # Along a unit line u a shift v is (u.v), whose mean square over all lines is |v|^2 / D.
+    x_ND, v_D = torch.randn(40, 6).double(), torch.tensor([1.0, 0, 2, 0, 0, -1]).double()
+    assert monge_distance(x_ND, (x_ND + v_D).flip(0)) == pytest.approx(3 * 6, rel=0.1)  # of 1,000 lines
+    assert monge_distance(x_ND, x_ND.flip(0)) == pytest.approx(0, abs=1e-20)
+
+
+def test_monge_distance_of_gaussians_in_closed_form() -> None:
+    # Of N(0, a^2 I) and N(0, b^2 I), 3 D (a - b)^2.
+    one_ND, other_ND = torch.randn(4000, 8) * 2, torch.randn(4000, 8) * 0.5
+    assert monge_distance(one_ND, other_ND) == pytest.approx(3 * 8 * 1.5**2, rel=0.05)
+
+
+def test_monge_distance_in_one_dimension_is_optimal_transport() -> None:
+    one_N1, other_N1 = torch.randn(13, 1).double(), torch.rand(13, 1).double()
+    costs_NN = (one_N1 - other_N1.T).square().numpy()
+    rows, columns = linear_sum_assignment(costs_NN)
+    assert monge_distance(one_N1, other_N1) == pytest.approx(3 * costs_NN[rows, columns].mean())
+
+
+def test_monge_distance_takes_as_many_of_either_set() -> None:
+    one_ND, other_ND = torch.randn(30, 4), torch.randn(90, 4)
+    assert monge_distance(one_ND, other_ND, seed=3) == monge_distance(one_ND, other_ND, seed=3)
+    assert monge_distance(one_ND, other_ND, seed=3) != monge_distance(one_ND, other_ND, seed=4)
+
+
+def test_a_large_set_is_thinned_evenly() -> None:
+    assert spread_over(torch.arange(10)[:, None], 4)[:, 0].tolist() == [0, 2, 5, 7]
+    assert spread_over(torch.arange(3)[:, None], 4)[:, 0].tolist() == [0, 1, 2]
 
 
 def test_kernel_distance_of_one_distribution_is_zero_on_average_and_repeats() -> None:

@@ -34,7 +34,7 @@ def random_cache(train: int = 23) -> TokenCache:
 def test_the_nearest_is_that_of_all_pairs(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
     monkeypatch.setattr(copies, "PIECE", piece)
     features_ND, training_MD = torch.randn(70, 5), torch.randn(30, 5)
-    found = nearest(features_ND, training_MD, between_features)
+    found = nearest(features_ND, training_MD, distance=between_features)
     for row, distance, feature_D in zip(found.rows_N, found.distances_N, features_ND, strict=True):
         all_M = [float((feature_D - other_D).double().norm()) for other_D in training_MD]
         assert int(row) == all_M.index(min(all_M))
@@ -43,7 +43,7 @@ def test_the_nearest_is_that_of_all_pairs(monkeypatch: pytest.MonkeyPatch, piece
 
 def test_a_copy_is_at_distance_zero_however_large_its_features() -> None:
     training_MD = 1e4 + torch.randn(20, 8)
-    found = nearest(training_MD[[3, 11]], training_MD, between_features)
+    found = nearest(training_MD[[3, 11]], training_MD, distance=between_features)
     assert found.rows_N.tolist() == [3, 11]
     assert found.distances_N.tolist() == [0, 0]
 
@@ -54,7 +54,7 @@ def test_the_nearest_grid_shares_most_tokens_in_their_places(monkeypatch: pytest
     monkeypatch.setattr(copies, "PIECE", 7)
     grids_NL = torch.randint(3, (10, 6))
     training_ML: np.ndarray = np.random.default_rng(0).integers(0, 3, (23, 6)).astype(kind)
-    found = nearest(grids_NL, training_ML, differing_tokens)
+    found = nearest(grids_NL, training_ML, distance=differing_tokens)
     for row, distance, grid_L in zip(found.rows_N, found.distances_N, grids_NL.tolist(), strict=True):
         same_M = [sum(a == b for a, b in zip(grid_L, other_L, strict=True)) for other_L in training_ML.tolist()]
         assert int(row) == same_M.index(max(same_M))
@@ -64,7 +64,7 @@ def test_the_nearest_grid_shares_most_tokens_in_their_places(monkeypatch: pytest
 def test_a_copied_grid_is_at_distance_zero_and_one_of_other_codes_at_one() -> None:
     training_ML = np.arange(40, dtype=np.uint16).reshape(10, 4)
     grids_NL = torch.tensor([[28, 29, 30, 31], [29, 28, 31, 30]])
-    found = nearest(grids_NL, training_ML, differing_tokens)
+    found = nearest(grids_NL, training_ML, distance=differing_tokens)
     assert found.rows_N[0] == 7
     assert found.distances_N.tolist() == [0, 1]
 
@@ -102,9 +102,9 @@ def test_a_copy_is_at_distance_zero_by_code_vectors() -> None:
 def test_of_equals_the_first_is_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "PIECE", 2)
     features_MD = torch.tensor([[5.0], [3.0], [3.0], [3.0], [1.0]])
-    assert nearest(torch.tensor([[3.0], [2.0]]), features_MD, between_features).rows_N.tolist() == [1, 1]
+    assert nearest(torch.tensor([[3.0], [2.0]]), features_MD, distance=between_features).rows_N.tolist() == [1, 1]
     grids_ML = np.array([[9, 9], [1, 9], [1, 9], [1, 1]], np.uint16)
-    assert nearest(torch.tensor([[1, 2], [7, 7]]), grids_ML, differing_tokens).rows_N.tolist() == [1, 0]
+    assert nearest(torch.tensor([[1, 2], [7, 7]]), grids_ML, distance=differing_tokens).rows_N.tolist() == [1, 0]
 
 
 def test_copying_is_the_mann_whitney_statistic() -> None:
@@ -117,3 +117,12 @@ def test_copies_have_one_and_equals_have_a_half() -> None:
     assert copying(torch.zeros(5), torch.rand(7) + 0.1) == 1
     assert copying(torch.ones(5), torch.ones(7)) == 0.5
     assert copying(torch.full((5,), 3.0), torch.rand(7)) == 0
+
+
+def test_rows_of_several_parts_count_on() -> None:
+    parts = [torch.randn(3, 4), torch.randn(copies.PIECE + 5, 4), torch.randn(2, 4)]
+    judged_ND = torch.randn(9, 4)
+    apart = nearest(judged_ND, *parts, distance=between_features)
+    whole = nearest(judged_ND, torch.cat(parts), distance=between_features)
+    assert torch.equal(apart.rows_N, whole.rows_N)
+    assert torch.equal(apart.distances_N, whole.distances_N)
