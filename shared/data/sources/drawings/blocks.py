@@ -7,7 +7,7 @@ import logging
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -33,13 +33,14 @@ class Drawing(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Drawings number `start` to `start + PER_BLOCK` of a series, in a folder of its own.
+    """Drawings number `start` to `end - 1` of a series, kept in its folder.
 
     draw: gives the drawing of a number, the same whenever it is asked.
     """
 
     folder: Path
     start: int
+    end: int
     draw: Callable[[int], Drawing]
 
     @property
@@ -52,9 +53,12 @@ class Block(NamedTuple):
         """A line for each drawing."""
         return self.folder / f"{self.start:07}.txt"
 
+    def __len__(self) -> int:
+        return self.end - self.start
+
     def make(self) -> None:
         """Draw and keep it; the pixels come last, so that what has them is whole."""
-        drawings = [self.draw(number) for number in range(self.start, self.start + PER_BLOCK)]
+        drawings = [self.draw(number) for number in range(self.start, self.end)]
         text = "".join(drawing.parts + "\n" for drawing in drawings)
         write_atomically(self.parts, partial(Path.write_text, data=text, encoding="utf-8"))
         write_atomically(self.pixels, partial(_save, np.stack([drawing.pixels_HWC for drawing in drawings])))
@@ -66,30 +70,55 @@ class Block(NamedTuple):
             lines = self.parts.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError, EOFError):
             return None
-        shape, whole = pixels_NHWC.shape, (PER_BLOCK, size, size, 3)
-        return (pixels_NHWC, lines) if (shape, pixels_NHWC.dtype, len(lines)) == (whole, np.uint8, PER_BLOCK) else None
+        shape, whole = pixels_NHWC.shape, (len(self), size, size, 3)
+        return (pixels_NHWC, lines) if (shape, pixels_NHWC.dtype, len(lines)) == (whole, np.uint8, len(self)) else None
 
 
-def read_blocks(blocks: list[Block], size: int, what: str) -> list[tuple[np.ndarray, list[str]]]:
-    """Pixels, uint8 (N, size, size, 3), and lines of all blocks; those that are not there yet are drawn first.
+class Series:
+    """Drawings 0 to `count - 1`, kept in blocks of `PER_BLOCK`: `series[number]` is its pixels, uint8 (H, W, 3).
+
+    parts: what each is made of. There is nothing to be had before `read`.
+    """
+
+    def __init__(self, folder: Path, count: int, draw: Callable[[int], Drawing]):
+        ends = [min(start + PER_BLOCK, count) for start in range(0, count, PER_BLOCK)]
+        self.blocks = [
+            Block(folder, start, end, draw) for start, end in zip(range(0, count, PER_BLOCK), ends, strict=True)
+        ]
+        self.parts: list[str] = []
+        self._pixels_NHWC: list[np.ndarray] = []
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        block, place = divmod(number, PER_BLOCK)
+        return self._pixels_NHWC[block][place]
+
+    def read(self, size: int) -> None:
+        """Map what is kept into memory."""
+        for pixels_NHWC, lines in filter(None, (block.read(size) for block in self.blocks)):
+            self._pixels_NHWC.append(pixels_NHWC)
+            self.parts += lines
+
+
+def read_series(series: Sequence[Series], size: int, what: str) -> None:
+    """Read all series; those of their blocks that are not there yet are drawn first.
 
     Memory is that of a block a core. Raises UserError where the disk has no room for them.
     """
-    found = {block.pixels: block.read(size) for block in blocks}
-    missing = [block for block in blocks if found[block.pixels] is None]
+    missing = [block for one in series for block in one.blocks if block.read(size) is None]
     if missing:
         _make(missing, size, what)
-        found |= {block.pixels: block.read(size) for block in missing}
-    return [kept for kept in found.values() if kept is not None]
+    for one in series:
+        one.read(size)
 
 
 def _make(blocks: list[Block], size: int, what: str) -> None:
     where = blocks[0].folder.parent
+    total = sum(map(len, blocks))
     try:
         for folder in {block.folder for block in blocks}:
             folder.mkdir(parents=True, exist_ok=True)
-        _check_room(where, len(blocks) * PER_BLOCK * 3 * size**2)
-        log.info("drawing %d %s at %d px, once: kept in %s", len(blocks) * PER_BLOCK, what, size, where)
+        _check_room(where, total * 3 * size**2)
+        log.info("drawing %d %s at %d px, once: kept in %s", total, what, size, where)
         _make_all(blocks, what)
     except OSError as error:
         raise UserError(f"cannot keep drawings in {where}: {error}; set TESSERA_CACHE to a folder") from None
@@ -100,19 +129,19 @@ def _make_all(blocks: list[Block], what: str) -> None:
     forks = "fork" in multiprocessing.get_all_start_methods()
     at_once = min(len(cores()), len(blocks))
     first = os.environ.get("RANK", "0") == "0"
-    with tqdm(total=len(blocks) * PER_BLOCK, unit=f" {what}", disable=not first, mininterval=0.5) as bar:
+    with tqdm(total=sum(map(len, blocks)), unit=f" {what}", disable=not first, mininterval=0.5) as bar:
         if not forks or at_once == 1:
             for block in blocks:
                 block.make()
-                bar.update(PER_BLOCK)
+                bar.update(len(block))
             return
         context = multiprocessing.get_context("fork")
         with ProcessPoolExecutor(at_once, mp_context=context) as pool:
-            made: list[Future[None]] = [pool.submit(block.make) for block in blocks]
+            made: dict[Future[None], Block] = {pool.submit(block.make): block for block in blocks}
             try:
                 for done in as_completed(made):
                     done.result()
-                    bar.update(PER_BLOCK)
+                    bar.update(len(made[done]))
             finally:
                 pool.shutdown(cancel_futures=True)
 

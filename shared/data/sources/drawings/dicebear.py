@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from shared.data.sources.drawings.blocks import PER_BLOCK, Block, Drawing, read_blocks
+from shared.data.sources.drawings.blocks import PER_BLOCK, Drawing, Series, read_series
 from shared.data.sources.drawings.svg import pixels_of
 from shared.data.sources.source import ImageSource
 from shared.disk.cache_folder import cache_folder
@@ -38,12 +38,9 @@ class DiceBearSource(ImageSource):
         if count < len(self.class_names):
             raise UserError(f"data.count={count}: give each of the {len(self.class_names)} styles a drawing at least")
         of_each = -(-count // len(self.class_names))
-        blocks = [block for style in self.class_names for block in _blocks_of(style, of_each, size, background)]
-        kept = read_blocks(blocks, size, "avatars")
-        per_style = len(kept) // len(self.class_names)
-        by_style = [kept[start : start + per_style] for start in range(0, len(kept), per_style)]
-        self._pixels_NHWC = [[pixels_NHWC for pixels_NHWC, _ in of_one] for of_one in by_style]
-        parts = [[line for _, lines in of_one for line in lines] for of_one in by_style]
+        self._of_style = [_series_of(style, of_each, size, background) for style in self.class_names]
+        read_series(self._of_style, size, "avatars")
+        parts = [series.parts for series in self._of_style]
         turns = [divmod(index, len(self.class_names)) for index in range(count)]
         self.names = [f"{self.class_names[style]} {number}: {parts[style][number]}" for number, style in turns]
         self.keys = [f"{self.class_names[style]} {parts[style][number]}" for number, style in turns]
@@ -54,9 +51,8 @@ class DiceBearSource(ImageSource):
         )
 
     def __getitem__(self, index: int) -> Image.Image:
-        number, style = divmod(index, len(self._pixels_NHWC))
-        block, place = divmod(number, PER_BLOCK)
-        return Image.fromarray(self._pixels_NHWC[style][block][place])
+        number, style = divmod(index, len(self._of_style))
+        return Image.fromarray(self._of_style[style][number])
 
 
 def select(styles: str) -> list[str]:
@@ -102,13 +98,14 @@ def parts_of(options: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(parts.items()) if value and name not in NOT_SEEN)
 
 
-def _blocks_of(style: str, count: int, size: int, background: str) -> list[Block]:
+def _series_of(style: str, count: int, size: int, background: str) -> Series:
+    """Whole blocks, so that those of fewer drawings serve for more."""
     import resvg_py
 
     made_by = f"{version('dicebear-styles')}-core-{version('dicebear-core')}-resvg-{resvg_py.__version__}"
     on = re.sub(r"\W", "", background)
     folder = cache_folder() / f"dicebear-{made_by}-{size}px-{on}" / style
-    return [Block(folder, start, partial(draw, style, size, background)) for start in range(0, count, PER_BLOCK)]
+    return Series(folder, -(-count // PER_BLOCK) * PER_BLOCK, partial(draw, style, size, background))
 
 
 def _all_styles() -> list[str]:

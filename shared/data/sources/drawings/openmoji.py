@@ -4,24 +4,20 @@
 `resvg-py` draws them. The package names no groups; `GROUPS` follows those of Unicode's emoji-test.txt.
 """
 
-import logging
-import os
-import tempfile
 import unicodedata
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
+from shared.data.sources.drawings.blocks import Drawing, Series, read_series
 from shared.data.sources.drawings.svg import pixels_of
 from shared.data.sources.source import ImageSource
 from shared.disk.cache_folder import cache_folder
 from shared.errors import UserError
 from shared.extras import install_hint
-
-log = logging.getLogger(__name__)
 
 # Ranges of first code points. "symbols" is whatever no range names; "extras" are OpenMoji's own, in the private use
 # area. A flag is a pair of regional indicators (1F1E6-1F1FF); one alone is a letter, so a symbol.
@@ -104,10 +100,11 @@ class OpenMojiSource(ImageSource):
             "by the OpenMoji project, https://openmoji.org, CC BY-SA 4.0"
         )
         label = "all" if self.class_names == GROUPS else "+".join(self.class_names)
-        self._pixels_NHWC = draw(codes, label, size)
+        self._series = _series_of(codes, label, size)
+        read_series([self._series], size, "OpenMoji")
 
     def __getitem__(self, index: int) -> Image.Image:
-        return Image.fromarray(self._pixels_NHWC[index])
+        return Image.fromarray(self._series[index])
 
 
 def select(parts: str) -> tuple[list[str], list[str]]:
@@ -149,21 +146,9 @@ def name_of(code: str) -> str:
     return f"{code} {unicodedata.name(chr(int(code.split('-')[0], 16)), '').lower()}".rstrip()
 
 
-def draw(codes: Sequence[str], label: str, size: int) -> np.ndarray:
-    """The drawings on white, uint8 (N, size, size, 3), memory-mapped from a cache file that is made on first need.
-
-    The cache is in $TESSERA_CACHE, or else ~/.cache/tessera; `label` names the selection in the file's name.
-    """
-    import resvg_py
-
-    name = f"openmoji-{version()}-resvg-{resvg_py.__version__}-{label}-{size}px.npy"
-    folder = cache_folder()
-    pixels_NHWC = _read_cache(folder / name, (len(codes), size, size, 3))
-    if pixels_NHWC is None:
-        log.info("drawing %d OpenMoji at %d px, once: kept in %s", len(codes), size, folder / name)
-        _write_cache(folder / name, codes, size)
-        pixels_NHWC = np.load(folder / name, mmap_mode="r")
-    return pixels_NHWC
+def draw(codes: Sequence[str], size: int, number: int) -> Drawing:
+    """One of them on white, and its code."""
+    return Drawing(pixels_of(size, "white", svg_path=str(_svg_folder() / f"{codes[number]}.svg")), codes[number])
 
 
 def version() -> str:
@@ -184,27 +169,12 @@ def _svg_folder() -> Path:
     return Path(str(_package().get_openmoji_svg_data()))
 
 
-def _read_cache(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    try:
-        pixels_NHWC = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None
-    return pixels_NHWC if pixels_NHWC.shape == shape and pixels_NHWC.dtype == np.uint8 else None
+def _series_of(codes: Sequence[str], label: str, size: int) -> Series:
+    """label: names the selection."""
+    import resvg_py
 
-
-def _write_cache(path: Path, codes: Sequence[str], size: int) -> None:
-    """Draw into a temporary neighbour, then rename: other processes see the whole file or none."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix="drawing-") as folder:
-            drawn = Path(folder) / path.name
-            pixels_NHWC = np.lib.format.open_memmap(drawn, mode="w+", dtype=np.uint8, shape=(len(codes), size, size, 3))
-            for index, code in enumerate(codes):
-                pixels_NHWC[index] = pixels_of(size, "white", svg_path=str(_svg_folder() / f"{code}.svg"))
-            pixels_NHWC.flush()
-            os.replace(drawn, path)
-    except OSError as error:
-        raise UserError(f"cannot keep drawings in {path.parent}: {error}; set TESSERA_CACHE to a folder") from None
+    folder = cache_folder() / f"openmoji-{version()}-resvg-{resvg_py.__version__}-{size}px" / label
+    return Series(folder, len(codes), partial(draw, codes, size))
 
 
 def _expand(ranges: str) -> list[int]:

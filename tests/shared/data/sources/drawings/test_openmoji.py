@@ -79,7 +79,8 @@ def test_selection_is_drawn_once_and_labelled(drawings: Path) -> None:
     assert grin.size == (16, 16)
     assert grin.getpixel((0, 0)) == (255, 255, 255)
     assert grin.getpixel((8, 9)) != (255, 255, 255)
-    (cached,) = drawings.iterdir()
+    (cached,) = drawings.rglob("*.npy")
+    assert cached.with_suffix(".txt").read_text().splitlines() == [name.split()[0] for name in source.names]
     written = cached.stat().st_mtime_ns
     assert np.array_equal(np.asarray(open_("openmoji:animals+faces")[3]), np.asarray(source[3]))
     assert cached.stat().st_mtime_ns == written
@@ -94,7 +95,7 @@ def test_drawings_equal_to_the_pixel_share_a_key(drawings: Path) -> None:
 
 def test_broken_cache_file_is_drawn_again(drawings: Path) -> None:
     before = np.asarray(open_("openmoji:nature")[5])
-    (cached,) = drawings.iterdir()
+    (cached,) = drawings.rglob("*.npy")
     cached.write_bytes(cached.read_bytes()[:1000])
     assert np.array_equal(np.asarray(open_("openmoji:nature")[5]), before)
 
