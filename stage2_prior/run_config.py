@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from shared.config import has_key
 from shared.errors import UserError
@@ -11,8 +11,15 @@ from stage2_prior.config import MambaConfig, PriorConfig
 
 
 class PriorTrainingConfig(TrainingConfig):
-    """How a prior is trained: as a tokenizer is, and where one process has no room for it, shared out over all."""
+    """How a prior is trained: as a tokenizer is, and where one process has no room for it, shared out over all.
 
+    context_noise: the share of the tokens that a prediction is made from which are replaced at random, at the start; it
+        falls to none by the end. Drawing goes by the prior's own tokens, errors and all, and so it meets some before.
+    noise_neighbours: replace a token by one of that many codes whose vectors are nearest to its own; null: by any code.
+    """
+
+    context_noise: float = Field(0, ge=0, lt=1)
+    noise_neighbours: PositiveInt | None = None
     # Each process keeps a part of every weight, and of its gradient, moments and average (FSDP2), and gathers a block's
     # when it runs. A checkpoint is the same as without. One process alone has nothing to share.
     shard: bool = False

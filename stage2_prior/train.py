@@ -32,6 +32,7 @@ from shared.training.length import begin
 from shared.training.log import Log
 from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
+from stage2_prior.context_noise import ContextNoise
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.evaluate import TokenPrediction, evaluate
 from stage2_prior.memory import training_memory
@@ -63,6 +64,7 @@ def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Tok
     trainee = Trainee(prior, training, accelerator, prior.blocks if training.shard else ())
     trainee.resume(run)
     batches = token_batches(cache, training, trainee.images, accelerator.process_index, accelerator.num_processes)
+    noise = ContextNoise.of(training, cache, device)
     held_out = HeldOut(prior, trainee, cache, run)
     log = Log(run, training.images, trainee.images, accelerator.is_main_process, unit="grid")
     while not trainee.stop_asked and trainee.images < training.images:
@@ -70,7 +72,7 @@ def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Tok
         trainee.begin_step()
         for tokens_BL, labels_B in trainee.accumulate(batches):
             tokens_BL = tokens_BL.to(device, non_blocking=True)
-            inputs_BL = prior.inputs(tokens_BL, labels_B)
+            inputs_BL = prior.inputs(noise(tokens_BL, 1 - trainee.progress), labels_B)
             with trainee.autocast():
                 loss = trainee.wrapped(inputs_BL, targets_BL=tokens_BL)
             trainee.backward(loss)

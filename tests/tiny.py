@@ -30,7 +30,8 @@ NAMES = ("1F600", "1F603", "1F604", "1F606", "1F60A", "1F60D", "1F431", "1F436",
 
 def save_drawings(folder: Path) -> Path:
     """Write twelve drawings at 32 px below `folder`, in two classes, `animals` and `faces`."""
-    for number, pixels_HWC in enumerate(openmoji.draw(NAMES, "test", 32)):
+    for number in range(len(NAMES)):
+        pixels_HWC, _ = openmoji.draw(NAMES, 32, number)
         directory = folder / ("faces" if number < 6 else "animals")
         directory.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels_HWC).save(directory / f"{NAMES[number]}.png")

@@ -18,6 +18,8 @@ class DataConfig(Config):
         dataset of the Hugging Face hub, "openmoji", "openmoji:faces+animals", or "dicebear:lorelei+micah". Several in a
         list are read as one: [openmoji, ~/pictures].
     count: how many drawings of DiceBear's styles, all styles together; 10,000 if not given.
+    limit: use about this many images of those that there are, chosen by a hash of what they show: the same on every
+        machine, those of a lower limit among those of a higher one. With `held_out`, of those to train on.
     image_size: side in pixels, or [height, width].
     format: what to take from a folder that holds several: its images, its tables (Parquet, Arrow), or its shards.
     split: what is used of a set that has splits: "train", several as in "train+val", or "all". In a folder of images,
@@ -37,6 +39,7 @@ class DataConfig(Config):
 
     source: str | list[str] = "openmoji"
     count: PositiveInt | None = None
+    limit: PositiveInt | None = None
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 256
     format: Literal["images", "tables", "shards"] | None = None
     split: str = "train"

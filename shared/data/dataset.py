@@ -49,6 +49,17 @@ def split_indices(keys: Sequence[str], validation_fraction: float) -> tuple[Tens
     return (~held_N).nonzero().flatten(), held_N.nonzero().flatten()
 
 
+def limit_indices(indices_N: Tensor, keys: Sequence[str], limit: int) -> Tensor:
+    """About `limit` of some images (int64): whole groups of equal keys, in the order of another hash than the split's.
+
+    The same on every machine, run and seed; those of a lower limit are among those of a higher one.
+    """
+    digests_N = np.array([_sha256(f"limit {keys[index]}") for index in indices_N.tolist()], dtype="S32")
+    _, group_N, size_G = np.unique(digests_N, return_inverse=True, return_counts=True)
+    kept_G = size_G.cumsum() - size_G < limit  # until those before are enough
+    return indices_N[torch.from_numpy(kept_G[group_N])]
+
+
 class Example(NamedTuple):
     """An image uint8 (3, H, W), its label, and which changes (bool (3,), see `augment`) are still to be made."""
 

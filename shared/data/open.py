@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from shared.data.config import DataConfig
-from shared.data.dataset import ImageDataset, split_indices
+from shared.data.dataset import ImageDataset, limit_indices, split_indices
 from shared.data.found import what_was_found
 from shared.data.sources.choose import choose
 from shared.data.sources.drawings.dicebear import DiceBearSource
@@ -104,8 +104,11 @@ def _open_file(path: Path, config: DataConfig) -> ImageSource:
 
 def _divided(source: ImageSource, config: DataConfig) -> tuple[Tensor, Tensor]:
     """The images to train on and those to measure on, int64."""
+    every_N = torch.arange(len(source))
     if source.held_out is None:
-        return split_indices(source.keys, config.validation_fraction)
+        used_N = _limited(every_N, source, config)
+        train, held_out = split_indices([source.keys[index] for index in used_N.tolist()], config.validation_fraction)
+        return used_N[train], used_N[held_out]
     held_out_N = torch.zeros(len(source), dtype=torch.bool)
     held_out_N[torch.tensor(list(source.held_out), dtype=torch.int64)] = True
     if held_out_N.all() or not held_out_N.any():
@@ -113,4 +116,13 @@ def _divided(source: ImageSource, config: DataConfig) -> tuple[Tensor, Tensor]:
             f"data.held_out={config.held_out} leaves {int((~held_out_N).sum())} images to train on and "
             f"{int(held_out_N.sum())} to measure on: {config.where} must have both"
         )
-    return (~held_out_N).nonzero().flatten(), held_out_N.nonzero().flatten()
+    return _limited(every_N[~held_out_N], source, config), every_N[held_out_N]
+
+
+def _limited(indices_N: Tensor, source: ImageSource, config: DataConfig) -> Tensor:
+    """As many of these images as `config.limit` asks for."""
+    if config.limit is None or config.limit >= len(indices_N):
+        return indices_N
+    limited_N = limit_indices(indices_N, source.keys, config.limit)
+    source.notes.append(f"{len(indices_N) - len(limited_N)} images are not used (data.limit={config.limit})")
+    return limited_N

@@ -3,6 +3,7 @@ import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from shared.config import parse_config
 from shared.data.augment import AugmentConfig
 from shared.data.config import DataConfig
-from shared.data.dataset import ImageDataset, split_indices
+from shared.data.dataset import ImageDataset, limit_indices, split_indices
 from shared.data.loader import Batch, training_loader, validation_loader
 from shared.data.open import open_datasets
 from shared.data.order import epoch_order
@@ -95,6 +96,34 @@ def test_split_always_leaves_both_sides_something() -> None:
     assert [len(side) for side in split_indices(["a", "b"], 0.99)] == [1, 1]
     with pytest.raises(UserError, match="cannot split 2 image"):
         split_indices(["a", "a"], 0.5)
+
+
+def test_a_limit_takes_whole_groups_and_a_lower_one_takes_of_the_same() -> None:
+    keys = [f"group {index % 30}" for index in range(100)]
+    every = torch.arange(100)
+    few, many = (limit_indices(every, keys, limit).tolist() for limit in (20, 50))
+    assert 20 <= len(few) < 24
+    assert 50 <= len(many) < 54
+    assert set(few) < set(many)
+    groups = {keys[index] for index in few}
+    assert few == [index for index in range(100) if keys[index] in groups]
+    some = limit_indices(every[50:], keys, 20)
+    assert all(index >= 50 for index in some.tolist())
+
+
+def test_a_limit_is_told_and_counts_before_the_split(drawings: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def used(**options: Any) -> tuple[set[str], set[str]]:
+        data = DataConfig(source=str(drawings), image_size=8, validation_fraction=0.25, **options)
+        sets = open_datasets(data, seed=0)
+        names = [{images.source.names[index] for index in images.indices.tolist()} for images in sets]
+        return names[0], names[1]
+
+    with caplog.at_level(logging.INFO):
+        train, held_out = used(limit=8)
+    assert (len(train), len(held_out)) == (6, 2)
+    assert "4 images are not used (data.limit=8)" in caplog.text
+    assert train | held_out < set.union(*used())
+    assert used(limit=12) == used(limit=500) == used()
 
 
 # Datasets
