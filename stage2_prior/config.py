@@ -21,6 +21,7 @@ class PriorOptions(MupConfig):
     dropout: float = Field(0.0, ge=0, lt=1)
     conditioning: Literal["token", "norm"] = "token"  # norm: the class modulates every norm too, beside its start token
     label_dropout: float = Field(0.1, ge=0, le=1)  # share of labels hidden in training, for classifier-free guidance
+    told_views: bool = False  # it learns which grids are mirrored, which augmented, and draws as of those that are not
     head: Literal["full", "tied", "codes"] = "full"
     head_rank: PositiveInt | None = None  # of head: codes, the width of a code's row in the table; 64 if not given
 

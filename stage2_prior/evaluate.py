@@ -71,12 +71,13 @@ def evaluate(
     # As many forward passes on each process, since those of a sharded prior run together: at the end, some grids are
     # predicted once more, and not counted.
     for places in torch.arange(rank, -(-grids // ranks) * ranks, ranks).split(batch_size):
-        tokens_BL, labels_B = cache.batch(split, places.clamp(max=grids - 1) * total // grids)
+        rows = places.clamp(max=grids - 1) * total // grids
+        tokens_BL, labels_B = cache.batch(split, rows)
         tokens_BL, counted = tokens_BL.to(device), int((places < grids).sum())
-        logits_BLV = prior(prior.inputs(tokens_BL, labels_B))[:counted]
-        rows = zip(logits_BLV.split(prior.grid[1], 1), tokens_BL[:counted].split(prior.grid[1], 1), strict=True)
+        logits_BLV = prior(prior.inputs(tokens_BL, labels_B, cache.views(split, rows)))[:counted]
+        by_row = zip(logits_BLV.split(prior.grid[1], 1), tokens_BL[:counted].split(prior.grid[1], 1), strict=True)
         # Row by row, because what comes after the logits would take three times their memory.
-        sums_h3 += torch.stack([_summed_figures(row_BwV.flatten(0, 1), row_Bw.flatten()) for row_BwV, row_Bw in rows])
+        sums_h3 += torch.stack([_summed_figures(row_BwV.flatten(0, 1), row_Bw.flatten()) for row_BwV, row_Bw in by_row])
     if accelerator:
         sums_h3 = accelerator.reduce(sums_h3, "sum")
     means_h3 = sums_h3.cpu() / (grids * prior.grid[1])

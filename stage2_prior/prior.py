@@ -3,7 +3,8 @@
 `gpt`, `mamba` and `hybrid` differ by their block pattern only. Each block has two forms of one set of weights: the
 whole sequence at once (training), and one token at a time with a state (decoding).
 
-Ids: 0 .. codes-1 are tokens, codes + label starts an image of that class, codes + classes starts one of no class.
+Ids: 0 .. codes-1 are tokens, codes + label starts an image of that class, codes + classes starts one of no class. Where
+views are told, the same shifted by view * (classes + 1) starts a grid of that kind of view; drawn is what is of view 0.
 
 Shapes: B batch, L length (h * w), D width, K codes, V = K logits, R width of the output table.
 """
@@ -44,6 +45,7 @@ from stage2_prior.cross_entropy import linear_cross_entropy
 from stage2_prior.vocabulary import CodeVocabulary, FullVocabulary, TiedVocabulary
 
 Weights = Literal["last", "best"]
+TOLD = 2  # kinds of views but that of a grid as it is: mirrored, augmented
 
 
 @dataclass
@@ -105,11 +107,15 @@ class Prior(nn.Module, Shareable):
         self.length = grid[0] * grid[1]
         self.vocabulary = _vocabulary(config, codes, classes + 1, code_vectors_KD)
         self.positions = LearnedPositions(self.length, config.width) if config.positions == "learned" else None
+        # Of a grid as it is, view 0, nothing is told: drawing knows no views.
+        self.views = nn.Embedding(TOLD, config.width) if config.told_views else None
         self.dropout = Dropout(config.dropout)
         blocks = nn.ModuleList(_block(config, grid, layer) for layer in range(config.depth))
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
         self.norm = RMSNorm(config.width)
         self._init_blocks()
+        if self.views is not None:
+            nn.init.zeros_(self.views.weight)
         self.modulation = self._class_modulation()
         own = {layer for block in self.blocks if isinstance(block.mixer, Mamba2) for layer in block.mixer.modules()}
         parametrise(
@@ -132,9 +138,10 @@ class Prior(nn.Module, Shareable):
         no_class_B = torch.full((batch,), self.codes + self.classes, device=device)
         return no_class_B if labels_B is None else self.codes + labels_B.to(device)
 
-    def inputs(self, tokens_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
+    def inputs(self, tokens_BL: Tensor, labels_B: Tensor | None = None, views_B: Tensor | None = None) -> Tensor:
         """The tokens shifted right by one behind their start token: input i is what is known before token i is drawn.
 
+        views_B: which kind of view of its image each grid is (`TokenCache.views`); all are as they are, if not given.
         In training, each label is hidden with probability `label_dropout` (Ho & Salimans 2021), by torch's global
         generator.
         """
@@ -142,6 +149,8 @@ class Prior(nn.Module, Shareable):
         if self.training and labels_B is not None:
             hidden_B = torch.rand(len(start_B), device=start_B.device) < self.config.label_dropout
             start_B = start_B.masked_fill(hidden_B, self.codes + self.classes)
+        if self.views is not None and views_B is not None:
+            start_B = start_B + views_B.to(start_B.device) * (self.classes + 1)
         return torch.cat((start_B[:, None], tokens_BL[:, :-1]), dim=1)
 
     def forward(self, inputs_BL: Tensor, targets_BL: Tensor | None = None) -> Tensor:
@@ -167,7 +176,12 @@ class Prior(nn.Module, Shareable):
 
     def hidden(self, inputs_BL: Tensor, table_KR: Tensor | None = None) -> Tensor:
         """(B, L) ids -> (B, L, D), the normalised output of the last block."""
-        x_BLD = self.dropout(self._embed(inputs_BL, self.vocabulary.table() if table_KR is None else table_KR))
+        views_B, inputs_BL = self._apart(inputs_BL)
+        x_BLD = self._embed(inputs_BL, self.vocabulary.table() if table_KR is None else table_KR)
+        if self.views is not None:
+            told_ED = F.pad(self.views.weight, (0, 0, 1, 0))
+            x_BLD = torch.cat((x_BLD[:, :1] + told_ED[views_B][:, None], x_BLD[:, 1:]), dim=1)
+        x_BLD = self.dropout(x_BLD)
         *modulations, last = _along_length(self._modulations(inputs_BL[:, 0]))
         for block, modulation in zip(self.blocks, modulations, strict=True):
             x_BLD = block(x_BLD, modulation)
@@ -242,6 +256,14 @@ class Prior(nn.Module, Shareable):
         logits_BV = self._logits(self._last_norm(x_BD, state.modulations[-1]), table_KR)
         state.cursor.advance()
         return logits_BV
+
+    def _apart(self, inputs_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """The kinds of views (B,) that start tokens tell, and the inputs as if they were all of view 0."""
+        views_B = (inputs_BL[:, 0] - self.codes) // (self.classes + 1)
+        if self.views is None:
+            return views_B, inputs_BL
+        start_B = inputs_BL[:, 0] - views_B * (self.classes + 1)
+        return views_B, torch.cat((start_B[:, None], inputs_BL[:, 1:]), dim=1)
 
     def _modulations(self, start_B: Tensor) -> Sequence[Tensor | None]:
         """What the classes of these start tokens do to each block, and then to the last norm."""

@@ -70,9 +70,9 @@ def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Tok
     while not trainee.stop_asked and trainee.images < training.images:
         # Step
         trainee.begin_step()
-        for tokens_BL, labels_B in trainee.accumulate(batches):
+        for tokens_BL, labels_B, views_B in trainee.accumulate(batches):
             tokens_BL = tokens_BL.to(device, non_blocking=True)
-            inputs_BL = prior.inputs(noise(tokens_BL, 1 - trainee.progress), labels_B)
+            inputs_BL = prior.inputs(noise(tokens_BL, 1 - trainee.progress), labels_B, views_B)
             with trainee.autocast():
                 loss = trainee.wrapped(inputs_BL, targets_BL=tokens_BL)
             trainee.backward(loss)
@@ -203,17 +203,16 @@ def memory_line(config: PriorRun, cache: TokenCache, device: torch.device, proce
 
 def token_batches(
     cache: TokenCache, config: TrainingConfig, start: int, rank: int, ranks: int
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Endless batches of tokens (B, L) and labels (B,) from the `start`-th grid of the run on.
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    """Endless batches of tokens (B, L), labels (B,) and kinds of views (B,) from the `start`-th grid of the run on.
 
     An epoch has each image once; the next has its next view.
     """
     count = len(cache.tokens["train"]) // cache.info.views
     for batch in ImageBatches(count, config.batch_size, config.seed, start, rank, ranks):
         # By image and epoch, so that every epoch has all kinds of views.
-        yield cache.batch(
-            "train", torch.tensor([(image + epoch) % cache.info.views * count + image for epoch, image in batch])
-        )
+        rows = torch.tensor([(image + epoch) % cache.info.views * count + image for epoch, image in batch])
+        yield *cache.batch("train", rows), cache.views("train", rows)
 
 
 def main() -> None:

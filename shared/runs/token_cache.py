@@ -41,6 +41,7 @@ disable_progress_bars()  # a cache is written in a blink; the tokenizing before 
 Split = Literal["train", "validation"]
 Rows = Iterable[tuple[Tensor, Tensor | None]]  # batches of tokens (B, h, w) int64 and labels (B,) int64
 PIECE = 4096  # grids at a time, where all are gone through
+AS_IT_IS, MIRRORED, AUGMENTED = range(3)  # kinds of views
 HOW_IMAGES_ARE_READ: Any = {"workers": True, "max_bad_fraction": True, "augment": {"run_on": True}}  # of DataConfig
 
 
@@ -102,6 +103,15 @@ class TokenCache:
         index, labels = rows.numpy(), self.labels[split]
         tokens_BL = torch.from_numpy(self.tokens[split][index].astype(np.int64))
         return tokens_BL, None if labels is None else torch.from_numpy(labels[index])
+
+    def views(self, split: Split, rows: Tensor) -> Tensor:
+        """(B,) int64: which kind of view of its image each row is, as `stage1_tokenizer.cache` makes them in turn."""
+        if split == "validation":
+            return torch.full_like(rows, AS_IT_IS)
+        augment = self.info.data.augment
+        second = MIRRORED if augment and augment.flip else AUGMENTED
+        kinds = torch.tensor([AS_IT_IS, second, AUGMENTED])
+        return kinds[(rows // (len(self.tokens[split]) // self.info.views)).clamp(max=2)]
 
 
 def write_cache(path: Path, info: TokenInfo, code_vectors_KD: Tensor, splits: dict[Split, Rows]) -> None:

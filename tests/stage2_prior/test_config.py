@@ -85,7 +85,7 @@ def test_a_run_of_before_is_read_and_goes_on(kind: str, head: str, mup: bool, tm
     run = load_config(PriorRun, tmp_path / "config.yaml")
     kept = run.model.model_dump()
     expected = {key: saved["model"].get(key) for key in kept}
-    assert kept == {**expected, "head_rank": 64 if head == "codes" else None}
+    assert kept == {**expected, "told_views": False, "head_rank": 64 if head == "codes" else None}
     directory = RunDirectory(tmp_path)
     directory.save(8, {"a": torch.zeros(1)}, {"a": torch.zeros(1)}, {})
     directory.begin(run, MAY_CHANGE_ON_RESUME)  # raises UserError where anything differs

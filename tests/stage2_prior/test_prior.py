@@ -305,3 +305,29 @@ def test_blocks_alike_are_compiled_once(kind: str, graphs: int) -> None:
     prior.compile(backend="eager")
     torch.testing.assert_close(prior.loss(tokens_BL, labels_B), expected)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.parametrize("kind", ["gpt", "mamba", "hybrid"])
+@pytest.mark.parametrize("conditioning", ["token", "norm"])
+def test_views_are_told_in_training_and_drawing_knows_none(kind: str, conditioning: str) -> None:
+    prior = random_weights(small_prior(classes=3, kind=kind, told_views=True, conditioning=conditioning))
+    assert prior.views is not None
+    tokens_BL, labels_B = torch.randint(50, (3, 15)), torch.tensor([0, 2, 1])
+    inputs_BL = prior.inputs(tokens_BL, labels_B, torch.tensor([0, 1, 2]))
+    assert inputs_BL[:, 0].tolist() == [50 + 0, 50 + 2 + 4, 50 + 1 + 8]
+    logits_BLV, untold_BLV = prior(inputs_BL), prior(prior.inputs(tokens_BL, labels_B))
+    assert torch.equal(logits_BLV[0], untold_BLV[0])  # as it is
+    assert all((logits_BLV[number, 0] - untold_BLV[number, 0]).abs().max() > 1e-3 for number in (1, 2))
+    plain = small_prior(classes=3, kind=kind, conditioning=conditioning)
+    plain.load_state_dict({name: value for name, value in prior.state_dict().items() if name != "views.weight"})
+    assert torch.equal(plain(plain.inputs(tokens_BL, labels_B)), untold_BLV)
+
+
+def test_a_view_that_is_told_begins_as_if_it_were_not() -> None:
+    prior = small_prior(kind="gpt", told_views=True)
+    tokens_BL = torch.randint(50, (2, 15))
+    assert torch.equal(prior.loss(tokens_BL), prior(prior.inputs(tokens_BL, None, torch.tensor([1, 2])), tokens_BL))
+    prior(prior.inputs(tokens_BL, None, torch.tensor([1, 2])), tokens_BL).backward()
+    assert prior.views is not None
+    assert prior.views.weight.grad is not None
+    assert all(row.abs().max() > 0 for row in prior.views.weight.grad)

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from shared.errors import UserError
-from shared.runs.token_cache import Rows, Split, TokenCache, TokenInfo, open_cache, write_cache
+from shared.runs.token_cache import AS_IT_IS, AUGMENTED, Rows, Split, TokenCache, TokenInfo, open_cache, write_cache
 from shared.runs.weights import read_weights
 from shared.training.config import TrainingConfig
 from stage2_prior import train as stage2
@@ -25,7 +25,7 @@ from tests.tiny import logged, prior_run
 
 INFO = TokenInfo(
     grid=(3, 4), codes=20, code_dim=8, tokenizer="nowhere", fingerprint="0", source="none",
-    preprocessing={"image_size": [24, 32]}, views=3, class_names=None,
+    preprocessing={"image_size": [24, 32], "augment": None}, views=3, class_names=None,
 )  # fmt: skip
 
 
@@ -42,7 +42,10 @@ def test_every_epoch_has_each_image_once_and_in_its_next_view() -> None:
     cache = TokenCache(Path(), INFO, {"train": np.repeat(numbers[:, None], 12, 1)}, {"train": None}, torch.empty(0))
     config = TrainingConfig(images=1, batch_size=5)
     batches = stage2.token_batches(cache, config, start=0, rank=0, ranks=1)
-    seen = [divmod(int(number), 16) for _ in range(2 * epochs) for number in next(batches)[0][:, 0]]
+    drawn = [next(batches) for _ in range(2 * epochs)]
+    seen = [divmod(int(number), 16) for tokens_BL, _, _ in drawn for number in tokens_BL[:, 0]]
+    told = [view for _, _, views_B in drawn for view in views_B.tolist()]
+    assert told == [AUGMENTED if view else AS_IT_IS for view, _ in seen]  # nothing is mirrored here
     by_epoch = [seen[images * epoch : images * (epoch + 1)] for epoch in range(epochs)]
     for epoch in by_epoch:
         assert sorted(image for _, image in epoch) == list(range(images))
