@@ -1,7 +1,10 @@
-"""Judge what a prior draws: python judge.py [--prior RUN] [--weights last|best] [--samples N [key=value ...]]
+"""Judge what a prior draws: python judge.py [--prior RUN] [--weights best] [--samples N [key=value ...] | --search]
 
 Writes RUN/report.html, one page that opens offline: curves of the training, what the same random numbers drew as it
 went on, and the training images nearest to what the prior draws now. `make prior` does so at its end.
+
+With --search, tries temperatures, top-p and guidance, and keeps those that draw what is most like held-out images, and
+no more like training images than before, in RUN/drawing.json: sample.py and the page begin with them.
 
 With --samples N, draws N images instead and measures how far they are from real ones, and whether they are copies; that
 goes to RUN/evaluation/samples.json, .md and .png, and nearest.png and .md. With several processes, as in
@@ -24,19 +27,23 @@ from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.presets import command_of
 from shared.reporting.findings import Findings
-from shared.runs.run_directory import newest_run
+from shared.runs.run_directory import DRAWING, newest_run
 from shared.runs.token_cache import TokenInfo
 from stage1_tokenizer.cache import open_views, tokens_of_views
 from stage1_tokenizer.judging.networks import open_networks
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
+from stage2_prior.decoding.settings import write_settings
 from stage2_prior.judging.drawing import Drawing
 from stage2_prior.judging.features import Networks
 from stage2_prior.judging.nearest_images import KnownGrids
 from stage2_prior.judging.report import write_report
 from stage2_prior.judging.samples import measure_samples
+from stage2_prior.judging.search import Search, as_markdown
 from stage2_prior.judging.subject import Subject
 from stage2_prior.prior import Weights, load_prior
 from stage2_prior.tokens import open_tokens_of
+
+SEARCHED = 256  # images drawn for each candidate
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -57,12 +64,18 @@ def parse_arguments() -> argparse.Namespace:
         "sampling.top_k, .top_p, .min_p, guidance.scale=2, guidance.schedule, ...",
     )  # fmt: skip
     parser.add_argument(
-        "--inception", type=Path, metavar="PATH", help="with --samples: its weights (default: downloaded once)"
+        "--search", action="store_true", help="find the settings that draw best, and keep them as this prior's own"
     )
+    parser.add_argument(
+        "--inception", type=Path, metavar="PATH",
+        help="with --samples and --search: its weights (default: downloaded once)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     args = parser.parse_intermixed_args()
-    if args.inception and args.samples is None:
+    if args.inception and args.samples is None and not args.search:
         raise UserError("--inception is for measuring samples: say how many with --samples N")
+    if args.search and (args.samples is not None or args.drawing):
+        raise UserError("--search draws as many images as it needs, in settings of its own: give it alone")
     return args
 
 
@@ -85,6 +98,26 @@ def judge_samples(
         networks = Networks(*open_networks(subject.info.data.height_width, inception, accelerator.device))
     known = known_grids(run, subject.info, tokenizer, drawing.batch_size, accelerator)
     return measure_samples(subject, drawing, networks, known, accelerator)
+
+
+def search_settings(run: Path, weights: Weights, inception: Path | None, accelerator: Accelerator) -> dict[str, Any]:
+    """Find the settings that draw best and keep them in the run; returns what was found, and everything tried.
+
+    Every process must call it. Raises UserError where the prior, its tokenizer or its images cannot be had.
+    """
+    subject, _ = open_subject(run, weights, accelerator)
+    with accelerator.main_process_first():
+        networks = Networks(*open_networks(subject.info.data.height_width, inception, accelerator.device))
+    search = Search(subject, networks, SEARCHED, batch_size=16, accelerator=accelerator)
+    best, tried = search.run()
+    found = {
+        "network": networks.opened[0].name,
+        "images": SEARCHED,
+        "tried": [{"settings": str(settings), "seed": seed, **score._asdict()} for settings, seed, score in tried],
+    }
+    if accelerator.is_main_process:
+        write_settings(run, best, found)
+    return {"settings": best.model_dump(mode="json"), "table": as_markdown(tried), "best": str(best), **found}
 
 
 def open_subject(run: Path, weights: Weights, accelerator: Accelerator) -> tuple[Subject, Tokenizer]:
@@ -121,7 +154,10 @@ def main() -> None:
     accelerator = Accelerator()
     check_writable(run / "evaluation")
     found: dict[str, Any]
-    if args.samples is not None or args.drawing:
+    if args.search:
+        found = search_settings(run, args.weights, args.inception, accelerator)
+        said = f"{found['table']}\nwrote {run / DRAWING}: {found['best']}"
+    elif args.samples is not None or args.drawing:
         images = [] if args.samples is None else [f"images={args.samples}"]
         drawing = config_of(Drawing, images + args.drawing, where="--samples N key=value ...")
         findings = judge_samples(run, args.weights, drawing, args.inception, accelerator)

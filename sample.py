@@ -36,6 +36,7 @@ from stage2_prior.completion import Photo, ShownRows, open_photo, paste, usual_m
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.decoding.settings import DrawingSettings, read_settings
 from stage2_prior.prior import Weights, load_prior
 
 IN_GRID = 64  # images shown in grid.png
@@ -76,7 +77,7 @@ def _filter_arguments(group: argparse._ArgumentGroup) -> None:
         kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if kind in (int, float)]
         metavar = name.rpartition("_")[2][0].upper()
         option = f"--{name.replace('_', '-')}"
-        group.add_argument(option, type=kinds[0], default=field.default, metavar=metavar, help=field.description)
+        group.add_argument(option, type=kinds[0], metavar=metavar, help=field.description)
 
 
 def _guidance_arguments(group: argparse._ArgumentGroup) -> None:
@@ -84,11 +85,9 @@ def _guidance_arguments(group: argparse._ArgumentGroup) -> None:
         "--class-label", metavar="NAME", nargs="+",
         help="name or number of a class; several, or all, are drawn --num times each, a row each",
     )  # fmt: skip
-    group.add_argument("--cfg-scale", type=float, default=1.0, metavar="S", help="classifier-free guidance; 1: none")
+    group.add_argument("--cfg-scale", type=float, metavar="S", help="classifier-free guidance; 1: none")
     schedules = get_args(GuidanceConfig.model_fields["schedule"].annotation)
-    group.add_argument(
-        "--cfg-schedule", choices=schedules, default=schedules[0], help="the same everywhere, or rising from 1 to S"
-    )
+    group.add_argument("--cfg-schedule", choices=schedules, help="the same everywhere, or rising from 1 to S")
     group.add_argument(
         "--cfg-power", type=float, metavar="P", help="of power-cosine: larger rises later (default: 2.5)"
     )
@@ -174,11 +173,8 @@ def main() -> None:
     args = parse_arguments()
     check(args)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sampling = SamplingConfig(**{name: getattr(args, name) for name in SamplingConfig.model_fields})
-    guidance = GuidanceConfig(
-        scale=args.cfg_scale, schedule=args.cfg_schedule, power=args.cfg_power, interval=args.cfg_interval
-    )
     run = prior_directory(args.prior)
+    sampling, guidance = settings_of(args, read_settings(run))
     out = args.out or (run if RUNS in run.parents or run == args.prior else Path()) / "samples"
     check_writable(out)
     prior, info = load_prior(run, args.weights)
@@ -220,6 +216,24 @@ def check(args: argparse.Namespace) -> None:
     for name, value in (("keep-rows", args.keep_rows), ("margin", args.margin), ("paste", args.paste or None)):
         if value is not None and not args.complete:
             raise UserError(f"--{name} is about completing pictures: say which with --complete IMAGE")
+
+
+def settings_of(args: argparse.Namespace, own: DrawingSettings) -> tuple[SamplingConfig, GuidanceConfig]:
+    """How tokens are drawn and guided: as the command line says, and else as the run's own settings say.
+
+    own: what was found best for the prior; its guidance is for drawings of a class. One line says what is used of it.
+    """
+    sampling = {name: getattr(args, name) for name in SamplingConfig.model_fields}
+    guidance = {name: getattr(args, f"cfg_{name}") for name in GuidanceConfig.model_fields}
+    given = [{name: value for name, value in part.items() if value is not None} for part in (sampling, guidance)]
+    used = own if args.class_label else own.model_copy(update={"guidance": GuidanceConfig()})
+    settings = DrawingSettings(
+        sampling=SamplingConfig(**used.sampling.model_dump() | given[0]),
+        guidance=GuidanceConfig(**used.guidance.model_dump() | given[1]),
+    )
+    if used.changed():
+        print(f"drawing with {settings}: found best for this prior are {used}")
+    return settings.sampling, settings.guidance
 
 
 def make_task(args: argparse.Namespace, info: TokenInfo, tokenizer: Tokenizer) -> Task:

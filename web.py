@@ -55,6 +55,7 @@ from stage2_prior.completion import ShownRows, open_photo, paste, usual_margin
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.decoding.settings import DrawingSettings, read_settings
 from stage2_prior.decoding.stream import stream
 from stage2_prior.prior import Prior, load_prior
 
@@ -126,6 +127,7 @@ class Run:
     """What the page is about; every visitor reads it and nothing writes it.
 
     uses_K: how often each code occurs in the token grids that priors learn from; None where that is not known.
+    settings: what the controls begin with.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Run:
     tokenizer: Tokenizer
     uses_K: Tensor | None
     colours_K3: Tensor
+    settings: DrawingSettings = field(default_factory=DrawingSettings)
     idle: deque[Decoder] = field(default_factory=deque)
 
     @contextmanager
@@ -428,16 +431,20 @@ def sampling_controls(run: Run, num: int) -> list[gr.components.Component]:
             seed = gr.Number(0, label="Seed", precision=0, min_width=100)
             label = gr.Dropdown([ANY_CLASS, *map(shown, run.info.class_names or [])], label="Class", min_width=100)
     with gr.Accordion("How a token is drawn", open=False):
-        filters = [filter_control(name, field) for name, field in SamplingConfig.model_fields.items()]
-    return [how_many, seed, label, *filters, *guidance_controls(run.prior.length)]
+        own = run.settings.sampling
+        filters = [
+            filter_control(name, field, getattr(own, name)) for name, field in SamplingConfig.model_fields.items()
+        ]
+    return [how_many, seed, label, *filters, *guidance_controls(run.prior.length, run.settings.guidance.scale)]
 
 
-def filter_control(name: str, field: FieldInfo) -> gr.components.Component:
-    """The control of a filter: a slider, or where that has no ends a number."""
+def filter_control(name: str, field: FieldInfo, start: float | None) -> gr.components.Component:
+    """The control of a filter: a slider, or where that has no ends a number. start: None where it is off."""
     options, label = page_options(field), name.replace("_", "-").capitalize()
-    start = options.get("off", field.default)
+    off = options.get("off", field.default)
+    start = off if start is None else start
     if options["slider"] is None:
-        return gr.Number(start, label=label, precision=0, info=f"{field.description}; {start}: all")
+        return gr.Number(start, label=label, precision=0, info=f"{field.description}; {off}: all")
     least, most, step = options["slider"]
     return gr.Slider(least, most, start, step=step, label=label, info=field.description)
 
@@ -448,12 +455,12 @@ def page_options(field: FieldInfo) -> dict[str, Any]:
     return field.json_schema_extra
 
 
-def guidance_controls(length: int) -> list[gr.components.Component]:
-    """The last fields of `Request`, for grids of `length` tokens."""
+def guidance_controls(length: int, scale: float) -> list[gr.components.Component]:
+    """The last fields of `Request`, for grids of `length` tokens; the scale begins at `scale`."""
     schedules = get_args(GuidanceConfig.model_fields["schedule"].annotation)
     with gr.Accordion("Guidance towards the class", open=False):
         return [
-            gr.Slider(0, 10, 1, step=0.1, label="Scale", info="1: none; more exaggerates the class"),
+            gr.Slider(0, 10, scale, step=0.1, label="Scale", info="1: none; more exaggerates the class"),
             gr.Dropdown(schedules, value=schedules[0], label="Schedule", info="over the tokens: constant or rising"),
             gr.Slider(0.5, 8, 2.5, step=0.5, label="Power", info="of power-cosine: the larger, the later it rises"),
             whole_number(0, length - 1, 0, label="From token", info="tokens before this one are not guided"),
@@ -582,7 +589,8 @@ def load_run(prior_run: Path, tokenizer_run: Path | None) -> Run:
     colours_K3 = code_colours(tokenizer.quantiser.codes_KD.detach())
     directory = tokenizer_run or tokenizer_directory(prior_run, info.tokenizer)
     name = "OpenMoji, the model that comes along" if prior_run == OPENMOJI else str(prior_run)
-    return Run(name, prior.to(device), info, tokenizer.to(device), uses_of(directory, info.fingerprint), colours_K3)
+    uses_K, settings = uses_of(directory, info.fingerprint), read_settings(prior_run)
+    return Run(name, prior.to(device), info, tokenizer.to(device), uses_K, colours_K3, settings)
 
 
 class UploadLimit:

@@ -28,6 +28,8 @@ from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import evaluate
 from stage2_prior import train as stage2
 from stage2_prior.decoding.filters import SamplingConfig
+from stage2_prior.decoding.settings import read_settings
+from stage2_prior.judging import search
 from stage2_prior.judging.drawing import Drawing
 from stage2_prior.judging.reference import labels_like, reference_images
 from stage2_prior.judging.titles import MEASURES, TITLES
@@ -182,11 +184,36 @@ def test_real_images_are_looked_at_once_for_all_priors(run: Path, monkeypatch: p
     assert found[0] == found[1]
 
 
+@pytest.mark.usefixtures("closed_network")
+def test_a_search_keeps_what_draws_most_like_unseen_images(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(judge, "SEARCHED", 12)
+    monkeypatch.setattr(search, "SMALLEST_SET", 2)
+    monkeypatch.setattr(sys, "argv", ["judge.py", "--search", "--json"])
+    judge.main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    scores = {(one["settings"], one["seed"]): (one["distance"], one["copying"]) for one in found["tried"]}
+    plain = "temperature 1.0"
+    assert {setting for setting, seed in scores if seed == 0} >= {plain, "temperature 0.9", "temperature 0.7"}
+    kept = read_settings(run)
+    assert json.loads((run / "drawing.json").read_text())["settings"] == found["settings"] == kept.model_dump()
+    allowed = [key for key, (_, copying) in scores.items() if not key[1] and copying <= scores[plain, 0][1] + 0.01]
+    best = min(allowed, key=lambda key: scores[key][0])[0]
+    if best != plain and scores[best, 1][0] >= scores[plain, 1][0]:
+        best = plain
+    assert str(kept) == best
+    drawing = Drawing(images=12, batch_size=16, sampling=kept.sampling, guidance=kept.guidance)
+    measured = judge.judge_samples(run, "last", drawing, None, Accelerator()).measures
+    assert measured["copying_vgg16"] <= 1  # the settings found can be measured
+
+
 def test_options_of_a_drawing_that_do_not_exist_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for options, said in [
         (["--samples", "0"], "images"),
         (["--samples", "4", "sampling.temprature=1"], "did you mean 'temperature'"),
         (["reference=validation"], "images: this key is needed"),
+        (["--search", "--samples", "4"], "--search draws as many images as it needs"),
         (["--inception", "file"], "--inception is for measuring samples: say how many with --samples N"),
     ]:
         monkeypatch.setattr(sys, "argv", ["judge.py", *options])

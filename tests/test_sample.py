@@ -21,7 +21,9 @@ from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import train as stage2
 from stage2_prior.completion import ShownRows, open_photo
 from stage2_prior.decoding.decoder import Decoder
+from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.decoding.settings import DrawingSettings, write_settings
 from stage2_prior.prior import load_prior
 from tests.tiny import NAMES, prior_run, save_drawings, tokenizer_run
 
@@ -45,8 +47,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(trained: Path, own_directory: Path) -> None:
     """Each test has the runs to itself, and two pictures to complete."""
     shutil.copytree(trained / "runs", own_directory / "runs")
-    for name, pixels_HWC in zip(("cat", "lion"), openmoji.draw(NAMES[6:8], "test", 64), strict=True):
-        Image.fromarray(pixels_HWC).save(f"{name}.png")
+    for number, name in ((6, "cat"), (7, "lion")):
+        Image.fromarray(openmoji.draw(NAMES, 64, number).pixels_HWC).save(f"{name}.png")
 
 
 def run_sample(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[dict[str, Any]]:
@@ -193,6 +195,28 @@ def test_guidance_options_reach_the_decode_loop(monkeypatch: pytest.MonkeyPatch)
     assert call["labels_B"].tolist() == [1]
     (call,) = run_sample(monkeypatch, "--num", "1")
     assert torch.equal(call["cfg_scale"], torch.ones(16))
+
+
+def test_a_prior_is_drawn_from_by_its_own_settings_where_nothing_else_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = DrawingSettings(sampling=SamplingConfig(temperature=0.8, top_p=0.9), guidance=GuidanceConfig(scale=1.5))
+    write_settings(Path("runs/prior/tiny"), own, {})
+    for arguments, sampling, scale in [
+        ([], own.sampling, 1),  # guidance is of no use without a class
+        (["--class-label", "faces"], own.sampling, 1.5),
+        (["--class-label", "faces", "--cfg-scale", "1", "--top-p", "1"], SamplingConfig(temperature=0.8, top_p=1), 1),
+        (["--temperature", "1"], SamplingConfig(temperature=1, top_p=0.9), 1),
+    ]:
+        calls = run_sample(monkeypatch, "--num", "1", *arguments)
+        assert "found best for this prior are temperature 0.8, top_p 0.9" in capsys.readouterr().out
+        given = run_sample(
+            monkeypatch, "--num", "1", *arguments, "--temperature", str(sampling.temperature), "--top-p",
+            str(sampling.top_p), "--cfg-scale", str(scale),
+        )  # fmt: skip
+        assert torch.equal(calls[0]["cfg_scale"], torch.full((16,), float(scale)))
+        assert torch.equal(calls[0]["tokens_BHW"], given[0]["tokens_BHW"])
+        capsys.readouterr()
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,15 @@ def test_it_has_less_than_25_mb() -> None:
 def test_its_parts_fit_and_its_reconstructions_are_good() -> None:
     _, info = load_prior(OPENMOJI)
     tokenizer = matching_tokenizer(info, OPENMOJI)
-    drawings_BHWC = openmoji.draw(["1F600", "1F408", "1F34E", "1F697"], "test", 64)
+    codes = ["1F600", "1F408", "1F34E", "1F697"]
+    drawings_BHWC = [openmoji.draw(codes, 64, number).pixels_HWC for number in range(4)]
     images_BCHW = to_float(torch.stack([torch.from_numpy(pixels).permute(2, 0, 1) for pixels in drawings_BHWC]))
     decoded_BCHW = tokenizer.detokenize(tokenizer.tokenize(images_BCHW))
     assert psnr_of(decoded_BCHW, images_BCHW).min() > 22
 
 
 def test_it_draws_and_completes_where_nothing_was_trained(tmp_path: Path) -> None:
-    Image.fromarray(openmoji.draw(["1F408"], "test", 64)[0]).save(tmp_path / "cat.png")
+    Image.fromarray(openmoji.draw(["1F408"], 64, 0).pixels_HWC).save(tmp_path / "cat.png")
     draw = [sys.executable, str(ROOT / "sample.py"), "--num", "2"]
     for options in (["--class-label", "animals", "--cfg-scale", "1.5"], ["--complete", "cat.png"]):
         ended = subprocess.run([*draw, *options], cwd=tmp_path, capture_output=True, text=True, check=False)

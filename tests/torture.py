@@ -30,16 +30,14 @@ from typing import Any
 
 import torch
 import yaml
-from PIL import Image
 
-from shared.data.sources.drawings import openmoji
 from shared.errors import run_command
 from shared.runs.run_directory import RunDirectory
 from shared.runs.token_cache import open_cache
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage2_prior import train as stage2
-from tests.tiny import logged, prior_run, tokenizer_run
+from tests.tiny import logged, prior_run, save_drawings, tokenizer_run
 
 NAMES = ("1F600", "1F603", "1F604", "1F606", "1F60A", "1F60D", "1F431", "1F436", "1F981", "1F42F", "1F43A", "1F98A")
 TOKENIZER, PRIOR = Path("runs/tokenizer/tiny"), Path("runs/prior/tiny")
@@ -285,14 +283,6 @@ class Torturer:
         self.counts["results bit-equal"] += 1
 
 
-def draw(folder: Path) -> None:
-    """Twelve drawings in two classes."""
-    for number, pixels_HWC in enumerate(openmoji.draw(NAMES, "test", 32)):
-        place = folder / ("faces" if number < 6 else "animals")
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels_HWC).save(place / f"{NAMES[number]}.png")
-
-
 def main() -> None:
     """Read the command line, torture, report."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__.split("\n")[0])
@@ -304,7 +294,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in ("straight", "tortured"):
         (root / name).mkdir()
-    do(lambda: draw(root / "drawings"), root, "drawing")
+    do(lambda: save_drawings(root / "drawings"), root, "drawing")
     torturer = Torturer(root, args.seed)
     for job in JOBS:
         torturer.torture(job, -(-args.kills // len(JOBS)))

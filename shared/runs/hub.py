@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shared.errors import UserError
 from shared.runs.fingerprint import fingerprint_of
-from shared.runs.run_directory import IMAGES, WEIGHTS, newest_run, read_yaml
+from shared.runs.run_directory import DRAWING, IMAGES, WEIGHTS, newest_run, read_yaml
 from shared.runs.token_cache import read_info
 from shared.runs.uses import USES, save_uses
 from shared.runs.weights import read_weights
@@ -58,7 +58,7 @@ def local_run(name: str | Path, **options: Any) -> Path:
         raise UserError(f"{name}: there is no such run directory, and it is no name on the hub either (user/model)")
     try:
         files = [CONFIG, TOKENS, WEIGHTS[1], USES]
-        patterns = [*files, *(f"{TOKENIZER}/{file}" for file in files)]
+        patterns = [*files, DRAWING, *(f"{TOKENIZER}/{file}" for file in files)]
         return Path(snapshot_download(str(name), allow_patterns=patterns, **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -103,6 +103,8 @@ class Shareable(ModelHubMixin):
         _save(run, weights, save_directory)
         if (run / TOKENS).exists():
             _save_tokenizer(run, save_directory, next(self.parameters()).dtype)  # type: ignore[attr-defined]
+            if (run / DRAWING).exists():
+                shutil.copyfile(run / DRAWING, save_directory / DRAWING)
         else:
             save_uses(run, fingerprint_of(_as_loaded(read_weights(run / WEIGHTS[1]))), save_directory)
 
@@ -156,7 +158,7 @@ def _as_loaded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _images(run: Path, config: dict[str, Any]) -> str:
     if (run / TOKENS).exists():
         return json.loads((run / TOKENS).read_text())["source"]
-    named = config.get("data", {}).get("source", "unknown")
+    named = str(config.get("data", {}).get("source", "unknown"))
     file = run / IMAGES
     return json.loads(file.read_text()).get("source", named) if file.exists() else named
 

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 RUNS = Path("runs")
 TRAINERS = {"tokenizer": "stage1_tokenizer", "prior": "stage2_prior"}
 IMAGES = "images.json"  # what a tokenizer was trained on
+DRAWING = "drawing.json"  # how a prior is best drawn from, where that was searched for
 WEIGHTS = ("model.safetensors", "ema.safetensors")
 BEST = "best.safetensors"
 KEPT = 2  # states

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -223,8 +224,8 @@ def test_inconsistent_sizes_are_refused(options: dict[str, int]) -> None:
 )
 def test_every_backbone_overfits_eight_drawings_to_30_db(kind: str, steps: int) -> None:
     codes = ["1F600", "1F436", "1F34E", "1F1EB-1F1F7", "1F697", "1F3E0", "1F333", "2764"]
-    pixels = openmoji.draw(codes, "overfit", 32)
-    x_BCHW = to_float(torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2))
+    pixels_BHWC = np.stack([openmoji.draw(codes, 32, number).pixels_HWC for number in range(8)])
+    x_BCHW = to_float(torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2))
     options = {"stem": 4, "widths": (64,), "depths": (1,)} if kind == "conv" else {"width": 64, "positions": 8}
     quantiser = {"codes": 512, "dim": 16, "warm_up": 8}
     model = Tokenizer(TokenizerConfig(backbone=small(kind, **options), quantiser=quantiser))

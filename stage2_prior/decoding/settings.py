@@ -1,0 +1,48 @@
+"""How a prior is best drawn from: found for each run by `judge.py --search`, and used where nothing else is said."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from shared.config import Config, parse_config
+from shared.disk.atomic import write_text
+from shared.errors import UserError
+from shared.runs.run_directory import DRAWING
+from stage2_prior.decoding.filters import SamplingConfig
+from stage2_prior.decoding.guidance import GuidanceConfig
+
+
+class DrawingSettings(Config):
+    """sampling: how a token is drawn. guidance: towards a class; of use only where one is given."""
+
+    sampling: SamplingConfig = SamplingConfig()
+    guidance: GuidanceConfig = GuidanceConfig()
+
+    def changed(self) -> dict[str, Any]:
+        """What is not as it is by default: {"temperature": 0.9, "guidance scale": 1.5}."""
+        sampling = self.sampling.model_dump(exclude_defaults=True)
+        guidance = self.guidance.model_dump(exclude_defaults=True)
+        return sampling | {f"guidance {name}": value for name, value in guidance.items()}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.changed().items()) or "temperature 1.0"
+
+
+def read_settings(run: Path) -> DrawingSettings:
+    """Those found for a run, or the plain ones. Raises UserError where they cannot be read."""
+    path = run / DRAWING
+    if not path.exists():
+        return DrawingSettings()
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): remove it, or make it again with judge.py --search"
+        ) from None
+    return parse_config(DrawingSettings, values, where=str(path))
+
+
+def write_settings(run: Path, settings: DrawingSettings, found: dict[str, Any]) -> None:
+    """Keep them for a run, and beside them what they were chosen by."""
+    values = {"settings": settings.model_dump(mode="json"), **found}
+    write_text(json.dumps(values, indent=2) + "\n", run / DRAWING)

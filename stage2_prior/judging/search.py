@@ -1,0 +1,130 @@
+"""Which settings draw what is most like unseen images: a search over temperature, top-p and guidance.
+
+One setting after the other is changed, and the best value of each is kept. All candidates draw with the same random
+numbers, so that their differences are not those of luck; whether the end is better than the plain settings is then
+asked again with other random numbers.
+
+Shapes: N images, D features, h x w tokens.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from shared.errors import UserError
+from shared.reporting.set_distances import SMALLEST_SET, kernel_distance
+from stage2_prior.decoding.settings import DrawingSettings
+from stage2_prior.judging.codec import decoded
+from stage2_prior.judging.copies import between_features, copying, nearest
+from stage2_prior.judging.drawing import Drawing, drawn_tokens
+from stage2_prior.judging.features import Networks, features_of
+from stage2_prior.judging.nearest_images import reconstructed
+from stage2_prior.judging.real_features import RealFeatures
+from stage2_prior.judging.reference import reference_images
+from stage2_prior.judging.subject import Subject
+
+TEMPERATURES = (0.95, 0.9, 0.85, 0.8, 0.7, 1.05)
+TOP_PS = (0.98, 0.95, 0.9, 0.8)
+SCALES = (1.25, 1.5, 2.0, 3.0)
+MORE_COPYING = 0.01  # that a setting may have than the plain ones
+
+
+class Score(NamedTuple):
+    """distance: kernel distance from held-out images; copying: from 0.5, as new as they, to 1, copies."""
+
+    distance: float
+    copying: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """Draws `images` images for each candidate and holds them against held-out ones, in one network's features."""
+
+    subject: Subject
+    networks: Networks
+    images: int
+    batch_size: int
+    accelerator: Accelerator
+
+    def run(self) -> tuple[DrawingSettings, list[tuple[DrawingSettings, int, Score]]]:
+        """The best settings, and everything that was tried: settings, seed, score. Every process must call it.
+
+        Raises UserError where there are too few held-out images to measure by.
+        """
+        judge = self._judge()
+        tried: list[tuple[DrawingSettings, int, Score]] = []
+
+        def score(settings: DrawingSettings, seed: int = 0) -> Score:
+            for known, of_seed, found in tried:
+                if (known, of_seed) == (settings, seed):
+                    return found
+            found = judge.score(self._drawn(settings, seed))
+            tried.append((settings, seed, found))
+            return found
+
+        plain = best = DrawingSettings()
+        most_copying = score(plain).copying + MORE_COPYING
+        for changes in self._changes():
+            candidates = [changed(best, change) for change in changes]
+            allowed = [settings for settings in candidates if score(settings).copying <= most_copying]
+            best = min([best, *allowed], key=lambda settings: score(settings).distance)
+        if best != plain and score(best, seed=1).distance >= score(plain, seed=1).distance:
+            best = plain
+        return best, tried
+
+    def _changes(self) -> Iterator[list[dict[str, dict[str, float]]]]:
+        yield [{"sampling": {"temperature": value}} for value in TEMPERATURES]
+        yield [{"sampling": {"top_p": value}} for value in TOP_PS]
+        if self.subject.prior.classes and self.subject.prior.config.label_dropout:
+            yield [{"guidance": {"scale": value}} for value in SCALES]
+
+    def _drawn(self, settings: DrawingSettings, seed: int) -> Tensor:
+        """Features (N, D) of images drawn so, each class as often as it occurs."""
+        drawing = Drawing(
+            images=self.images, seed=seed, batch_size=self.batch_size, sampling=settings.sampling,
+            guidance=settings.guidance,
+        )  # fmt: skip
+        training = reference_images(self.subject.info, "train")
+        tokens_nhw = drawn_tokens(self.subject.prior, training, drawing, self.accelerator)
+        images = decoded(tokens_nhw, self.subject.codec, self.batch_size)
+        features, _ = features_of(images, self.networks, self.images, self.accelerator, f"looking at {settings}")
+        return features[self.networks.opened[0].name]
+
+    def _judge(self) -> "Judge":
+        training, held_out = (reference_images(self.subject.info, split) for split in ("train", "validation"))
+        if len(held_out) < SMALLEST_SET:
+            raise UserError(f"{len(held_out)} held-out images are too few to search by: raise data.validation_fraction")
+        real = RealFeatures(self.networks, self.batch_size, self.accelerator)
+        name = self.networks.opened[0].name
+        unseen = reconstructed(held_out, self.subject.codec, self.batch_size, self.accelerator)
+        doing = "looking at reconstructions"
+        decoded_HD = features_of(unseen, self.networks, len(held_out), self.accelerator, doing)[0][name]
+        return Judge(real.of(training)[name], real.of(held_out)[name], decoded_HD)
+
+
+class Judge:
+    """Scores drawn images by features of training images (M, D), held-out ones (H, D), and those decoded (H, D)."""
+
+    def __init__(self, training_MD: Tensor, held_out_HD: Tensor, decoded_HD: Tensor) -> None:
+        self.training_MD, self.held_out_HD = training_MD, held_out_HD
+        self.usual_H = nearest(decoded_HD, training_MD, distance=between_features).distances_N
+
+    def score(self, drawn_ND: Tensor) -> Score:
+        """How far these are from held-out images, and how much nearer to training images than those are."""
+        near_N = nearest(drawn_ND, self.training_MD, distance=between_features).distances_N
+        return Score(kernel_distance(drawn_ND, self.held_out_HD)[0], copying(near_N, self.usual_H))
+
+
+def changed(settings: DrawingSettings, change: dict[str, dict[str, float]]) -> DrawingSettings:
+    """The settings with some values in the place of theirs."""
+    parts = {name: getattr(settings, name).model_copy(update=values) for name, values in change.items()}
+    return settings.model_copy(update=parts)
+
+
+def as_markdown(tried: list[tuple[DrawingSettings, int, Score]]) -> str:
+    """A table of everything that was tried."""
+    lines = [f"| {settings} | {seed} | {score.distance:.4f} | {score.copying:.3f} |" for settings, seed, score in tried]
+    return "\n".join(["| settings | seed | kernel distance | copying |", "|---|---:|---:|---:|", *lines])

@@ -1,0 +1,29 @@
+"""A run's own settings: kept, read, and told where they cannot be."""
+
+from pathlib import Path
+
+import pytest
+
+from shared.errors import UserError
+from stage2_prior.decoding.filters import SamplingConfig
+from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.decoding.settings import DrawingSettings, read_settings, write_settings
+
+
+def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
+    settings = DrawingSettings(sampling=SamplingConfig(top_k=5), guidance=GuidanceConfig(scale=2, schedule="linear"))
+    write_settings(tmp_path, settings, {"images": 9})
+    assert read_settings(tmp_path) == settings
+    assert str(settings) == "top_k 5, guidance scale 2.0, guidance schedule linear"
+
+
+def test_without_a_file_they_are_the_plain_ones(tmp_path: Path) -> None:
+    assert read_settings(tmp_path) == DrawingSettings()
+    assert str(DrawingSettings()) == "temperature 1.0"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {"sampling": {"temprature": 1}}}'])
+def test_what_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "drawing.json").write_text(text)
+    with pytest.raises(UserError, match=r"drawing.json"):
+        read_settings(tmp_path)
