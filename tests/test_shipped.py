@@ -25,7 +25,7 @@ def test_its_parts_fit_and_its_reconstructions_are_good() -> None:
     tokenizer = matching_tokenizer(info, OPENMOJI)
     codes = ["1F600", "1F408", "1F34E", "1F697"]
     drawings_BHWC = [openmoji.draw(codes, 64, number).pixels_HWC for number in range(4)]
-    images_BCHW = to_float(torch.stack([torch.from_numpy(pixels).permute(2, 0, 1) for pixels in drawings_BHWC]))
+    images_BCHW = to_float(torch.stack([torch.from_numpy(pixels.copy()).permute(2, 0, 1) for pixels in drawings_BHWC]))
     decoded_BCHW = tokenizer.detokenize(tokenizer.tokenize(images_BCHW))
     assert psnr_of(decoded_BCHW, images_BCHW).min() > 22
 

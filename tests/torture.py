@@ -39,7 +39,6 @@ from stage1_tokenizer.cache import cache_tokens
 from stage2_prior import train as stage2
 from tests.tiny import logged, prior_run, save_drawings, tokenizer_run
 
-NAMES = ("1F600", "1F603", "1F604", "1F606", "1F60A", "1F60D", "1F431", "1F436", "1F981", "1F42F", "1F43A", "1F98A")
 TOKENIZER, PRIOR = Path("runs/tokenizer/tiny"), Path("runs/prior/tiny")
 DRAWINGS = Path("../drawings")
 WAYS = ("at an instant", "in a write", "at a file operation", "full disk")
