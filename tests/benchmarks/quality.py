@@ -8,6 +8,7 @@ trainings and the caching, so nothing else should run beside them.
     python -m tests.benchmarks.quality --sets openmoji:faces+people ~/faces --sizes 1000 3000 all --seeds 0 1 2 \\
         --try plain --try noise training.context_noise=0.3 --try "few codes" tokenizer.model.quantiser.codes=1024
 
+--peer adds a row of diffusers' VQModel and x-transformers' GPT for the minutes of the first recipe (`quality_peer`).
 Keys are those of a prior's configuration; with "tokenizer." before them, the tokenizer's. Prints, and writes to
 OUT/table.md, a line for each set, size and recipe, with mean and deviation over the seeds. The pictures of a row
 are samples.png and nearest.png in OUT/SET/SIZE/SEED/runs/prior/RECIPE/evaluation.
@@ -24,7 +25,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,9 @@ class Recipe:
         return cls(name, tuple(of_tokenizer), tuple(word for word in overrides if not word.startswith(STAGE_ONE)))
 
 
+PEER = Recipe("diffusers + x-transformers", (), ())
+
+
 @dataclass(frozen=True)
 class Row:
     """A recipe on about `size` images of a set (None: all of them), trained from one seed."""
@@ -88,6 +92,7 @@ class Row:
         prior = f"runs/prior/{_slug(self.recipe.name)}-{_digest(configs[1], *stage_two)}"
         commands.run("-m", "stage1_tokenizer.train", configs[0], f"name={Path(tokenizer).name}", *stage_one)
         commands.run("-m", "stage1_tokenizer.cache", "--tokenizer", tokenizer)
+        first = commands.seconds / 60
         commands.run("-m", "stage2_prior.train", configs[1], f"name={Path(prior).name}", *stage_two)
         minutes = commands.seconds / 60
         quality = commands.run(
@@ -95,6 +100,7 @@ class Row:
         )
         bits = commands.run("-m", "stage2_prior.evaluate", "--prior", prior, "--json")
         found = commands.run("judge.py", "--prior", prior, "--samples", str(samples), *arguments, "--json")
+        self._keep(out, {"prior": prior, "minutes": [f"{first:.2f}", f"{minutes - first:.2f}"]})
         return {
             "minutes": minutes,
             "psnr": quality["measures"]["psnr"],
@@ -102,6 +108,16 @@ class Row:
             "bits_training": bits["train"]["bits_per_token"],
             **{name: value for name, value in found["measures"].items() if name in COLUMNS},
         }
+
+    def measure_peer(self, samples: int, out: Path) -> dict[str, float]:
+        """The same of the other projects, for the minutes that this row took."""
+        own = json.loads((self.folder(out) / f"{_slug(self.recipe.name)}.json").read_text())
+        options = ["--minutes", *own["minutes"], "--samples", str(samples), "--seed", str(self.seed)]
+        commands = Commands(self.folder(out))
+        return commands.run("-m", "tests.benchmarks.quality_peer", "--prior", own["prior"], *options)
+
+    def _keep(self, out: Path, facts: dict[str, Any]) -> None:
+        write_text(json.dumps(facts), (self.folder(out) / f"{_slug(self.recipe.name)}.json"))
 
 
 class Commands:
@@ -199,6 +215,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--try", dest="recipes", nargs="+", action="append", metavar="NAME [key=value ...]")
     parser.add_argument("--tokenizer", default="configs/folder/tokenizer.yaml", metavar="YAML")
     parser.add_argument("--prior", default="configs/folder/prior.yaml", metavar="YAML")
+    parser.add_argument("--peer", action="store_true", help="and diffusers + x-transformers, for the same minutes")
     parser.add_argument("--samples", type=int, default=1000, help="images drawn of each row")
     parser.add_argument("--drawing", nargs="+", default=[], metavar="key=value", help="of judge.py --samples")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
@@ -221,6 +238,8 @@ def main() -> None:
     found: dict[Row, dict[str, float]] = {}
     for row in rows:
         found[row] = row.measure(configs, arguments.samples, arguments.drawing, out)
+        if arguments.peer and row.recipe == recipes[0]:
+            found[replace(row, recipe=PEER)] = row.measure_peer(arguments.samples, out)
         text = f"{machine()}\n\n{table(found)}\n"
         write_text(text, out / "table.md")
         print(text, flush=True)
