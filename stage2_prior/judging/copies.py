@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from shared.runs.token_cache import TokenCache
+from shared.runs.token_cache import Split, TokenCache
 
 PART = 64  # images compared at once with a piece of the training set
 PIECE = 1024  # training images
@@ -76,13 +76,13 @@ def differing_tokens(grids_BL: Tensor, others_GL: Tensor) -> Tensor:
     return 1 - (grids_BL[:, None] == others_GL).sum(-1).double() / grids_BL.shape[1]
 
 
-def nearest_by_code_vectors(tokens_NL: Tensor, cache: TokenCache) -> Nearest:
-    """Of each grid the nearest of the training split, by the mean over places of the squared distance between vectors.
+def nearest_by_code_vectors(tokens_NL: Tensor, cache: TokenCache, split: Split = "train") -> Nearest:
+    """Of each grid the nearest of a split, by the mean over places of the squared distance between vectors.
 
     One grid after another, for each needs a table of its own.
     """
-    training_ML = cache.tokens["train"]
-    found = [nearest(grid_1L, training_ML, distance=between_codes(grid_1L[0], cache)) for grid_1L in tokens_NL.split(1)]
+    known_ML = cache.tokens[split]
+    found = [nearest(grid_1L, known_ML, distance=between_codes(grid_1L[0], cache)) for grid_1L in tokens_NL.split(1)]
     return Nearest(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 

@@ -5,6 +5,7 @@ Curves, what the same random numbers drew as training went on, and how close wha
 Shapes: B grids, h x w = L tokens each, and the images of them.
 """
 
+from html import escape
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from shared.disk.atomic import write_text
+from shared.errors import UserError
 from shared.reporting.curves import COLOURS, curves_section
 from shared.reporting.page import (
     WIDEST_TILE,
@@ -26,9 +28,11 @@ from shared.reporting.page import (
 )
 from shared.runs.token_cache import TokenCache, TokenInfo
 from shared.runs.weights import read_weights
+from shared.text import shown
 from shared.training.log import read_metrics
 from stage2_prior.judging.codec import Codec
-from stage2_prior.judging.copies import differing_tokens, nearest, nearest_by_code_vectors
+from stage2_prior.judging.copies import Nearest, differing_tokens, nearest, nearest_by_code_vectors
+from stage2_prior.judging.reference import reference_images
 from stage2_prior.judging.subject import Subject
 from stage2_prior.train import draw_grids
 
@@ -108,7 +112,27 @@ def nearest_section(tokens_BL: Tensor, cache: TokenCache, codec: Codec) -> Secti
     pairs = tiles(torch.cat([drawn_BCHW, gap_BCHW, training_BCHW], dim=2))
     pictures = strip(pairs, "above: drawn by the trained prior; below: the nearest training image")
     figure = captioned(draw_distances(distance_B, usual_B), "distances to the nearest training image", "figure")
-    return Section("Nearest training images", f"<p>{said}</p>{pictures}{figure}")
+    kin = kin_list(tokens_BL, Nearest(found_B, distance_B), cache)
+    return Section("Nearest training images", f"<p>{said}</p>{pictures}{kin}{figure}")
+
+
+def kin_list(tokens_BL: Tensor, trained: Nearest, cache: TokenCache) -> str:
+    """What the real image nearest to each sample is called, of all that there are, and whether it was trained on.
+
+    trained: the nearest training grids.
+    """
+    try:
+        training, held_out = (reference_images(cache.info, split) for split in ("train", "validation"))
+    except UserError as error:
+        return f"<p>What the nearest images are called is not known: {escape(str(error))}.</p>"
+    new = nearest_by_code_vectors(tokens_BL, cache, "validation")
+    items = []
+    for number in range(len(tokens_BL)):
+        is_new = bool(new.distances_N[number] < trained.distances_N[number])
+        images, found = (held_out, new) if is_new else (training, trained)
+        name = images.source.names[int(images.indices[int(found.rows_N[number]) % len(images)])]
+        items.append(f"<li>{escape(shown(name))} ({'held out' if is_new else 'trained on'})</li>")
+    return f"<p>The nearest real image of each, held-out ones among them:</p><ol>{''.join(items)}</ol>"
 
 
 def in_common(tokens_BL: Tensor, cache: TokenCache) -> str:
