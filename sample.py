@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -106,66 +107,74 @@ def _completion_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--paste", action="store_true", help="put the shown pixels back over the completions")
 
 
+class Group(NamedTuple):
+    """What several images are drawn of: a class, a photo that is completed, or whatever comes.
+
+    name: in front of their files' names, if any. prefix_K: the tokens kept of the photo.
+    """
+
+    name: str = ""
+    label: int | None = None
+    prefix_K: Tensor = torch.empty(0, dtype=torch.long)
+    photo: Photo | None = None
+
+
 @dataclass(frozen=True)
 class Task:
-    """What image n is to be: of the class, if there is one; completing photo n // num, if there are photos; of class
-    n // num, if there are several.
+    """`num` images of each group, one group after the other; of each group the same as if it were drawn alone.
 
-    classes: the numbers of the classes by name; none where none was asked for.
-    prefixes_NK: the tokens kept of each photo; one row of none where there are no photos.
     pasted: how many rows of the photos' pixels are put back over their completions.
     """
 
     num: int
-    classes: dict[str, int]
-    photos: Sequence[Photo]
-    prefixes_NK: Tensor
-    pasted: int
-
-    @property
-    def groups(self) -> int:
-        """How many photos, or classes, `num` images are drawn of each."""
-        return max(len(self.prefixes_NK), len(self.classes))
+    groups: Sequence[Group]
+    pasted: int = 0
 
     @property
     def total(self) -> int:
         """How many images there are to draw."""
-        return self.num * self.groups
+        return self.num * len(self.groups)
+
+    @property
+    def photos(self) -> list[Photo]:
+        """Those that are completed."""
+        return [group.photo for group in self.groups if group.photo]
+
+    @property
+    def kept(self) -> int:
+        """How many tokens of each image are given."""
+        return len(self.groups[0].prefix_K)
 
     def batches(self, size: int) -> Iterator[range]:
         """The numbers of all images, `size` at a time."""
         return (range(begin, min(begin + size, self.total)) for begin in range(0, self.total, size))
 
+    def group(self, number: int) -> Group:
+        """What image `number` is drawn of."""
+        return self.groups[number // self.num]
+
     def images(self, numbers: range) -> list[int]:
-        """Which images of the seed they are: of each class the same as if it were drawn alone."""
-        return [number % self.num for number in numbers] if len(self.classes) > 1 else list(numbers)
+        """Which images of the seed they are."""
+        return [number % self.num for number in numbers]
 
     def labels(self, numbers: range) -> Tensor | None:
         """(B,): their classes."""
-        several = list(self.classes.values())
-        if not several:
-            return None
-        return torch.tensor([several[number // self.num if len(several) > 1 else 0] for number in numbers])
+        labels = [self.group(number).label for number in numbers]
+        return None if None in labels else torch.tensor(labels)
 
     def prefixes(self, numbers: range) -> Tensor:
         """(B, K): their first tokens."""
-        return self.prefixes_NK[torch.tensor(numbers) // self.num if self.photos else [0] * len(numbers)]
+        return torch.stack([self.group(number).prefix_K for number in numbers])
 
     def finish(self, images_BCHW: Tensor, numbers: range) -> Tensor:
         """The images with what is to be pasted back."""
-        if not self.pasted:
-            return images_BCHW
-        originals_BCHW = torch.stack([self.photos[number // self.num].original_CHW for number in numbers])
-        return paste(images_BCHW, originals_BCHW, self.pasted)
+        originals = [photo.original_CHW for number in numbers if (photo := self.group(number).photo)]
+        return paste(images_BCHW, torch.stack(originals), self.pasted) if self.pasted else images_BCHW
 
     def name(self, number: int, seed: int) -> str:
         """What to call an image's file."""
-        if self.photos:
-            return f"{self.photos[number // self.num].name}-seed{seed}-{number:04d}"
-        if len(self.classes) > 1:
-            name = re.sub(r"[^\w.-]+", "_", shown(list(self.classes)[number // self.num]))
-            return f"{name}-seed{seed}-{number % self.num:04d}"
-        return f"seed{seed}-{number:04d}"
+        name = self.group(number).name
+        return f"{name}{'-' if name else ''}seed{seed}-{number % self.num:04d}"
 
 
 def main() -> None:
@@ -184,7 +193,7 @@ def main() -> None:
     size = tokenizer.detokenize(torch.zeros(1, *info.grid, dtype=torch.long, device=device)).shape[2:]
     panel = Panel(task, size, out / ("completions.png" if task.photos else "grid.png"))
     stream = Stream(panel, tokenizer, info.grid[0]) if args.stream else None
-    to_draw = task.total * (prior.length - task.prefixes_NK.shape[1])
+    to_draw = task.total * (prior.length - task.kept)
     drawing, start = 0.0, time.perf_counter()
     decoder = Decoder(prior.to(device), args.batch_size)
     with tqdm(total=to_draw, unit="tok", desc="drawing", leave=False) as bar:
@@ -239,8 +248,16 @@ def settings_of(args: argparse.Namespace, own: DrawingSettings) -> tuple[Samplin
 def make_task(args: argparse.Namespace, info: TokenInfo, tokenizer: Tokenizer) -> Task:
     """What was asked for; reads and tokenizes the photos."""
     classes = class_labels(args.class_label or [], info.class_names)
-    if not args.complete:
-        return Task(args.num, classes, photos=[], prefixes_NK=torch.empty(1, 0, dtype=torch.long), pasted=0)
+    if args.complete:
+        return completing(args, classes, info, tokenizer)
+    if len(classes) > 1:
+        names = distinct([re.sub(r"[^\w.-]+", "_", shown(name)) for name in classes])
+        return Task(args.num, [Group(name, label) for name, label in zip(names, classes.values(), strict=True)])
+    return Task(args.num, [Group(label=label) for label in classes.values()] or [Group()])
+
+
+def completing(args: argparse.Namespace, classes: dict[str, int], info: TokenInfo, tokenizer: Tokenizer) -> Task:
+    """The photos to complete, all of the one class, if any. Raises UserError where there are several classes."""
     if len(classes) > 1:
         raise UserError(f"--complete takes one class, not {len(classes)}: {', '.join(classes)}")
     margin = usual_margin(info.grid[0], tokenizer.sees_neighbours) if args.margin is None else args.margin
@@ -249,7 +266,19 @@ def make_task(args: argparse.Namespace, info: TokenInfo, tokenizer: Tokenizer) -
     photos = [open_photo(path, size, rows, info.data.whole_reading) for path in args.complete]
     device = next(tokenizer.parameters()).device
     tokens_Bhw = torch.cat([tokenizer.tokenize(photo.shown_CHW[None].to(device)).cpu() for photo in photos])
-    return Task(args.num, classes, photos, rows.prefix(tokens_Bhw), rows.pixels(size[0]) if args.paste else 0)
+    label = next(iter(classes.values()), None)
+    named = zip(distinct([photo.name for photo in photos]), rows.prefix(tokens_Bhw), photos, strict=True)
+    groups = [Group(name, label, prefix_K, photo) for name, prefix_K, photo in named]
+    return Task(args.num, groups, rows.pixels(size[0]) if args.paste else 0)
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, those that come again with a number behind them."""
+    taken: list[str] = []
+    for name in names:
+        numbered = (f"{name}-{number}" for number in count(2))
+        taken.append(next(one for one in chain([name], numbered) if one not in taken))
+    return taken
 
 
 def write(images_BCHW: Tensor, paths: Sequence[Path]) -> None:
@@ -268,9 +297,9 @@ class Panel:
     def __init__(self, task: Task, size: Sequence[int], path: Path) -> None:
         lead = 2 if task.photos else 0
         self.num, self.lead, self.path = task.num, lead, path
-        self.each = min(task.num, COLUMNS - lead if task.groups > 1 or task.photos else IN_GRID)
+        self.each = min(task.num, COLUMNS - lead if len(task.groups) > 1 or lead else IN_GRID)
         photos = task.photos[:MOST_ROWS]
-        self.images_PNCHW = torch.zeros(min(task.groups, MOST_ROWS), lead + self.each, 3, *size)
+        self.images_PNCHW = torch.zeros(min(len(task.groups), MOST_ROWS), lead + self.each, 3, *size)
         for row_NCHW, photo in zip(self.images_PNCHW, photos, strict=False):
             row_NCHW[0], row_NCHW[1] = photo.original_CHW, photo.masked_CHW
 

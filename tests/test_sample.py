@@ -84,7 +84,7 @@ def test_completions_keep_the_tokens_of_the_shown_rows(monkeypatch: pytest.Monke
         assert len(completions_BHW.flatten(1).unique(dim=0)) == 3
     written = sorted(path.name for path in Path("out").iterdir())
     cats = [f"cat-seed0-000{n}.png" for n in range(3)]
-    assert written == [*cats, "completions.png", *(f"lion-seed0-000{n}.png" for n in range(3, 6))]
+    assert written == [*cats, "completions.png", *(f"lion-seed0-000{n}.png" for n in range(3))]
 
 
 def test_the_panel_shows_original_masked_and_completions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_the_panel_shows_original_masked_and_completions(monkeypatch: pytest.Mon
         assert np.array_equal(cells[row, 1, :24], cells[row, 0, :24])
         assert np.ptp(cells[row, 1, 24:]) == 0
         for n in range(3):
-            assert np.array_equal(cells[row, 2 + n], pixels(f"out/{name}-seed0-000{3 * row + n}.png"))
+            assert np.array_equal(cells[row, 2 + n], pixels(f"out/{name}-seed0-000{n}.png"))
 
 
 def test_a_completion_does_not_depend_on_what_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,9 +115,9 @@ def test_a_completion_does_not_depend_on_what_is_hidden(monkeypatch: pytest.Monk
 def test_paste_puts_the_shown_pixels_back(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("--complete", "cat.png", "lion.png", "--keep-rows", "3", "--num", "1")
     run_sample(monkeypatch, *arguments)
-    plain = pixels("out/lion-seed0-0001.png")
+    plain = pixels("out/lion-seed0-0000.png")
     run_sample(monkeypatch, *arguments, "--paste")
-    pasted = pixels("out/lion-seed0-0001.png")
+    pasted = pixels("out/lion-seed0-0000.png")
     original_CHW = open_photo(Path("lion.png"), (32, 32), TOP, Reading(10**6)).original_CHW
     assert np.array_equal(pasted[:24], ((original_CHW + 1) * 127.5).round().permute(1, 2, 0).numpy()[:24])
     assert np.array_equal(pasted[24:], plain[24:])
@@ -178,6 +178,20 @@ def test_all_classes_are_drawn_a_row_each_like_one_alone(monkeypatch: pytest.Mon
             alone = pixels(f"out/seed0-000{number}.png")
             assert np.array_equal(pixels(f"out/{name}-seed0-000{number}.png"), alone)
             assert np.array_equal(grid[36 * row + 2 : 36 * row + 34, 36 * number + 2 : 36 * number + 34], alone)
+
+
+def test_pictures_of_one_name_are_completed_each_as_if_it_were_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("other").mkdir()
+    shutil.copy("lion.png", "other/cat.png")
+    run_sample(monkeypatch, "--complete", "other/cat.png", "--num", "2")
+    alone = [pixels(f"out/cat-seed0-000{n}.png") for n in range(2)]
+    run_sample(monkeypatch, "--complete", "cat.png", "other/cat.png", "--num", "2")
+    assert all(np.array_equal(pixels(f"out/cat-2-seed0-000{n}.png"), alone[n]) for n in range(2))
+    assert not np.array_equal(pixels("out/cat-seed0-0000.png"), alone[0])
+
+
+def test_names_are_told_apart() -> None:
+    assert sample.distinct(["x", "x", "x-2", "y", "x"]) == ["x", "x-2", "x-2-2", "y", "x-3"]
 
 
 def test_completing_takes_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
