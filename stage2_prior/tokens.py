@@ -1,5 +1,6 @@
 """The tokens that a run is trained on: which they are, that they stay the same, and where they are afterwards."""
 
+import math
 from pathlib import Path
 
 from shared.disk.atomic import write_text
@@ -33,6 +34,21 @@ def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
             "remove that directory"
         )
     write_text(cache.info.as_json(), run.path / "tokens.json")
+
+
+def amount_line(cache: TokenCache) -> str:
+    """How much there is to learn from, for people.
+
+    At the earliest, N images are told apart by their first ceil(log2 N / log2 K) tokens out of K codes. A prior learns
+    the tokens behind those by heart, unless images have parts in common ("entropy cliff", arXiv 2605.06207).
+    """
+    info = cache.info
+    images, length = len(cache.tokens["train"]) // info.views, info.grid[0] * info.grid[1]
+    apart = min(length, max(1, math.ceil(math.log2(images) / math.log2(info.codes)))) if info.codes > 1 else length
+    return (
+        f"tokens: {images:,} images of {length}, views of each: {info.views}; a code of the {info.codes:,} comes "
+        f"{images * length / info.codes:,.1f} times a view; tokens that can tell all images apart: {apart}"
+    )
 
 
 def changed_keys(before: TokenInfo, now: TokenInfo) -> list[str]:

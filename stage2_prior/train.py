@@ -38,7 +38,7 @@ from stage2_prior.evaluate import TokenPrediction, evaluate
 from stage2_prior.memory import training_memory
 from stage2_prior.prior import Prior, build_prior
 from stage2_prior.run_config import PriorRun
-from stage2_prior.tokens import find_tokens, remember_tokens
+from stage2_prior.tokens import amount_line, find_tokens, remember_tokens
 
 DEFAULT_CONFIG = "configs/demo/prior.yaml"
 SHOWN = 16  # grids drawn whenever held-out ones are evaluated
@@ -106,7 +106,7 @@ def prepare_run(
     processes = accelerator.num_processes if config.training.shard else 1
     memory = memory_line(config, cache, accelerator.device, processes)
     if accelerator.is_main_process:
-        print(memory)
+        print(f"{memory}\n{amount_line(cache)}")
         begin(run, config, accelerator.num_processes, may_lengthen)
         remember_tokens(run, cache)
     accelerator.wait_for_everyone()

@@ -1,15 +1,17 @@
 """Which token cache a run is trained on, and the caches that are refused afterwards."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from shared.errors import UserError
 from shared.runs.run_directory import RunDirectory
-from shared.runs.token_cache import TokenInfo, write_cache
-from stage2_prior.tokens import changed_keys, find_tokens, open_tokens_of, remember_tokens, tokens_of
+from shared.runs.token_cache import TokenCache, TokenInfo, write_cache
+from stage2_prior.tokens import amount_line, changed_keys, find_tokens, open_tokens_of, remember_tokens, tokens_of
 
 INFO = TokenInfo(
     grid=(3, 4), codes=20, code_dim=8, tokenizer="nowhere", fingerprint="0", source="none",
@@ -58,3 +60,22 @@ def test_a_shared_prior_has_no_tokens_and_is_told_what_does_without(tokens: Path
 def test_a_configuration_that_does_not_say_is_refused(own_directory: Path, value: object) -> None:
     with pytest.raises(UserError, match=f"does not say which tokens .*tokens: {value}"):
         tokens_of(run_on(value))
+
+
+@pytest.mark.parametrize(
+    ("images", "views", "codes", "said"),
+    [
+        (2376, 2, 16_384, "2,376 images of 64, views of each: 2; a code of the 16,384 comes 9.3 times a view; .*: 1"),
+        (33_431, 1, 1024, "33,431 images of 64, views of each: 1; a code of the 1,024 comes 2,089.4 times .*: 2"),
+        (1, 1, 16, "a code of the 16 comes 4.0 times a view; tokens that can tell all images apart: 1"),
+        (9, 1, 1, "a code of the 1 comes 576.0 times a view; tokens that can tell all images apart: 64"),
+    ],
+)  # fmt: skip
+def test_how_much_there_is_to_learn_from_is_told(images: int, views: int, codes: int, said: str) -> None:
+    info = TokenInfo(
+        grid=(8, 8), codes=codes, code_dim=8, tokenizer="nowhere", fingerprint="0", source="none", preprocessing={},
+        views=views, class_names=None,
+    )  # fmt: skip
+    grids = np.zeros((images * views, 64), np.uint16)
+    cache = TokenCache(Path(), info, {"train": grids}, {"train": None}, torch.empty(0))
+    assert re.search(f"{said}$", amount_line(cache))
