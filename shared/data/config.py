@@ -74,11 +74,13 @@ class DataConfig(Config):
             raise ValueError("give a colour, such as white, black, grey or '#102030'") from None
         return background
 
-    @field_validator("source")
+    @field_validator("source", mode="before")
     @classmethod
-    def _some(cls, source: str | list[str]) -> str | list[str]:
+    def _some(cls, source: Any) -> Any:
         if not source:
-            raise ValueError("give a folder, or what else holds images")
+            raise ValueError("text is needed, and there is none")
+        if not isinstance(source, str | list):
+            raise ValueError("text is needed, or a list of texts: put it in quotes")
         return source
 
     @field_validator("value_range")
