@@ -59,7 +59,7 @@ class VqModel:
         halvings = int(math.log2(info.data.height_width[0] // info.grid[0]))
         widths = [min(256, 64 * 2**level) for level in range(halvings + 1)]
         self.grid = info.grid
-        self.model = VQModel(
+        self.model: Any = VQModel(  # type: ignore[no-untyped-call]
             down_block_types=["DownEncoderBlock2D"] * len(widths), up_block_types=["UpDecoderBlock2D"] * len(widths),
             block_out_channels=widths, layers_per_block=1, latent_channels=32, num_vq_embeddings=info.codes,
             sample_size=info.data.height_width[0],
