@@ -23,6 +23,7 @@ from shared.data.vision import torchvision  # noqa: F401  # before torch-fidelit
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
+from shared.data.sources.source import spread
 from shared.reporting.findings import NotMeasured
 
 PART = 4096  # images whose features are at hand at once
@@ -140,20 +141,14 @@ def precision_recall(judged_ND: Tensor, reference_MD: Tensor) -> tuple[float, fl
     are off by more than those between near-copies.
     """
     result = prc_features_to_metric(
-        spread_over(judged_ND, MOST_BALLS).double(),
-        spread_over(reference_MD, MOST_BALLS).double(),
+        judged_ND[spread(len(judged_ND), MOST_BALLS)].double(),
+        reference_MD[spread(len(reference_MD), MOST_BALLS)].double(),
         prc_neighborhood=NEIGHBOURS,
         prc_batch_size=1000,
         save_cpu_ram=True,
         verbose=False,
     )
     return result[KEY_METRIC_PRECISION], result[KEY_METRIC_RECALL]
-
-
-def spread_over(features_ND: Tensor, most: int) -> Tensor:
-    """At most `most` of them, evenly spread."""
-    count = len(features_ND)
-    return features_ND if count <= most else features_ND[torch.arange(most) * count // most]
 
 
 def inception_score(logits_NK: Tensor, seed: int = 0) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from shared.data.dataset import ImageDataset
 from shared.data.pixels import to_float, to_uint8
 from shared.data.sources.source import spread
+from shared.runs.token_cache import TokenInfo
 from stage2_prior.judging.codec import Codec, decoded
 from stage2_prior.judging.copies import Nearest, between_features, copying, differing_tokens, nearest
 from stage2_prior.judging.features import features_of
@@ -50,30 +51,44 @@ class KnownGrids(NamedTuple):
 def copies_by_features(drawn: dict[str, Tensor], real: RealFeatures, subject: Subject) -> Copies:
     """Copies in the features of networks; the nearest training images are those in the first one's.
 
-    drawn: by network, features of the images drawn. Of held-out images at most `MOST_HELD_OUT` count, spread evenly, as
-    the codec reconstructs them, for drawn ones are decoded too; training images count mirrored as well, where training
-    mirrors them.
+    drawn: by network, features of the images drawn.
     """
     training, held_out = (reference_images(subject.info, split) for split in ("train", "validation"))
-    views = [real.of(training)]
-    if subject.info.data.augment and subject.info.data.augment.flip:
-        views.append(real.of(training, mirrored=True))
-    some = ImageDataset(
-        held_out.source, held_out.indices[spread(len(held_out), MOST_HELD_OUT)], held_out.config, augmented=False
-    )
-    unseen = reconstructed(some, subject.codec, real.batch_size, real.accelerator)
-    usual, _ = features_of(unseen, real.networks, len(some), real.accelerator, "looking at reconstructions")
+    views, usual = training_views(real, subject.info), held_out_features(real, subject.info, subject.codec)
     found, measures = {}, {}
     for name in drawn:
-        of_views = [view[name] for view in views]
-        found[name] = nearest(drawn[name], *of_views, distance=between_features)
-        usual_H = nearest(usual[name], *of_views, distance=between_features).distances_N
+        found[name] = nearest(drawn[name], *views[name], distance=between_features)
+        usual_H = nearest(usual[name], *views[name], distance=between_features).distances_N
         measures[COPYING[name]] = copying(found[name].distances_N, usual_H)
     network, seen = next(iter(found.items()))
     among_new = nearest(drawn[network], real.of(held_out)[network], distance=between_features)
     measures["nearest_held_out"] = float((among_new.distances_N < seen.distances_N).double().mean())
     views_BCHW = torch.stack([training_view(training, row) for row in seen.rows_N[:COPIES_SHOWN].tolist()])
     return Copies(measures, views_BCHW, names_of_kin(seen, among_new, training, held_out))
+
+
+def training_views(real: RealFeatures, info: TokenInfo) -> dict[str, list[Tensor]]:
+    """By network, features (M, D) of the training images as they are, and of them mirrored, where training does that.
+
+    A drawing may be a copy of either.
+    """
+    training = reference_images(info, "train")
+    views = [real.of(training)]
+    if info.data.augment and info.data.augment.flip:
+        views.append(real.of(training, mirrored=True))
+    return {name: [view[name] for view in views] for name in views[0]}
+
+
+def held_out_features(real: RealFeatures, info: TokenInfo, codec: Codec) -> dict[str, Tensor]:
+    """By network, features (H, D) of held-out images, at most `MOST_HELD_OUT` spread evenly, as a codec decodes them.
+
+    How near they are to training images is how near what is new may be, for drawn images are decoded too.
+    """
+    held_out = reference_images(info, "validation")
+    places = spread(len(held_out), MOST_HELD_OUT)
+    some = ImageDataset(held_out.source, held_out.indices[places], held_out.config, augmented=False)
+    unseen = reconstructed(some, codec, real.batch_size, real.accelerator)
+    return features_of(unseen, real.networks, len(some), real.accelerator, "looking at reconstructions")[0]
 
 
 def names_of_kin(seen: Nearest, new: Nearest, training: ImageDataset, held_out: ImageDataset) -> list[str]:

@@ -4,8 +4,8 @@ Shapes: B a batch, C channels, H x W pixels, N images, D features.
 """
 
 import hashlib
+import math
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from torch import Tensor
 from shared.data.dataset import ImageDataset
 from shared.data.sources.source import hash_lines, spread
 from shared.disk.cache_folder import cache_folder
+from shared.disk.room import check_room
 from shared.errors import UserError
 from shared.reporting.feature_networks import Extractor
 from shared.training.devices.gather import gather_rows
@@ -127,7 +128,7 @@ def _write(paths: dict[str, Path], total: int, parts: Iterator[dict[str, Tensor]
             for name, rows_BD in part.items():
                 if name not in arrays:
                     shape = (total, rows_BD.shape[1])
-                    _check_room(where, total * rows_BD.shape[1] * 4)
+                    check_room(where, 4 * math.prod(shape), "features", "or set TESSERA_CACHE to another folder")
                     arrays[name] = np.lib.format.open_memmap(Path(folder, name), "w+", np.float32, shape)
                 end = first + len(rows_BD)
                 arrays[name][first:end] = rows_BD.float().numpy()
@@ -135,12 +136,3 @@ def _write(paths: dict[str, Path], total: int, parts: Iterator[dict[str, Tensor]
         for name, array in arrays.items():
             array.flush()
             os.replace(Path(folder, name), paths[name])
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"features need {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free: make room, or set "
-            "TESSERA_CACHE to another folder"
-        )

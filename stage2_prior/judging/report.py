@@ -32,6 +32,7 @@ from shared.text import shown
 from shared.training.log import read_metrics
 from stage2_prior.judging.codec import Codec
 from stage2_prior.judging.copies import Nearest, differing_tokens, nearest, nearest_by_code_vectors
+from stage2_prior.judging.nearest_images import names_of_kin
 from stage2_prior.judging.reference import reference_images
 from stage2_prior.judging.subject import Subject
 from stage2_prior.train import draw_grids
@@ -126,12 +127,7 @@ def kin_list(tokens_BL: Tensor, trained: Nearest, cache: TokenCache) -> str:
     except UserError as error:
         return f"<p>What the nearest images are called is not known: {escape(str(error))}.</p>"
     new = nearest_by_code_vectors(tokens_BL, cache, "validation")
-    items = []
-    for number in range(len(tokens_BL)):
-        is_new = bool(new.distances_N[number] < trained.distances_N[number])
-        images, found = (held_out, new) if is_new else (training, trained)
-        name = images.source.names[int(images.indices[int(found.rows_N[number]) % len(images)])]
-        items.append(f"<li>{escape(shown(name))} ({'held out' if is_new else 'trained on'})</li>")
+    items = [f"<li>{escape(shown(kin))}</li>" for kin in names_of_kin(trained, new, training, held_out)]
     return f"<p>The nearest real image of each, held-out ones among them:</p><ol>{''.join(items)}</ol>"
 
 

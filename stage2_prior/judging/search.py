@@ -7,7 +7,7 @@ asked again with other random numbers.
 Shapes: N images, D features, h x w tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from stage2_prior.judging.codec import decoded
 from stage2_prior.judging.copies import between_features, copying, nearest
 from stage2_prior.judging.drawing import Drawing, drawn_tokens
 from stage2_prior.judging.features import Networks, features_of
-from stage2_prior.judging.nearest_images import reconstructed
+from stage2_prior.judging.nearest_images import held_out_features, training_views
 from stage2_prior.judging.real_features import RealFeatures
 from stage2_prior.judging.reference import reference_images
 from stage2_prior.judging.subject import Subject
@@ -94,27 +94,29 @@ class Search:
         return features[self.networks.opened[0].name]
 
     def _judge(self) -> "Judge":
-        training, held_out = (reference_images(self.subject.info, split) for split in ("train", "validation"))
+        if not self.networks.opened:
+            raise UserError(f"nothing to search by: {'; '.join(self.networks.missing.values())}")
+        held_out = reference_images(self.subject.info, "validation")
         if len(held_out) < SMALLEST_SET:
             raise UserError(f"{len(held_out)} held-out images are too few to search by: raise data.validation_fraction")
         real = RealFeatures(self.networks, self.batch_size, self.accelerator)
         name = self.networks.opened[0].name
-        unseen = reconstructed(held_out, self.subject.codec, self.batch_size, self.accelerator)
-        doing = "looking at reconstructions"
-        decoded_HD = features_of(unseen, self.networks, len(held_out), self.accelerator, doing)[0][name]
-        return Judge(real.of(training)[name], real.of(held_out)[name], decoded_HD)
+        views = training_views(real, self.subject.info)[name]
+        decoded_HD = held_out_features(real, self.subject.info, self.subject.codec)[name]
+        return Judge(views, real.of(held_out)[name], decoded_HD)
 
 
 class Judge:
-    """Scores drawn images by features of training images (M, D), held-out ones (H, D), and those decoded (H, D)."""
+    """Scores drawn images by features of the views of training images (M, D), and of held-out ones (H, D), as they are
+    and decoded."""
 
-    def __init__(self, training_MD: Tensor, held_out_HD: Tensor, decoded_HD: Tensor) -> None:
-        self.training_MD, self.held_out_HD = training_MD, held_out_HD
-        self.usual_H = nearest(decoded_HD, training_MD, distance=between_features).distances_N
+    def __init__(self, views: Sequence[Tensor], held_out_HD: Tensor, decoded_HD: Tensor) -> None:
+        self.views, self.held_out_HD = views, held_out_HD
+        self.usual_H = nearest(decoded_HD, *views, distance=between_features).distances_N
 
     def score(self, drawn_ND: Tensor) -> Score:
         """How far these are from held-out images, and how much nearer to training images than those are."""
-        near_N = nearest(drawn_ND, self.training_MD, distance=between_features).distances_N
+        near_N = nearest(drawn_ND, *self.views, distance=between_features).distances_N
         return Score(kernel_distance(drawn_ND, self.held_out_HD)[0], copying(near_N, self.usual_H))
 
 

@@ -38,7 +38,7 @@ from stage1_tokenizer.judging.similarity import psnr_of
 from stage2_prior.judging.codec import decoded
 from stage2_prior.judging.copies import between_features, copying, nearest
 from stage2_prior.judging.features import Networks, features_of
-from stage2_prior.judging.nearest_images import reconstructed
+from stage2_prior.judging.nearest_images import held_out_features, training_views
 from stage2_prior.judging.real_features import RealFeatures
 from stage2_prior.judging.reference import labels_like, reference_images
 from stage2_prior.judging.titles import COPYING, MEASURES
@@ -159,20 +159,14 @@ def measures(
 ) -> dict[str, float]:
     """What `judge.py --samples` finds, by features."""
     networks = Networks(*open_networks(info.data.height_width, None, accelerator.device))
-    training, held_out = (reference_images(info, split) for split in ("train", "validation"))
     real = RealFeatures(networks, 64, accelerator)
     features, shown = features_of(decoded(tokens_Nhw, codec, 64), networks, len(tokens_Nhw), accelerator, "drawn")
-    views = [real.of(training)]
-    if info.data.augment and info.data.augment.flip:
-        views.append(real.of(training, mirrored=True))
-    unseen = reconstructed(held_out, codec, 64, accelerator)
-    usual, _ = features_of(unseen, networks, len(held_out), accelerator, "held out")
+    views, usual = training_views(real, info), held_out_features(real, info, codec)
     found: dict[str, float] = {}
     for name, drawn_ND in features.items():
-        found |= dict(zip(MEASURES[name], distances(drawn_ND, views[0][name]), strict=False))
+        found |= dict(zip(MEASURES[name], distances(drawn_ND, views[name][0]), strict=False))  # but Inception's score
         near = [
-            nearest(judged, *(view[name] for view in views), distance=between_features).distances_N
-            for judged in (drawn_ND, usual[name])
+            nearest(judged, *views[name], distance=between_features).distances_N for judged in (drawn_ND, usual[name])
         ]
         found[COPYING[name]] = copying(*near)
     save_grid(to_float(shown), picture, columns=8)

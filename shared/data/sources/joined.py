@@ -37,7 +37,7 @@ class JoinedSource(ImageSource):
         if any(part.held_out is not None for part in parts):
             self.held_out = [
                 start + index
-                for start, part in zip(self._starts, parts, strict=False)
+                for start, part in zip(self._starts[:-1], parts, strict=True)
                 for index in part.held_out or ()
             ]  # fmt: skip
         if any(part.blocks is not None for part in parts):
@@ -81,7 +81,7 @@ class JoinedSource(ImageSource):
         """The window is the smallest of the parts': it may fall on blocks of one part alone."""
         own_N = [_blocks_of(part) for part in self.parts]
         self._first_blocks = [0, *accumulate(int(of_N.max()) + 1 for of_N in own_N)]
-        of_N = torch.cat([of_N + first for of_N, first in zip(own_N, self._first_blocks, strict=False)])
+        of_N = torch.cat([of_N + first for of_N, first in zip(own_N, self._first_blocks[:-1], strict=True)])
         self.blocks = Blocks(of_N, min(part.blocks.window for part in self.parts if part.blocks is not None))
 
 

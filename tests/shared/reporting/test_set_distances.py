@@ -21,7 +21,6 @@ from shared.reporting.set_distances import (
     kernel_distance,
     monge_distance,
     precision_recall,
-    spread_over,
 )
 from tests.narrow import present
 
@@ -128,9 +127,11 @@ def test_monge_distance_takes_as_many_of_either_set() -> None:
     assert monge_distance(one_ND, other_ND, seed=3) != monge_distance(one_ND, other_ND, seed=4)
 
 
-def test_a_large_set_is_thinned_evenly() -> None:
-    assert spread_over(torch.arange(10)[:, None], 4)[:, 0].tolist() == [0, 2, 5, 7]
-    assert spread_over(torch.arange(3)[:, None], 4)[:, 0].tolist() == [0, 1, 2]
+def test_of_a_large_set_images_spread_over_it_have_balls(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_ND, real_MD = torch.randn(30, 3), torch.randn(45, 3)
+    few = precision_recall(judged_ND[::3], real_MD[[position * 45 // 10 for position in range(10)]])
+    monkeypatch.setattr(set_distances, "MOST_BALLS", 10)
+    assert precision_recall(judged_ND, real_MD) == few
 
 
 def test_kernel_distance_of_one_distribution_is_zero_on_average_and_repeats() -> None:

@@ -6,7 +6,6 @@ Shapes: N drawings of a block, H height, W width.
 import logging
 import multiprocessing
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from functools import partial
@@ -17,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from shared.disk.atomic import write_atomically
+from shared.disk.room import check_room
 from shared.environment import cores
 from shared.errors import UserError
 
@@ -117,7 +117,8 @@ def _make(blocks: list[Block], size: int, what: str) -> None:
     try:
         for folder in {block.folder for block in blocks}:
             folder.mkdir(parents=True, exist_ok=True)
-        _check_room(where, total * 3 * size**2)
+        otherwise = "ask for fewer (data.count), or set TESSERA_CACHE to another folder"
+        check_room(where, total * 3 * size**2, "drawings", otherwise)
         log.info("drawing %d %s at %d px, once: kept in %s", total, what, size, where)
         _make_all(blocks, what)
     except OSError as error:
@@ -144,15 +145,6 @@ def _make_all(blocks: list[Block], what: str) -> None:
                     bar.update(len(made[done]))
             finally:
                 pool.shutdown(cancel_futures=True)
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"drawings need {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free: "
-            "make room, ask for fewer (data.count), or set TESSERA_CACHE to another folder"
-        )
 
 
 def _save(array: np.ndarray, path: Path) -> None:
