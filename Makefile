@@ -3,10 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .NOTPARALLEL:
-.PHONY: help install develop demo tokenizer prior sample openmoji compare web test check bench torture
+.PHONY: help install develop demo mine tokenizer prior sample openmoji compare web test check bench torture
 
 help:
 	@echo "make demo        train a small tokenizer and prior on real drawings, and draw from them (17 minutes on 2 CPU cores without bfloat16)"
+	@echo "make mine        train both stages on your pictures, chosen to fit   IMAGES=~/pictures HOURS=2   [ARGS=\"--name ...\"]"
 	@echo "make tokenizer   train stage one and cache its token grids   [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make prior       train stage two on the cached grids         [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make sample      draw images                                 [ARGS=\"--num 16 --seed 0 ...\"]"
@@ -34,6 +35,11 @@ develop: .venv/installed-dev
 demo: install
 	$(MAKE) --no-print-directory tokenizer prior CONFIG= ARGS=
 	$(MAKE) --no-print-directory sample ARGS="--class-label all --num 8"
+
+mine:
+	@test -n "$(IMAGES)" || { echo "say which pictures: make mine IMAGES=~/pictures HOURS=2" >&2; exit 1; }
+	@$(MAKE) --no-print-directory install
+	$(BIN)/python plan.py "$(IMAGES)" --hours $(or $(HOURS),2) $(ARGS)
 
 tokenizer: install
 	$(BIN)/python -m stage1_tokenizer.train $(CONFIG) $(ARGS)

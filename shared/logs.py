@@ -6,7 +6,7 @@ import sys
 
 from tqdm import tqdm
 
-ROOMS = ("shared", "stage1_tokenizer", "stage2_prior")
+ROOMS = ("planning", "shared", "stage1_tokenizer", "stage2_prior")
 
 
 def show() -> None:

@@ -8,7 +8,7 @@ the prior.
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -44,13 +44,16 @@ DEFAULT_CONFIG = "configs/demo/prior.yaml"
 SHOWN = 16  # grids drawn whenever held-out ones are evaluated
 
 
-def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, TokenPrediction]:
+def train(
+    config: PriorRun, path: Path | None = None, ended: Callable[[int], bool] = lambda grids: False
+) -> tuple[RunDirectory, TokenPrediction]:
     """Train to the end of `config.training.images`, from the last checkpoint if there is one.
 
     Returns how the last weights do on held-out grids. Those that did best are kept too: on small data, a prior's bits
     are fewest long before it is done learning its training grids by heart.
 
     path: the run's directory, if not runs/prior/<name>; one of several to compare, which keep their length.
+    ended: called between steps with the grids seen so far; training ends early where it returns True.
     """
     accelerator = make_accelerator()
     device = accelerator.device
@@ -67,7 +70,7 @@ def train(config: PriorRun, path: Path | None = None) -> tuple[RunDirectory, Tok
     noise = ContextNoise.of(training, cache, device)
     held_out = HeldOut(prior, trainee, cache, run)
     log = Log(run, training.images, trainee.images, accelerator.is_main_process, unit="grid")
-    while not trainee.stop_asked and trainee.images < training.images:
+    while not trainee.stop_asked and not ended(trainee.images) and trainee.images < training.images:
         # Step
         trainee.begin_step()
         for tokens_BL, labels_B, views_B in trainee.accumulate(batches):

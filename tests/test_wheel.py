@@ -12,8 +12,8 @@ import pytest
 
 from tests.launch import ROOT
 
-ROOMS = ("shared", "shipped", "stage1_tokenizer", "stage2_prior")
-SCRIPTS = ("judge.py", "sample.py", "share.py", "web.py")
+ROOMS = ("planning", "shared", "shipped", "stage1_tokenizer", "stage2_prior")
+SCRIPTS = ("judge.py", "plan.py", "sample.py", "share.py", "web.py")
 BUILD = "from setuptools import build_meta; print(build_meta.build_wheel('out'))"
 
 

@@ -13,8 +13,8 @@ from shared.disk.atomic import write_text
 from shared.errors import UserError
 from shared.reporting.findings import NotMeasured
 from shared.runs.run_directory import read_yaml
+from shared.training.pace import Pace
 from stage1_tokenizer.comparing.config import Comparison
-from stage1_tokenizer.comparing.pace import Pace
 from stage1_tokenizer.judging.description import description_of
 from stage1_tokenizer.judging.instruments import PERCEPTUAL, Average, Instrument, PatchGrid, quick_instruments
 from stage1_tokenizer.judging.networks import open_perceptual

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1_tokenizer.comparing.pace import Pace
+from shared.training.pace import Pace
 
 
 def test_pace_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from shared.training.log import forget_after, read_metrics
 class Pace:
     """Times each step, and ends training when the time is up; remembers both in a file, so that a resumed run goes on.
 
-    Pass it to `train`, which calls it between steps.
+    Pass it to the `train` of either stage, which calls it between steps.
     """
 
     def __init__(self, path: Path, minutes: float | None) -> None:

@@ -1,0 +1,113 @@
+"""Plan and train both stages on a folder, within some hours: python plan.py ~/pictures --hours 2
+
+Looks at the pictures and the machine, times a few steps of what could be trained, chooses, says what and why, and
+writes runs/plans/NAME/ with both configurations. Then it trains, draws and judges within the hours. It resumes if
+interrupted, and counts no time in between; --dry-run ends before anything is trained.
+"""
+
+import shared  # noqa: F401  # before the libraries, which read their settings on import
+
+# isort: split
+import argparse
+import json
+import re
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from planning.choice.configurations import data_config
+from planning.course import Course
+from planning.page import as_text, outcome, spent, write_end
+from planning.plan import PLANS, Plan, Request, make_plan, read_plan
+from planning.survey.machine import this_machine
+from planning.survey.pace import time_stages
+from planning.survey.pictures import look_at
+from shared.disk.outputs import check_writable
+from shared.errors import UserError, run_command
+from shared.presets import command_of
+from shared.text import shown
+from shared.training.config import check_name
+
+LONGEST_TIMING, TIMING = 30.0, 0.01  # seconds, and share of the hours, for timing one size of images
+FEWEST_HOURS = 0.02
+
+
+def main() -> None:
+    """Read the command line, plan, train, say what was written."""
+    args = parse_arguments()
+    request = Request(args.pictures, args.hours, tuple(args.changes))
+    name = args.name or name_of(args.pictures)
+    check_writable(PLANS / name)
+    plan = read_plan(PLANS / name)
+    if plan is None:
+        plan = new_plan(name, request)
+        plan.write()
+    elif plan.request != request:
+        raise UserError(
+            f"{PLANS / name} is a plan of {plan.request.source} in {plan.request.hours:g} hours"
+            f"{''.join(f' {change}' for change in plan.request.changes)}: ask for the same to resume it, or give this "
+            "one another --name"
+        )
+    print(as_text(plan))
+    if args.json:
+        print(json.dumps(asdict(plan)))
+    if args.dry_run:
+        print(f"wrote {plan.folder}: both configurations, to be edited; the same command without --dry-run trains them")
+        return
+    print(flush=True)
+    course = Course(plan)
+    course.run()
+    index = write_end(plan, course.clock)
+    for title, value in {**outcome(plan), **spent(course.clock)}.items():
+        print(f"{title}: {value}")
+    print(
+        f"wrote {index}: open it in a browser; its drawings are in {plan.folder / 'samples'}\n"
+        f"next: {command_of('sample')} --prior {course.prior} --num 16"
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line's. Raises UserError where a value cannot be used."""
+    parser = argparse.ArgumentParser(prog=command_of("plan"), description=__doc__.split("\n")[0])
+    parser.add_argument("pictures", help="a folder of pictures, or another source as `data.source` takes it")
+    parser.add_argument("--hours", type=float, default=2.0, help="until it is to end (default: 2)")
+    parser.add_argument("--name", help="of the plan and both runs (default: the folder's)")
+    parser.add_argument("--dry-run", action="store_true", help="plan, and do not train")
+    parser.add_argument("--json", action="store_true", help="print the plan as one JSON object too")
+    parser.add_argument(
+        "changes", nargs="*", metavar="key=value",
+        help="change a key of the tokenizer's configuration, as data.labels=labels.csv; with prior. before it, of the "
+        "prior's",
+    )  # fmt: skip
+    args = parser.parse_intermixed_args()
+    if not args.hours >= FEWEST_HOURS or args.hours > 10_000:
+        raise UserError(f"--hours must be {FEWEST_HOURS} to 10000, not {args.hours:g}")
+    if args.name:
+        try:
+            check_name(args.name)
+        except ValueError as error:
+            raise UserError(f"--name {args.name}: {error}") from None
+    return args
+
+
+def name_of(source: str) -> str:
+    """What to call a plan of a source: its last part, as a name."""
+    last = re.sub(r"[^\w.-]+", "-", Path(source).name).strip("-.")
+    return last or "pictures"
+
+
+def new_plan(name: str, request: Request) -> Plan:
+    """Look at the pictures and the machine, time what could be trained, and choose."""
+    machine = this_machine()
+    pictures = look_at(data_config(request.source, request.changes))
+    seconds = min(LONGEST_TIMING, 3600 * request.hours * TIMING)
+    began = time.perf_counter()
+    print(f"timing what this machine could train on {shown(request.source)} ...", flush=True)
+    plan = make_plan(name, request, pictures, machine, partial(time_stages, seconds=seconds))
+    print(f"timed in {time.perf_counter() - began:.0f} s\n")
+    return plan
+
+
+if __name__ == "__main__":
+    run_command(main)

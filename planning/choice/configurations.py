@@ -1,0 +1,67 @@
+"""The two configurations of a plan: valid ones, and the commented files that are trained from."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import yaml
+
+from planning.choice.setting import Setting, nested, reasons
+from shared.config import C, Config, parse_config
+from shared.data.config import DataConfig
+from stage1_tokenizer.run_config import TokenizerRun
+from stage2_prior.run_config import PriorRun
+
+EVALUATIONS, SAVES, LINES = 6, 20, 100  # of a training
+Stage = Literal["tokenizer", "prior"]
+PRIOR = "prior."  # what a change of the prior's configuration begins with
+
+
+class _Data(Config):
+    """The part of a tokenizer's configuration that can be read before anything else is chosen."""
+
+    data: DataConfig
+
+
+def data_config(source: str, changes: Sequence[str]) -> DataConfig:
+    """How a source is read, with those of some changes that are about it. Raises UserError."""
+    about_data = [change for change in changes if change.startswith("data.")]
+    return parse_config(_Data, {"data": {"source": source}}, "the command line", about_data).data
+
+
+def tokenizer_run(settings: Sequence[Setting], name: str, images: int, changes: Sequence[str] = ()) -> TokenizerRun:
+    """Stage one of a plan, `images` long. Raises UserError where the settings cannot be used."""
+    return _run(TokenizerRun, settings, name, images, of_stage("tokenizer", changes))[0]
+
+
+def prior_run(settings: Sequence[Setting], name: str, images: int, changes: Sequence[str] = ()) -> PriorRun:
+    """Stage two of a plan, `images` token grids long. Raises UserError where the settings cannot be used."""
+    return _run(PriorRun, settings, name, images, of_stage("prior", changes))[0]
+
+
+def of_stage(stage: Stage, changes: Sequence[str]) -> list[str]:
+    """Those of some `key=value` that are for a stage, as its own configuration calls them."""
+    if stage == "tokenizer":
+        return [change for change in changes if not change.startswith(PRIOR)]
+    return [change.removeprefix(PRIOR) for change in changes if change.startswith(PRIOR)]
+
+
+def as_file(stage: Stage, settings: Sequence[Setting], name: str, images: int, changes: Sequence[str]) -> str:
+    """A configuration as a YAML file that says why in its first lines, to be edited by hand. Raises UserError."""
+    model = TokenizerRun if stage == "tokenizer" else PriorRun
+    _, values = _run(model, settings, name, images, of_stage(stage, changes))
+    comments = "".join(f"# {line}\n" for line in reasons(settings))
+    return comments + yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+
+
+def _run(
+    model: type[C], settings: Sequence[Setting], name: str, images: int, changes: Sequence[str]
+) -> tuple[C, dict[str, Any]]:
+    """A valid configuration, and the values that it was read from."""
+    length = [
+        Setting("training.images", images),
+        Setting("training.log_every", max(1, images // LINES)),
+        Setting("training.evaluate_every", max(1, images // EVALUATIONS)),
+        Setting("training.save_every", max(1, images // SAVES)),
+    ]
+    values = nested([Setting("name", name), *settings, *length])
+    return parse_config(model, values, f"the plan {name}", changes), values

@@ -1,0 +1,116 @@
+"""What a plan chooses besides the size of its images, by rules that anybody can read.
+
+Those for a CPU were read off trainings on one, of 16 x 16 tokens out of 1,024 codes at 64 px: the bundled model's,
+and one of 33,431 faces in an hour. Those for a GPU are the presets' of configs/prior; no plan was trained on one yet.
+"""
+
+from planning.choice.setting import Setting
+from planning.choice.shape import Shape
+from planning.survey.machine import Machine
+from planning.survey.pictures import Pictures
+from shared.runs.run_directory import RUNS
+
+FEW, SOME, MANY = 1_000, 10_000, 100_000  # pictures
+LARGE = 30_000  # pictures from which two views of each are enough
+IMAGES_BEFORE_CODES = 2_000  # that an encoder sees before the codebook is made of its vectors
+TOKENS_A_CODE = 200  # of one view of all pictures: fewer, and a prior learns little of a code
+
+
+def tokenizer_settings(source: str | list[str], pictures: Pictures, machine: Machine, shape: Shape) -> list[Setting]:
+    """Stage one, but for its length."""
+    on_cpu = machine.kind == "cpu"
+    codes = codes_for(pictures, shape, machine)
+    settings = [
+        Setting("data.source", source),
+        Setting("data.image_size", [shape.height, shape.width], size_reason(pictures, shape)),
+        Setting("data.workers", 0 if on_cpu else min(8, max(1, machine.cores - 1))),
+        Setting("data.augment", {"crop_scale": [0.9, 1.0], "flip": 0.5, "sharpness": 0.0, "autocontrast": 0.0},
+            "mirrored and slightly cropped; take data.augment.flip=0 where left and right differ, as in writing"),
+        Setting("model.backbone", backbone(shape, machine), "conv, with LayerScale: it was best in every comparison"),
+        Setting("model.quantiser", {
+            "kind": "vector", "codes": codes, "dim": 16, "warm_up": max(1, IMAGES_BEFORE_CODES * shape.tokens // codes),
+            "commitment_weight": 1.0, "codebook_weight": 0.25,
+        }, f"{codes:,} codes: one view of the pictures has {pictures.train * shape.tokens / codes:,.0f} tokens a code"),
+        Setting("loss.reconstruction", {"l2": 1.0, "l1": 0.1}),
+        Setting("training.batch_size", 16 if on_cpu else 32),
+        Setting("training.learning_rate", 2.0e-3 if on_cpu else 6.0e-4),
+        Setting("training.final_learning_rate", 0.02),
+        Setting("training.warm_up", 1600),
+        Setting("training.ema_decay", 0.998),
+        Setting("cache.views", views_for(pictures), views_reason(pictures)),
+    ]  # fmt: skip
+    if not on_cpu:
+        settings.append(
+            Setting("loss.perceptual", {"kind": "stlpips", "weight": 0.1}, "sharper pictures, which a GPU has time for")
+        )
+    return settings
+
+
+def prior_settings(name: str, pictures: Pictures, machine: Machine) -> list[Setting]:
+    """Stage two of the plan `name`, but for its length."""
+    on_cpu = machine.kind == "cpu"
+    depth, width, heads = (6, 256, 4) if on_cpu else (9, 512, 8) if pictures.train < MANY else (12, 768, 12)
+    dropout = 0.3 if pictures.train < FEW else 0.2 if pictures.train < SOME else 0.1 if pictures.train < MANY else 0.0
+    model = {"kind": "gpt", "depth": depth, "width": width, "heads": heads, "dropout": dropout}
+    if pictures.classes:
+        model |= {"conditioning": "norm", "label_dropout": 0.15}
+    return [
+        Setting("tokens", str(RUNS / "tokenizer" / name / "tokens")),
+        Setting(
+            "model", model, f"dropout {dropout:g}, as {pictures.train:,} pictures are {amount_in_words(pictures.train)}"
+        ),
+        Setting("training.batch_size", 16 if on_cpu else 64),
+        Setting("training.learning_rate", 1.5e-3 if on_cpu else 8.0e-4 if width == 512 else 6.0e-4),
+        Setting("training.final_learning_rate", 0.02),
+        Setting("training.warm_up", 2000),
+        Setting("training.ema_decay", 0.998 if on_cpu else 0.999),
+    ]
+
+
+def codes_for(pictures: Pictures, shape: Shape, machine: Machine) -> int:
+    """How many codes: few for few pictures, so that each comes often enough for a prior to learn what it means."""
+    if pictures.train * shape.tokens < TOKENS_A_CODE * 1024:
+        return 256
+    if machine.kind == "cpu" or pictures.train < MANY:
+        return 1024
+    return 4096 if pictures.train < 10 * MANY else 16384
+
+
+def backbone(shape: Shape, machine: Machine) -> dict[str, object]:
+    """The tokenizer's; `stem` x 2 for each further width is the patch."""
+    stem = shape.patch // 2 if shape.patch <= 4 else shape.patch // 4
+    widths = [64, 160] if machine.kind == "cpu" else [128, 256]
+    if shape.patch > 4:
+        widths = [widths[0], (widths[0] + widths[1]) // 2 // 16 * 16, widths[1]]
+    return {
+        "kind": "conv", "stem": stem, "widths": widths, "depths": [2] * len(widths), "kernel_size": 3,
+        "transformer_layers": 0, "layer_scale": 0.1,
+    }  # fmt: skip
+
+
+def views_for(pictures: Pictures) -> int:
+    """Views of each picture in the token cache."""
+    return 4 if pictures.train < LARGE else 2 if pictures.train < 10 * MANY else 1
+
+
+def views_reason(pictures: Pictures) -> str:
+    """Why so many."""
+    views = views_for(pictures)
+    return f"of each picture {views} views are tokenized, so that a prior learns it less by heart" if views > 1 else ""
+
+
+def size_reason(pictures: Pictures, shape: Shape) -> str:
+    """What becomes of the pictures' own sizes."""
+    ratio = shape.width / shape.height
+    cropped = [
+        f"{amount:.0%} of a picture's {side}"
+        for amount, side in ((1 - ratio / pictures.highest, "width"), (1 - pictures.lowest / ratio, "height"))
+        if amount > 0.1
+    ]
+    lost = f"; of the longest ones, up to {' or '.join(cropped)} is cropped away" if cropped else ""
+    return f"{shape}{lost}"
+
+
+def amount_in_words(pictures: int) -> str:
+    """How many so many pictures are."""
+    return "few" if pictures < FEW else "not many" if pictures < SOME else "many"

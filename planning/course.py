@@ -1,0 +1,150 @@
+"""Does what a plan says, one command after another, within its hours; resumes if interrupted."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from planning.choice.configurations import Stage
+from planning.clock import Clock
+from planning.pacer import Pacer
+from planning.plan import Plan
+from shared import signals
+from shared.errors import UserError
+from shared.presets import HOME
+from shared.runs.run_directory import RUNS, TRAINERS
+
+POLL = 0.5  # seconds between two looks at a command
+TOLERANCE = 0.02  # of all hours: a training that will end within this of its time is let be
+TAIL = 4096  # bytes at the end of metrics.jsonl, which hold its last line
+MOST_ROWS = 16  # classes of which each gets a row of drawings
+Command = Sequence[str]
+
+
+class Course:
+    """A plan on its way. What is done is not done again; the clock goes on where it stopped."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.clock = Clock.read(plan.folder / "clock.json")
+        self.prior = RUNS / "prior" / plan.name
+        self.tokenizer = RUNS / "tokenizer" / plan.name
+
+    def run(self) -> None:
+        """Train, cache, train, draw, judge. Raises UserError where a command fails, `Stopped` where one is stopped."""
+        self._train("tokenizer")
+        self._do("caching", [*module("stage1_tokenizer.cache"), "--tokenizer", str(self.tokenizer)])
+        self._train("prior")
+        self._do("drawing", [*script("sample"), "--prior", str(self.prior), *self._drawn()])
+        self._do("judging", [*script("judge"), "--prior", str(self.prior)])
+
+    def allowed(self, stage: Stage) -> float:
+        """Seconds for a stage, all together: the prior's are what the parts before it left."""
+        if stage == "tokenizer":
+            return self.plan.budget.tokenizer
+        spent = self.clock.total - self.clock.of("prior")
+        return self.plan.budget.total - self.plan.budget.ending - spent
+
+    def _drawn(self) -> list[str]:
+        out = ["--out", str(self.plan.folder / "samples")]
+        if 2 <= self.plan.pictures.classes <= MOST_ROWS:
+            return [*out, "--class-label", "all", "--num", "8"]
+        return [*out, "--num", "64"]
+
+    def _train(self, stage: Stage) -> None:
+        if stage in self.clock.done:
+            return
+        expected = self.plan.images if stage == "tokenizer" else round(self.plan.rates.grids * self.allowed("prior"))
+        images: int | None = self.clock.lengths.get(stage, max(1, expected))
+        while images is not None:
+            self.clock.lengths[stage] = images
+            images = self._train_to(stage, images)
+        self.clock.finish(stage)
+
+    def _train_to(self, stage: Stage, images: int) -> int | None:
+        """Train until a stage has seen so many images, or is to have another length, which is returned."""
+        configuration = str(self.plan.folder / f"{stage}.yaml")
+        command = [*module(f"{TRAINERS[stage]}.train"), configuration, f"training.images={images}"]
+        pacer = Pacer(images, self.allowed(stage), TOLERANCE * self.plan.budget.total)
+        with self.clock.running(stage) as tick, running(command) as process:
+            while process.poll() is None:
+                time.sleep(POLL)
+                tick()
+                length = pacer.look(images_seen(RUNS / stage / self.plan.name), self.clock.of(stage))
+                if length is not None and length != images:
+                    print(f"\nthe {stage} is to end in time after {length} images, not {images}: it goes on so")
+                    stop(process)
+                    return length
+        check(process.returncode, command)
+        return None
+
+    def _do(self, part: str, command: Command) -> None:
+        if part in self.clock.done:
+            return
+        with self.clock.running(part) as tick, running(command) as process:
+            while process.poll() is None:
+                time.sleep(POLL)
+                tick()
+        check(process.returncode, command)
+        self.clock.finish(part)
+
+
+def module(name: str) -> list[str]:
+    """How to run one of the packages' commands."""
+    return [sys.executable, "-m", name]
+
+
+def script(name: str) -> list[str]:
+    """How to run one of the scripts: of a clone, or of an installed wheel."""
+    path = HOME / f"{name}.py"
+    return [sys.executable, str(path)] if path.is_file() else module(f"tessera.{name}")
+
+
+@contextmanager
+def running(command: Command) -> Iterator["subprocess.Popen[bytes]"]:
+    """A command that has been started; whatever ends the block early stops it, and waits until it has saved."""
+    process = subprocess.Popen(command)
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """Ask a command to stop, unless it has ended, and wait until it has saved."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def check(status: int, command: Command) -> None:
+    """Raise `signals.Stopped` where a command was stopped, and UserError where it failed."""
+    if status in (signals.RESUME, signals.INTERRUPTED):
+        raise signals.Stopped("stopped: the same command resumes, and its clock goes on from there.", signals.RESUME)
+    if status:
+        said = " ".join(command[1:])
+        raise UserError(f"`python {said}` failed (exit status {status}); its message is above. Mend it and start again")
+
+
+def images_seen(run: Path) -> int:
+    """How many images a training had seen when it logged last; 0 where it has not."""
+    try:
+        with (run / "metrics.jsonl").open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - TAIL))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return 0
+    return max((_images_of(line) for line in lines), default=0)
+
+
+def _images_of(line: bytes) -> int:
+    """0 where a line was cut short."""
+    try:
+        return int(json.loads(line)["images"])
+    except (ValueError, KeyError, TypeError):
+        return 0

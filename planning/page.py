@@ -1,0 +1,111 @@
+"""A plan for people: what was found, what is chosen and why, and what became of it."""
+
+import math
+from pathlib import Path
+
+from planning.choice.budget import Budget
+from planning.choice.rules import FEW, views_for
+from planning.choice.setting import reasons
+from planning.choice.shape import enough, needed
+from planning.clock import Clock
+from planning.plan import Plan
+from shared.disk.atomic import write_text
+from shared.reporting.page import Section, captioned, page, tags
+from shared.runs.run_directory import RUNS
+from shared.training.log import read_metrics
+
+PARTS = {"tokenizer": "training the tokenizer", "caching": "tokenizing", "prior": "training the prior"}
+
+
+def as_text(plan: Plan) -> str:
+    """One page of text."""
+    lines = [
+        f"pictures   {plan.request.source}: {plan.pictures}",
+        f"machine    {plan.machine}",
+        f"rates      {plan.rates.images:.3g} images and {plan.rates.grids:.3g} token grids a second, in training",
+        f"images     {plan.shape}",
+        f"hours      {plan.request.hours:g}: {_divided(plan.budget)}",
+        f"length     {plan.images:,} images and {plan.grids:,} token grids: {_epochs(plan)}",
+        "",
+        "why",
+        *(f"  {line}" for line in reasons([*plan.tokenizer, *plan.prior])),
+        "",
+        "what to expect",
+        *(f"  {line}" for line in expectations(plan)),
+    ]
+    return "\n".join(lines)
+
+
+def expectations(plan: Plan) -> list[str]:
+    """What can be said before anything is trained, each a sentence without a full stop."""
+    pictures, shape = plan.pictures, plan.shape
+    codes = next(setting.value["codes"] for setting in plan.tokenizer if setting.key == "model.quantiser")
+    apart = min(shape.tokens, max(1, math.ceil(math.log(max(2, pictures.distinct), codes))))
+    images, grids = needed(pictures)
+    said = [
+        f"{apart} of the {shape.tokens} tokens of a picture can tell all {pictures.distinct:,} pictures apart: behind "
+        "them a prior learns what pictures have in common, or each by heart"
+    ]
+    if pictures.distinct < FEW:
+        said.append(f"with {pictures.distinct:,} pictures, expect copies: the page at the end shows the nearest ones")
+    if not enough(plan.images, plan.grids, pictures):
+        said.append(
+            f"these hours are short: drawings become good from about {images:,} images and {grids:,} grids on, which "
+            f"takes {plan.request.hours * max(images / plan.images, grids / plan.grids):.1f} hours here at this size"
+        )
+    if plan.pictures.lowest * 2 < plan.pictures.highest:
+        said.append(
+            "pictures differ much in shape, and their middle is used: crop them to one shape for better drawings"
+        )
+    if plan.machine.kind != "cpu":
+        said.append("no plan has been measured on this kind of device yet")
+    return said
+
+
+def _divided(budget: Budget) -> str:
+    parts = {"tokenizer": budget.tokenizer, "tokenizing": budget.caching, "prior": budget.prior, "end": budget.ending}
+    return ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in parts.items())
+
+
+def _epochs(plan: Plan) -> str:
+    images, grids = (count / plan.pictures.train for count in (plan.images, plan.grids))
+    return f"each picture {images:.3g} times, and {grids:.3g} times as tokens ({views_for(plan.pictures)} views of it)"
+
+
+def write_end(plan: Plan, clock: Clock) -> Path:
+    """Write RUNS/plans/NAME/index.html, which opens offline, once all is done; returns its path."""
+    grid = plan.folder / "samples" / "grid.png"
+    sections = [
+        Section("What it draws", captioned(grid.read_bytes(), "seed 0, none picked out") + _links(plan)),
+        Section("The plan", f"<pre>{tags('span', [as_text(plan)])}</pre>"),
+    ]
+    write_text(page(f"Plan {plan.name}", {**outcome(plan), **spent(clock)}, sections), plan.folder / "index.html")
+    return plan.folder / "index.html"
+
+
+def outcome(plan: Plan) -> dict[str, str]:
+    """What the trainings found on held-out images."""
+    quality = _last(RUNS / "tokenizer" / plan.name, "validation/psnr")
+    bits = _last(RUNS / "prior" / plan.name, "validation/bits_per_token")
+    trained = _last(RUNS / "prior" / plan.name, "bits_per_token")
+    return {
+        "reconstructions": f"{quality:.1f} dB (PSNR) of held-out images",
+        "prior": f"{bits:.2f} bits per token on held-out grids, {trained:.2f} in training",
+    }
+
+
+def spent(clock: Clock) -> dict[str, str]:
+    """How long it took."""
+    parts = ", ".join(f"{PARTS.get(part, part)} {seconds / 60:.1f} min" for part, seconds in clock.seconds.items())
+    return {"time": f"{clock.total / 3600:.2f} hours: {parts}"}
+
+
+def _links(plan: Plan) -> str:
+    """To the pages of both trainings, which lie beside the plan's folder."""
+    runs = {"tokenizer": "reconstructions and codes", "prior": "the nearest real picture of each drawing"}
+    links = (f'<a href="../../{kind}/{plan.name}/report.html">{said}</a>' for kind, said in runs.items())
+    return f"<p>{', '.join(links)}</p>"
+
+
+def _last(run: Path, name: str) -> float:
+    return next((line[name] for line in reversed(read_metrics(run / "metrics.jsonl")) if name in line), math.nan)

@@ -1,0 +1,130 @@
+"""A plan: what is trained on a set of pictures within some hours, and why; kept as RUNS/plans/NAME/plan.json."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from planning.choice.budget import Budget, divide
+from planning.choice.configurations import as_file, prior_run, tokenizer_run
+from planning.choice.rules import prior_settings, tokenizer_settings, views_for
+from planning.choice.setting import Setting
+from planning.choice.shape import Shape, enough, shapes
+from planning.survey.machine import Machine
+from planning.survey.pace import Rates
+from planning.survey.pictures import Pictures
+from shared.disk.atomic import write_text
+from shared.errors import UserError
+from shared.presets import command_of
+from shared.runs.run_directory import RUNS
+
+PLANS = RUNS / "plans"
+FILE = "plan.json"
+Timing = Callable[[Sequence[Setting], Sequence[Setting], Shape], Rates]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for. changes: `data.key=value` and the like, for the tokenizer's configuration."""
+
+    source: str
+    hours: float
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """name: of both runs. tokenizer, prior: their settings but for the lengths, which come of rates and budget."""
+
+    name: str
+    request: Request
+    pictures: Pictures
+    machine: Machine
+    shape: Shape
+    rates: Rates
+    budget: Budget
+    tokenizer: tuple[Setting, ...]
+    prior: tuple[Setting, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        return PLANS / self.name
+
+    def expected_at(self, shape: Shape) -> tuple[float, float]:
+        """Images and grids that the stages would see at another shape, if time goes by pixels and by tokens."""
+        return self.images * self.shape.pixels / shape.pixels, self.grids * self.shape.tokens / shape.tokens
+
+    @property
+    def images(self) -> int:
+        """That the tokenizer is to be trained on."""
+        return max(1, round(self.budget.tokenizer * self.rates.images))
+
+    @property
+    def grids(self) -> int:
+        """That the prior is to be trained on."""
+        return max(1, round(self.budget.prior * self.rates.grids))
+
+    def write(self) -> None:
+        """Write the plan and its two configurations."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        changes = self.request.changes
+        tokenizer = as_file("tokenizer", self.tokenizer, self.name, self.images, changes)
+        prior = as_file("prior", self.prior, self.name, self.grids, changes)
+        write_text(f"{self._title('one')}{tokenizer}", self.folder / "tokenizer.yaml")
+        write_text(f"{self._title('two')}{prior}", self.folder / "prior.yaml")
+        write_text(json.dumps(asdict(self), indent=1) + "\n", self.folder / FILE)
+
+    def _title(self, stage: str) -> str:
+        return (
+            f"# Stage {stage} of a plan: {self.request.source} in {self.request.hours:g} hours. `{command_of('plan')}` "
+            "trains from\n# this file until the clock says so: training.images is what it expects to come to.\n"
+        )
+
+
+def make_plan(name: str, request: Request, pictures: Pictures, machine: Machine, timing: Timing) -> Plan:
+    """Choose the largest images of which both stages can see enough within the hours.
+
+    timing: measures how fast this machine trains both stages. Raises UserError where the choices cannot be used.
+    """
+    candidates = shapes(pictures, machine)
+    plan = _plan_at(candidates[0], name, request, pictures, machine, timing)
+    for shape in candidates[1:]:
+        if enough(plan.images, plan.grids, pictures):
+            break
+        if enough(*plan.expected_at(shape), pictures) or shape == candidates[-1]:
+            plan = _plan_at(shape, name, request, pictures, machine, timing)
+    tokenizer_run(plan.tokenizer, name, plan.images, request.changes)
+    prior_run(plan.prior, name, plan.grids, request.changes)
+    return plan
+
+
+def _plan_at(shape: Shape, name: str, request: Request, pictures: Pictures, machine: Machine, timing: Timing) -> Plan:
+    tokenizer = tuple(tokenizer_settings(request.source, pictures, machine, shape))
+    prior = tuple(prior_settings(name, pictures, machine))
+    rates = timing(tokenizer, prior, shape)
+    budget = divide(3600 * request.hours, rates, pictures, views_for(pictures))
+    return Plan(name, request, pictures, machine, shape, rates, budget, tokenizer, prior)
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """The plan that was written there; None where there is none. Raises UserError where it cannot be read."""
+    try:
+        saved: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        settings = {stage: tuple(Setting(*setting) for setting in saved[stage]) for stage in ("tokenizer", "prior")}
+        request = saved["request"]
+        return Plan(
+            name=saved["name"],
+            request=Request(request["source"], request["hours"], tuple(request["changes"])),
+            pictures=Pictures(**saved["pictures"]),
+            machine=Machine(**saved["machine"]),
+            shape=Shape(*saved["shape"]),
+            rates=Rates(**saved["rates"]),
+            budget=Budget(**saved["budget"]),
+            **settings,
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / FILE} cannot be read ({error!r}): remove {folder} to plan anew") from None

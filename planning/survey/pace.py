@@ -1,0 +1,88 @@
+"""How fast this machine trains what a plan may choose: a few real steps of either stage, timed."""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from planning.choice.configurations import prior_run, tokenizer_run
+from planning.choice.setting import Setting
+from planning.choice.shape import Shape
+from shared.runs.token_cache import TokenInfo, write_cache
+from shared.training.pace import Pace
+from stage1_tokenizer import train as stage1
+from stage2_prior import train as stage2
+
+NO_END = 10**9  # images: the clock ends it
+GRIDS = 64  # random ones that a prior is timed on
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Images, and token grids, trained on in a second."""
+
+    images: float
+    grids: float
+
+
+def time_stages(tokenizer: Sequence[Setting], prior: Sequence[Setting], shape: Shape, seconds: float) -> Rates:
+    """Train each stage for half of `seconds`, in a folder that is gone afterwards.
+
+    What compiling takes at a first step, which a median leaves out, comes on top.
+    """
+    with tempfile.TemporaryDirectory() as folder, _quietly():
+        images = _time_tokenizer(tokenizer, Path(folder), seconds / 2)
+        grids = _time_prior(prior, shape, Path(folder), seconds / 2)
+    return Rates(images, grids)
+
+
+def _time_tokenizer(settings: Sequence[Setting], folder: Path, seconds: float) -> float:
+    # Codes of the first vectors that come, so that they are looked up as in most of a training.
+    early = [Setting("model.quantiser.warm_up", 1), Setting("data.workers", 0)]
+    pace = Pace(folder / "tokenizer.jsonl", seconds / 60)
+    stage1.train(tokenizer_run([*settings, *early], "paced", NO_END), folder / "tokenizer", pace)
+    return _rate(pace)
+
+
+def _time_prior(settings: Sequence[Setting], shape: Shape, folder: Path, seconds: float) -> float:
+    tokens = write_random_tokens(folder / "tokens", shape, codes=1024, classes=_classes(settings))
+    pace = Pace(folder / "prior.jsonl", seconds / 60)
+    where = Setting("tokens", str(tokens))
+    stage2.train(prior_run([*settings, where], "paced", NO_END), folder / "prior", pace)
+    return _rate(pace)
+
+
+def _classes(settings: Sequence[Setting]) -> int:
+    """Two where the prior is told classes: how many there are costs nothing."""
+    return 2 if any("conditioning" in setting.value for setting in settings if setting.key == "model") else 0
+
+
+def write_random_tokens(path: Path, shape: Shape, codes: int, classes: int) -> Path:
+    """A token cache of random grids; its `classes` have names where there are any."""
+    info = TokenInfo(
+        grid=shape.grid, codes=codes, code_dim=16, tokenizer="none", fingerprint="none", source="random tokens",
+        preprocessing={}, views=1, class_names=[str(label) for label in range(classes)] or None,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    tokens_Bhw = torch.randint(codes, (GRIDS, *shape.grid), generator=generator)
+    labels_B = torch.arange(GRIDS) % classes if classes else None
+    vectors_KD = torch.nn.functional.normalize(torch.randn(codes, 16, generator=generator), dim=1)
+    write_cache(path, info, vectors_KD, {"train": [(tokens_Bhw, labels_B)], "validation": [(tokens_Bhw, labels_B)]})
+    return path
+
+
+def _rate(pace: Pace) -> float:
+    rate = pace.summary()["images_per_second"]
+    assert rate is not None, "a pace has at least one step"
+    return rate
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the lines and bars of a training, which would be taken for the real one."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

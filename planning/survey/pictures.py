@@ -1,0 +1,89 @@
+"""What a set of pictures is, as far as a plan depends on it."""
+
+import statistics
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from shared.data.config import DataConfig
+from shared.data.open import open_datasets
+from shared.data.pictures.decode import UnreadableImage
+from shared.data.sources.source import counted, spread
+from shared.errors import UserError
+
+SAMPLE = 64  # pictures looked at, evenly spread
+LOOKED_AT = 256  # pixels at which they are decoded: their true size is known where it is below 2.5 times that
+DRAWN = ("openmoji", "dicebear")  # sources that have any size
+SQUARE = 1.25  # pictures not wider than high by this factor, nor higher than wide, are taken for square
+TELLS_GREY = 8  # of 255: a picture in which no channel differs by more has no colours
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A set of pictures.
+
+    train, held_out: images trained on and measured on. distinct: pictures among those trained on, copies counted once.
+    height, width: of the median picture in pixels. lowest, highest: width / height that a tenth is below, and above.
+    classes: how many there are; 0 where there are none. grey: whether none of those looked at has colours.
+    drawn: whether they are drawn by a program, at any size.
+    """
+
+    train: int
+    held_out: int
+    distinct: int
+    height: int
+    width: int
+    lowest: float
+    highest: float
+    classes: int
+    grey: bool
+    drawn: bool
+
+    @property
+    def ratio(self) -> float:
+        """Width over height to train at: the median picture's, within 1:4 and 4:1; 1 where that is nearly square."""
+        ratio = self.width / self.height
+        return 1.0 if 1 / SQUARE <= ratio <= SQUARE else min(4.0, max(0.25, ratio))
+
+    def __str__(self) -> str:
+        parts = [f"{self.train} to train on, {self.held_out} held out"]
+        if self.distinct < self.train:
+            parts.append(f"{counted(self.train - self.distinct, 'is a copy', 'are copies')}")
+        parts.append("drawn at any size" if self.drawn else f"the median is {self.width} x {self.height} pixels")
+        parts.append(f"{counted(self.classes, 'class', 'classes')}" if self.classes else "no classes")
+        return "; ".join(parts + ["without colours"] * self.grey)
+
+
+def look_at(config: DataConfig) -> Pictures:
+    """Open a set, decode some of its pictures and say what they are. Raises UserError where it cannot be used."""
+    drawn = any(source.partition(":")[0] in DRAWN for source in config.sources)
+    size = 64 if drawn else LOOKED_AT
+    train, held_out = open_datasets(config.model_copy(update={"image_size": size}), seed=0)
+    looked_at = []
+    for position in spread(len(train), SAMPLE):
+        with suppress(UnreadableImage):
+            looked_at.append(train.source[int(train.indices[position])])
+    if not looked_at:
+        raise UserError(f"none of {len(train)} pictures of {config.where} that were looked at can be read")
+    ratios = sorted(picture.width / picture.height for picture in looked_at)
+    labels = train.source.labels
+    return Pictures(
+        train=len(train),
+        held_out=len(held_out),
+        distinct=len({train.source.keys[index] for index in train.indices.tolist()}),
+        height=round(statistics.median(picture.height for picture in looked_at)),
+        width=round(statistics.median(picture.width for picture in looked_at)),
+        lowest=ratios[len(ratios) // 10],
+        highest=ratios[-1 - len(ratios) // 10],
+        classes=len({labels[index] for index in train.indices.tolist()}) if labels is not None else 0,
+        grey=all(map(is_grey, looked_at)),
+        drawn=drawn,
+    )
+
+
+def is_grey(picture: Image.Image) -> bool:
+    """Whether an RGB picture has no colours."""
+    pixels_HWC = np.asarray(picture, dtype=np.int16)
+    return int((pixels_HWC.max(axis=2) - pixels_HWC.min(axis=2)).max()) <= TELLS_GREY

@@ -1,0 +1,29 @@
+"""A set of pictures, a machine and a plan of them, made up."""
+
+from dataclasses import replace
+from typing import Any
+
+from planning.plan import Plan, Request, make_plan
+from planning.survey.machine import Machine
+from planning.survey.pace import Rates
+from planning.survey.pictures import Pictures
+
+PICTURES = Pictures(
+    train=9_500, held_out=500, distinct=9_500, height=96, width=96, lowest=0.9, highest=1.1, classes=0, grey=False,
+    drawn=False,
+)  # fmt: skip
+MACHINE = Machine(kind="cpu", name="a processor", cores=2, memory=2**34, bfloat16=False, disk=2**36)
+
+
+def pictures(**changes: Any) -> Pictures:
+    """`PICTURES`, but for some changes."""
+    return replace(PICTURES, **changes)
+
+
+def plan_of(hours: float = 2.0, speed: float = 1.0, changes: tuple[str, ...] = (), **of_pictures: Any) -> Plan:
+    """A plan on a machine that, at speed 1, trains on 40 images of 64 px and 18 grids of 256 tokens a second."""
+
+    def timing(tokenizer: object, prior: object, shape: Any) -> Rates:
+        return Rates(speed * 40 * 4096 / shape.pixels, speed * 18 * 256 / shape.tokens)
+
+    return make_plan("mine", Request("~/pictures", hours, changes), pictures(**of_pictures), MACHINE, timing)

@@ -1,0 +1,55 @@
+"""What is found in a folder, against pictures that were put there."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from planning.choice.configurations import data_config
+from planning.survey.pictures import is_grey, look_at
+from shared.errors import UserError
+from tests.pictures import picture
+from tests.planning.samples import pictures
+
+
+def test_a_folder_of_two_classes_with_copies(tmp_path: Path) -> None:
+    for number in range(40):
+        folder = tmp_path / "set" / ("cats" if number % 2 else "dogs")
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(90, 30, (number, 2 * number, 200)).save(folder / f"{number}.png")
+    shutil.copy(tmp_path / "set/cats/1.png", tmp_path / "set/cats/again.png")
+    found = look_at(data_config(str(tmp_path / "set"), ()))
+    assert found.train + found.held_out == 41
+    assert found.train - found.distinct in (0, 1)  # 0 where both copies are held out
+    assert (found.height, found.width, found.ratio) == (30, 90, 3.0)
+    assert (found.classes, found.grey, found.drawn) == (2, False, False)
+
+
+def test_changes_of_how_pictures_are_read_are_heeded(drawings: Path) -> None:
+    assert look_at(data_config(str(drawings), ["data.labels=none"])).classes == 0
+    assert look_at(data_config(str(drawings), ["training.batch_size=8", "data.limit=6"])).train < 8
+
+
+def test_drawings_that_have_any_size(drawings: Path) -> None:
+    assert look_at(data_config("openmoji:faces", ())).drawn
+    assert not look_at(data_config(str(drawings), ())).drawn
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "ratio"),
+    [(100, 100, 1), (120, 100, 1), (100, 120, 1), (300, 100, 3), (1000, 100, 4), (1, 9, 0.25)],
+)
+def test_the_ratio_trained_at(width: int, height: int, ratio: float) -> None:
+    assert pictures(width=width, height=height).ratio == ratio
+
+
+def test_grey_is_what_has_no_colours() -> None:
+    assert is_grey(Image.linear_gradient("L").convert("RGB"))
+    assert is_grey(picture(colour=(100, 104, 98)))
+    assert not is_grey(picture(colour=(100, 109, 100)))
+
+
+def test_nothing_there_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        look_at(data_config(str(tmp_path / "none"), ()))

@@ -1,0 +1,120 @@
+"""A plan on its way, with small programs in place of the trainings: they log, save when stopped, and resume."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from planning import course
+from planning.choice.budget import Budget
+from planning.clock import Clock
+from planning.course import Course, images_seen
+from planning.plan import Plan
+from planning.survey.pace import Rates
+from shared import signals
+from shared.errors import UserError
+from tests.planning.samples import plan_of
+
+# Trains on as many images a second as its second argument says, up to training.images; 75 where it is stopped.
+TRAINER = """
+import json, pathlib, signal, sys, time
+kind, speed, _, images = *sys.argv[1:4], int(sys.argv[4].split("=")[1])
+run = pathlib.Path("runs", kind, "mine"); run.mkdir(parents=True, exist_ok=True)
+state = run / "state"; seen = float(state.read_text()) if state.exists() else 0.0
+def stop(*_): state.write_text(str(seen)); sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+with (run / "calls").open("a") as calls: calls.write(f"{seen:.0f} {images}\\n")
+while seen < images:
+    time.sleep(0.05); seen += 0.05 * float(speed)
+    with (run / "metrics.jsonl").open("a") as log: log.write(json.dumps({"images": int(seen)}) + "\\n")
+state.write_text(str(seen))
+"""
+OTHER = (
+    "import pathlib, sys; p = pathlib.Path('done'); p.write_text((p.read_text() if p.exists() else '') + sys.argv[1])"
+)
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """A plan of 12 seconds that expects 100 images a second of either stage; a tokenizer does 50, and a prior 100."""
+    speeds = {"stage1_tokenizer.train": ("tokenizer", 50), "stage2_prior.train": ("prior", 100)}
+
+    def module(name: str) -> list[str]:
+        if name in speeds:
+            return [sys.executable, "-c", TRAINER, *map(str, speeds[name])]
+        return [sys.executable, "-c", OTHER, f"{name}\n"]
+
+    monkeypatch.setattr(course, "module", module)
+    monkeypatch.setattr(course, "script", module)
+    monkeypatch.setattr(course, "POLL", 0.05)
+    monkeypatch.setattr("planning.pacer.RESTART", 0.1)
+    plan = replace(plan_of(), rates=Rates(100, 100), budget=Budget(tokenizer=4, caching=1, prior=6, ending=1))
+    plan.write()
+    return plan
+
+
+def calls(stage: str) -> list[tuple[int, int]]:
+    """How far a stage was each time it was started, and how many images it was to see."""
+    lines = Path("runs", stage, "mine", "calls").read_text().splitlines()
+    return [(int(seen), int(images)) for seen, images in (line.split() for line in lines)]
+
+
+def test_a_slow_stage_is_shortened_and_all_parts_follow(plan: Plan) -> None:
+    Course(plan).run()
+    (seen, images), *later = calls("tokenizer")
+    assert (seen, images) == (0, 400)
+    assert later
+    assert later[-1][1] == pytest.approx(200, rel=0.2)  # 4 seconds at 50 a second
+    assert later[-1][0] > 0
+    assert Path("done").read_text().split() == ["stage1_tokenizer.cache", "sample", "judge"]
+    clock = Clock.read(plan.folder / "clock.json")
+    assert clock.total == pytest.approx(12, rel=0.15)
+    Course(plan).run()  # nothing is done again
+    assert calls("tokenizer")[1:] == later
+    assert Path("done").read_text().split() == ["stage1_tokenizer.cache", "sample", "judge"]
+
+
+def test_a_stopped_plan_resumes_where_it_was(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(run: Path) -> int:
+        if images_seen(run) > 50:
+            raise signals.Stopped("stopped by a test", signals.RESUME)
+        return 0
+
+    monkeypatch.setattr(course, "images_seen", interrupt)
+    with pytest.raises(signals.Stopped):
+        Course(plan).run()
+    spent = Clock.read(plan.folder / "clock.json").of("tokenizer")
+    assert spent > 0.8
+    monkeypatch.setattr(course, "images_seen", images_seen)
+    resumed = Course(plan)
+    assert resumed.clock.of("tokenizer") == spent
+    resumed.run()
+    assert calls("tokenizer")[1][0] > 50
+    assert resumed.clock.total == pytest.approx(12, rel=0.15)
+
+
+def test_a_command_that_fails_is_named(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(course, "module", lambda name: [sys.executable, "-c", "import sys; sys.exit(3)"])
+    with pytest.raises(UserError, match=r"failed \(exit status 3\)"):
+        Course(plan).run()
+    assert Clock.read(plan.folder / "clock.json").done == []
+
+
+def test_a_program_that_is_left_early_is_stopped_first() -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        course.running([sys.executable, "-c", "import time; time.sleep(60)"]) as process,
+    ):
+        raise ZeroDivisionError
+    assert isinstance(process, subprocess.Popen)
+    assert process.returncode not in (None, 0)
+
+
+def test_the_last_whole_line_of_a_log_counts(tmp_path: Path) -> None:
+    assert images_seen(tmp_path) == 0
+    lines = [json.dumps({"images": 16 * number, "loss": 0.5}) for number in range(1, 500)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"images": 99')
+    assert images_seen(tmp_path) == 16 * 499

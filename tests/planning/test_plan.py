@@ -1,0 +1,82 @@
+"""What is chosen: valid configurations that say why, larger images for more hours, read back as they were written."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planning.choice.configurations import as_file
+from planning.page import as_text
+from planning.plan import FILE, read_plan
+from shared.config import load_config
+from shared.errors import UserError
+from stage1_tokenizer.run_config import TokenizerRun
+from stage2_prior.run_config import PriorRun
+from tests.planning.samples import plan_of
+
+SETS: list[dict[str, Any]] = [
+    {},
+    {"train": 19, "distinct": 19, "held_out": 1},
+    {"train": 1_280_000, "distinct": 1_280_000, "classes": 1000},
+    {"height": 96, "width": 384, "lowest": 4.0, "highest": 4.0},
+    {"height": 16, "width": 16, "grey": True},
+    {"height": 1, "width": 4000},
+]
+
+
+@pytest.mark.parametrize("of_pictures", SETS)
+@pytest.mark.parametrize("hours", [0.02, 2, 100])
+def test_both_files_are_valid_and_fill_the_hours(of_pictures: dict[str, Any], hours: float) -> None:
+    plan = plan_of(hours, **of_pictures)
+    plan.write()
+    tokenizer = load_config(TokenizerRun, plan.folder / "tokenizer.yaml")
+    prior = load_config(PriorRun, plan.folder / "prior.yaml")
+    assert (tokenizer.training.images, prior.training.images) == (plan.images, plan.grids)
+    assert tokenizer.data.height_width == plan.shape[:2]
+    assert prior.tokens == "runs/tokenizer/mine/tokens"
+    assert plan.budget.total == pytest.approx(3600 * hours)
+    assert min(plan.budget.tokenizer, plan.budget.caching, plan.budget.prior, plan.budget.ending) > 0
+    assert read_plan(plan.folder) == plan
+    assert str(plan.shape) in as_text(plan)
+
+
+def test_more_hours_are_for_larger_images() -> None:
+    sizes = [plan_of(hours).shape.pixels for hours in (0.25, 1, 4, 16)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+
+
+def test_a_faster_machine_is_as_good_as_more_hours() -> None:
+    assert plan_of(2, speed=4).shape == plan_of(8).shape
+    assert plan_of(2, speed=4).images == pytest.approx(plan_of(8).images, rel=0.05)
+
+
+def test_a_plan_says_what_is_to_be_feared() -> None:
+    assert "expect copies" in as_text(plan_of(train=300, distinct=300))
+    assert "expect copies" not in as_text(plan_of())
+    assert "these hours are short" in as_text(plan_of(0.1))
+    assert "these hours are short" not in as_text(plan_of(4))
+    assert "differ much in shape" in as_text(plan_of(lowest=0.5, highest=2.0))
+
+
+def test_changes_are_in_the_files_and_reasons_are_comments() -> None:
+    plan = plan_of(changes=("data.augment.flip=0", "prior.model.dropout=0.4"))
+    plan.write()
+    assert load_config(TokenizerRun, plan.folder / "tokenizer.yaml").data.augment.flip == 0  # type: ignore[union-attr]
+    assert load_config(PriorRun, plan.folder / "prior.yaml").model.dropout == 0.4
+    text = (plan.folder / "prior.yaml").read_text()
+    assert "# model: dropout 0.2, as 9,500 pictures are not many" in text
+
+
+def test_a_change_that_no_configuration_has_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.quantisr"):
+        plan_of(changes=("model.quantisr.codes=5",))
+    with pytest.raises(UserError, match="dropot"):
+        as_file("prior", plan_of().prior, "mine", 100, ["prior.model.dropot=0"])
+
+
+def test_a_plan_that_was_damaged_is_one_message(tmp_path: Path) -> None:
+    assert read_plan(tmp_path) is None
+    (tmp_path / FILE).write_text("{}")
+    with pytest.raises(UserError, match="remove"):
+        read_plan(tmp_path)
