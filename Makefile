@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .NOTPARALLEL:
-.PHONY: help install develop demo mine tokenizer prior sample openmoji compare web test check bench torture
+.PHONY: help install develop demo mine tokenizer prior sample openmoji compare web test check docs bench torture
 
 help:
 	@echo "make demo        train a small tokenizer and prior on real drawings, and draw from them (17 minutes on 2 CPU cores without bfloat16)"
@@ -15,6 +15,7 @@ help:
 	@echo "make compare     train several tokenizers on the same images and report   [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make openmoji    train the model that comes with Tessera anew (hours)"
 	@echo "make test        run the tests (make check: linter and types; make bench: benchmarks   [BENCH=... ARGS=...])"
+	@echo "make docs        build the documentation into site/"
 	@echo "make torture     60 kills of training and caching, 10,000 broken images: see that nothing is lost   [ARGS=\"--kills 500\"]"
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
@@ -73,6 +74,10 @@ check: develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(PIP_INSTALL) '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: develop
 	$(BIN)/python -m tests.benchmarks.$(or $(BENCH),mamba2) $(ARGS)

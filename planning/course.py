@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from planning.choice.configurations import Stage
+from planning.choice.rules import tells_classes
 from planning.clock import Clock
 from planning.pacer import Pacer
 from planning.plan import Plan
@@ -51,7 +52,7 @@ class Course:
 
     def _drawn(self) -> list[str]:
         out = ["--out", str(self.plan.folder / "samples")]
-        if 2 <= self.plan.pictures.classes <= MOST_ROWS:
+        if tells_classes(self.plan.pictures) and 2 <= self.plan.pictures.classes <= MOST_ROWS:
             return [*out, "--class-label", "all", "--num", "8"]
         return [*out, "--num", "64"]
 

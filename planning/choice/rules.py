@@ -13,6 +13,7 @@ from shared.runs.run_directory import RUNS
 FEW, SOME, MANY = 1_000, 10_000, 100_000  # pictures
 LARGE = 30_000  # pictures from which two views of each are enough
 IMAGES_BEFORE_CODES = 2_000  # that an encoder sees before the codebook is made of its vectors
+PICTURES_A_CLASS = 10
 TOKENS_A_CODE = 200  # of one view of all pictures: fewer, and a prior learns little of a code
 
 
@@ -39,6 +40,9 @@ def tokenizer_settings(source: str | list[str], pictures: Pictures, machine: Mac
         Setting("training.ema_decay", 0.998),
         Setting("cache.views", views_for(pictures), views_reason(pictures)),
     ]  # fmt: skip
+    if pictures.classes and not tells_classes(pictures):
+        said = f"{pictures.classes:,} classes are left out: fewer than {PICTURES_A_CLASS} pictures each are learned by heart"
+        settings.append(Setting("data.labels", "none", said))
     if not on_cpu:
         settings.append(
             Setting("loss.perceptual", {"kind": "stlpips", "weight": 0.1}, "sharper pictures, which a GPU has time for")
@@ -52,7 +56,7 @@ def prior_settings(name: str, pictures: Pictures, machine: Machine) -> list[Sett
     depth, width, heads = (6, 256, 4) if on_cpu else (9, 512, 8) if pictures.train < MANY else (12, 768, 12)
     dropout = 0.3 if pictures.train < FEW else 0.2 if pictures.train < SOME else 0.1 if pictures.train < MANY else 0.0
     model = {"kind": "gpt", "depth": depth, "width": width, "heads": heads, "dropout": dropout}
-    if pictures.classes:
+    if tells_classes(pictures):
         model |= {"conditioning": "norm", "label_dropout": 0.15}
     return [
         Setting("tokens", str(RUNS / "tokenizer" / name / "tokens")),
@@ -65,6 +69,11 @@ def prior_settings(name: str, pictures: Pictures, machine: Machine) -> list[Sett
         Setting("training.warm_up", 2000),
         Setting("training.ema_decay", 0.998 if on_cpu else 0.999),
     ]
+
+
+def tells_classes(pictures: Pictures) -> bool:
+    """Whether the prior is told the class of each picture: where there are enough pictures of each."""
+    return 0 < pictures.classes * PICTURES_A_CLASS <= pictures.train
 
 
 def codes_for(pictures: Pictures, shape: Shape, machine: Machine) -> int:

@@ -59,6 +59,16 @@ def test_a_plan_says_what_is_to_be_feared() -> None:
     assert "differ much in shape" in as_text(plan_of(lowest=0.5, highest=2.0))
 
 
+def test_classes_of_few_pictures_are_left_out() -> None:
+    few, enough = (plan_of(train=100, distinct=100, classes=classes) for classes in (11, 10))
+    few.write()
+    assert load_config(TokenizerRun, few.folder / "tokenizer.yaml").data.labels == "none"
+    assert load_config(PriorRun, few.folder / "prior.yaml").model.conditioning == "token"
+    enough.write()
+    assert load_config(TokenizerRun, enough.folder / "tokenizer.yaml").data.labels is None
+    assert load_config(PriorRun, enough.folder / "prior.yaml").model.conditioning == "norm"
+
+
 def test_changes_are_in_the_files_and_reasons_are_comments() -> None:
     plan = plan_of(changes=("data.augment.flip=0", "prior.model.dropout=0.4"))
     plan.write()
