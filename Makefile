@@ -77,6 +77,7 @@ check: develop
 
 docs: install
 	$(PIP_INSTALL) '.[docs]'
+	PYTHONPATH=. $(BIN)/python docs/options.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: develop

@@ -14,9 +14,7 @@ Where a field takes text or something else, as a number or a mapping in {}, it i
 entries of a list of texts are texts too: [100, yes].
 """
 
-import argparse
 import difflib
-import re
 import reprlib
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -31,9 +29,14 @@ from shared.errors import UserError
 
 
 class Config(BaseModel):
-    """Base of every configuration: frozen, no unknown keys, values checked."""
+    """Base of every configuration: frozen, no unknown keys, values checked.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    The docstring below a field is its description, which `--keys` and docs/options.md show.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 C = TypeVar("C", bound=Config)
@@ -87,16 +90,6 @@ def completed(values: dict[str, Any], model: type[Config]) -> dict[str, Any]:
         return parse_config(model, values, where="").model_dump(mode="json")
     except UserError:
         return values
-
-
-def parse_command_line(parser: argparse.ArgumentParser, default: str) -> argparse.Namespace:
-    """What `parser` reads, and beside it `config`, a YAML file (`default` where none is named), and its `overrides`."""
-    parser.add_argument("config", nargs="?", default=default, help=f"a YAML file (default: {default})")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of the file, e.g. name=mine")
-    args = parser.parse_intermixed_args()
-    if re.match(r"[\w.]*=", args.config):  # a file of such a name is ./a=b.yaml
-        args.config, args.overrides = default, [args.config, *args.overrides]
-    return args
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -221,7 +214,7 @@ def _fields_in(types: Sequence[Any], kind: Any, key: str) -> list[Any]:
 
     Where it names none, any alternative counts.
     """
-    configs = [model for one in types for model in _configs_in(one)]
+    configs = [model for one in types for model in configs_in(one)]
     models = [model for model in configs if kind in _kinds(model)] or configs
     return [
         *(model.model_fields[key].annotation for model in models if key in model.model_fields),
@@ -263,7 +256,7 @@ def _explain(problem: Any, model: type[Config]) -> str:
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         context = problem["ctx"]
         allowed = context.get("expected_tags", ", ".join(repr(tag) for tag in _tags(model, problem["loc"])))
-        near = _nearest(str(context.get("tag", "")), allowed.replace("'", "").split(", "))
+        near = nearest(str(context.get("tag", "")), allowed.replace("'", "").split(", "))
         hint = f" (did you mean {near!r}?)" if near else ""
         return f"{key}.kind: {context.get('tag', 'nothing')!r} is not one of {allowed}{hint}"
     value = problem["input"]
@@ -283,7 +276,7 @@ def _explain_unknown(model: type[Config], location: Sequence[str | int]) -> str:
     if others:
         kinds, do = ("kinds", "do") if len(others) > 1 else ("kind", "does")
         return f"kind {tag} does not read it; {kinds} {_listed(others)} {do}"
-    near = _nearest(str(name), known)
+    near = nearest(str(name), known)
     hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(sorted(known))}"
     return f"there is no such key; {hint}"
 
@@ -297,7 +290,7 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def _nearest(name: str, known: Sequence[str]) -> str | None:
+def nearest(name: str, known: Sequence[str]) -> str | None:
     """The known name that `name` is a slip or the initials of (lr: learning_rate)."""
     initials = [one for one in known if name.lower() == "".join(word[:1] for word in one.split("_"))]
     return next(iter(initials + difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
@@ -341,13 +334,14 @@ def _models_at(model: type[Config], location: Sequence[str | int]) -> list[type[
     for part in location:
         tagged = [m for m in models if part in _kinds(m)]
         fields = [m.model_fields[part].annotation for m in models if isinstance(part, str) and part in m.model_fields]
-        models = tagged or [child for annotation in fields for child in _configs_in(annotation)]
+        models = tagged or [child for annotation in fields for child in configs_in(annotation)]
     return models
 
 
-def _configs_in(annotation: Any) -> Iterator[type[Config]]:
+def configs_in(annotation: Any) -> Iterator[type[Config]]:
+    """The configurations that a type is made of."""
     if get_origin(annotation) in (Union, UnionType, Annotated, list, tuple, dict):
         for argument in get_args(annotation):
-            yield from _configs_in(argument)
+            yield from configs_in(argument)
     elif isinstance(annotation, type) and issubclass(annotation, Config):
         yield annotation

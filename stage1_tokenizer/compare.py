@@ -10,12 +10,12 @@ import json
 import shlex
 import sys
 
-from shared.config import parse_command_line
 from shared.errors import run_command
+from shared.options.command_line import parse_command_line
 from shared.presets import find_config
 from shared.runs.run_directory import RUNS
 from stage1_tokenizer.comparing.comparison import compare
-from stage1_tokenizer.comparing.config import load_comparison
+from stage1_tokenizer.comparing.config import Comparison, load_comparison
 
 DEFAULT_CONFIG = "configs/compare/backbones-demo.yaml"
 
@@ -24,7 +24,7 @@ def main() -> None:
     """Read the command line, train and measure every row, say what was written."""
     parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.compare", description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
-    args = parse_command_line(parser, DEFAULT_CONFIG)
+    args = parse_command_line(parser, DEFAULT_CONFIG, Comparison)
     command = shlex.join(["python", "-m", "stage1_tokenizer.compare", *sys.argv[1:]])
     comparison, runs = load_comparison(find_config(args.config), args.overrides)
     results = compare(comparison, runs, command)

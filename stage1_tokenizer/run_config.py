@@ -15,19 +15,25 @@ from stage1_tokenizer.tokenizer import TokenizerConfig
 class CacheConfig(Config):
     """Which images are tokenized for stage two once the tokenizer is trained, and how often."""
 
-    source: str | list[str] | None = None  # null: those it was trained on (data.source)
-    # Views of each training image: as it is, mirrored (where data.augment.flip allows it), and then augmented as in
-    # training.
+    source: str | list[str] | None = None
+    """What is tokenized; null: what the tokenizer was trained on (data.source)."""
     views: PositiveInt = 2
+    """Views of each training image: as it is, mirrored (where data.augment.flip allows it), and then augmented as in
+    training.
+    """
 
 
 class TokenizerRun(RunConfig):
     """Everything a stage-one run is made of."""
 
     data: DataConfig = DataConfig()
+    """Which images."""
     model: TokenizerConfig = TokenizerConfig()
+    """The tokenizer."""
     loss: LossConfig = LossConfig()
+    """What it is trained for."""
     cache: CacheConfig = CacheConfig()
+    """What is tokenized once it is trained."""
 
     @model_validator(mode="before")
     @classmethod

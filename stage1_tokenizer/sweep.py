@@ -30,4 +30,4 @@ def study_of(path: str, overrides: list[str]) -> Study:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main("stage1_tokenizer.sweep", __doc__.split("\n")[0], DEFAULT_CONFIG, study_of))
+    run_command(lambda: main("stage1_tokenizer.sweep", __doc__.split("\n")[0], DEFAULT_CONFIG, TokenizerRun, study_of))

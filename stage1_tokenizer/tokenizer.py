@@ -43,7 +43,9 @@ class TokenizerConfig(Config):
     """A backbone and a quantiser."""
 
     backbone: BackboneConfig = Field(default_factory=ConvConfig)
+    """What turns an image into a grid of vectors, and back."""
     quantiser: QuantiserConfig = VectorConfig()
+    """What turns vectors into tokens."""
 
     @field_validator("quantiser", mode="before")
     @classmethod

@@ -15,11 +15,12 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from shared.code_counts import perplexity, usage
-from shared.config import load_config, parse_command_line
+from shared.config import load_config
 from shared.data.dataset import ImageDataset
 from shared.data.loader import Batch, training_loader
 from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
+from shared.options.command_line import parse_command_line
 from shared.presets import find_config
 from shared.runs.run_directory import RUNS, RunDirectory
 from shared.training.devices.accelerator import make_accelerator
@@ -199,9 +200,9 @@ def main() -> None:
     """Read the command line, train, say what was written."""
     parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.train", description=__doc__.split("\n")[0])
     parser.add_argument("--describe", action="store_true", help="say what the tokenizer is made of, and do not train")
-    parser.add_argument("--json", action="store_true", help="with --describe: one JSON object on the last line")
+    parser.add_argument("--json", action="store_true", help="with --describe and --keys: as JSON, on the last line")
     parser.epilog = "Keys are those of the YAML files under configs/. Started again, a stopped run goes on."
-    args = parse_command_line(parser, DEFAULT_CONFIG)
+    args = parse_command_line(parser, DEFAULT_CONFIG, TokenizerRun)
     config = load_config(TokenizerRun, find_config(args.config), args.overrides)
     if args.describe:
         description = description_of(config.model, config.data.height_width, config.training.precision)

@@ -17,13 +17,23 @@ class PriorOptions(MupConfig):
     """What priors of every kind have."""
 
     depth: PositiveInt = 12
+    """Blocks."""
     width: PositiveInt = 768
+    """Channels of the blocks."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    conditioning: Literal["token", "norm"] = "token"  # norm: the class modulates every norm too, beside its start token
-    label_dropout: float = Field(0.1, ge=0, le=1)  # share of labels hidden in training, for classifier-free guidance
-    told_views: bool = False  # it learns which grids are mirrored, which augmented, and draws as of those that are not
+    """Share of features dropped in training."""
+    conditioning: Literal["token", "norm"] = "token"
+    """How a class is told: by a start token, or by that and by modulating every norm."""
+    label_dropout: float = Field(0.1, ge=0, le=1)
+    """Share of labels hidden in training, for classifier-free guidance."""
+    told_views: bool = False
+    """Whether it learns which grids are mirrored and which augmented; it then draws as of those that are not."""
     head: Literal["full", "tied", "codes"] = "full"
-    head_rank: PositiveInt | None = None  # of head: codes, the width of a code's row in the table; 64 if not given
+    """How features become logits: full (a free vector for each code), tied (the input's), or codes (through the
+    tokenizer's own vectors).
+    """
+    head_rank: PositiveInt | None = None
+    """With head: codes, the width of a code's row in the table; 64 if not given."""
 
     @model_validator(mode="before")
     @classmethod
@@ -45,9 +55,12 @@ class PriorOptions(MupConfig):
 class AttentionOptions(PriorOptions):
     """Of blocks that mix by attention."""
 
-    positions: Literal["learned", "rotary"] = "learned"  # rotary: over rows and columns
+    positions: Literal["learned", "rotary"] = "learned"
+    """Learned for each place, or rotary over rows and columns."""
     heads: PositiveInt = 12
+    """Attention heads."""
     qk_norm: bool = True
+    """Whether queries and keys are normalised."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -62,10 +75,15 @@ class MambaOptions(PriorOptions):
     """Of blocks that mix by Mamba-2."""
 
     d_state: PositiveInt = 128
+    """Numbers of state for each channel."""
     headdim: PositiveInt = 64
+    """Channels of a head."""
     expand: PositiveInt = 2
+    """Inner width over width."""
     chunk_size: PositiveInt = 64
-    mlp_ratio: float = Field(0.0, ge=0)  # hidden width over width of the MLP behind each Mamba-2 mixer; 0: no MLP
+    """Tokens that the scan takes at a time; the result is the same."""
+    mlp_ratio: float = Field(0.0, ge=0)
+    """Hidden width over width of the MLP behind each Mamba-2 mixer; 0: no MLP."""
 
     @model_validator(mode="after")
     def _heads_of_mamba_fit(self) -> Self:
@@ -86,6 +104,7 @@ class MambaConfig(MambaOptions):
 
     kind: Literal["mamba"] = "mamba"
     positions: Literal["learned"] = "learned"
+    """Learned for each place."""
 
     @field_validator("positions", mode="before")
     @classmethod
@@ -99,7 +118,8 @@ class HybridConfig(AttentionOptions, MambaOptions):
     """Mamba-2 in some blocks and attention in the others."""
 
     kind: Literal["hybrid"] = "hybrid"
-    pattern: str = Field("mmma", pattern=r"^[ma]+$")  # m Mamba-2, a attention; repeated over the depth
+    pattern: str = Field("mmma", pattern=r"^[ma]+$")
+    """m for Mamba-2 and a for attention, repeated over the depth."""
 
     @model_validator(mode="after")
     def _both_are_there(self) -> Self:

@@ -11,18 +11,18 @@ from stage2_prior.config import MambaConfig, PriorConfig
 
 
 class PriorTrainingConfig(TrainingConfig):
-    """How a prior is trained: as a tokenizer is, and where one process has no room for it, shared out over all.
-
-    context_noise: the share of the tokens that a prediction is made from which are replaced at random, at the start; it
-        falls to none by the end. Drawing goes by the prior's own tokens, errors and all, and so it meets some before.
-    noise_neighbours: replace a token by one of that many codes whose vectors are nearest to its own; null: by any code.
-    """
+    """How a prior is trained: as a tokenizer is, and where one process has no room for it, shared out over all."""
 
     context_noise: float = Field(0, ge=0, lt=1)
+    """The share of the tokens that a prediction is made from which are replaced at random, at the start; it falls to
+    none by the end. Drawing goes by the prior's own tokens, errors and all, and so it meets some before.
+    """
     noise_neighbours: PositiveInt | None = None
-    # Each process keeps a part of every weight, and of its gradient, moments and average (FSDP2), and gathers a block's
-    # when it runs. A checkpoint is the same as without. One process alone has nothing to share.
+    """Replace a token by one of that many codes whose vectors are nearest to its own; null: by any code."""
     shard: bool = False
+    """Whether each process keeps a part of every weight, and of its gradient, moments and average (FSDP2), and gathers
+    a block's when it runs. A checkpoint is the same as without. One process alone has nothing to share.
+    """
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:
@@ -34,9 +34,12 @@ class PriorTrainingConfig(TrainingConfig):
 class PriorRun(RunConfig):
     """Everything a stage-two run is made of; one "image" of its training is one token grid."""
 
-    tokens: str | None = None  # a token cache; null: that of the tokenizer trained last
+    tokens: str | None = None
+    """A token cache; null: that of the tokenizer trained last."""
     model: PriorConfig = MambaConfig()
+    """The prior."""
     training: PriorTrainingConfig
+    """How long and how fast it is trained."""
 
     @model_validator(mode="before")
     @classmethod

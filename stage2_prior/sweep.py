@@ -25,4 +25,4 @@ def study_of(path: str, overrides: list[str]) -> Study:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main("stage2_prior.sweep", __doc__.split("\n")[0], DEFAULT_CONFIG, study_of))
+    run_command(lambda: main("stage2_prior.sweep", __doc__.split("\n")[0], DEFAULT_CONFIG, PriorRun, study_of))

@@ -16,10 +16,11 @@ from accelerate import Accelerator, PartialState
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shared.config import load_config, parse_command_line
+from shared.config import load_config
 from shared.data.order import ImageBatches
 from shared.disk.atomic import write_atomically
 from shared.errors import UserError, run_command
+from shared.options.command_line import parse_command_line
 from shared.presets import command_of, find_config
 from shared.runs.run_directory import BEST, RUNS, RunDirectory
 from shared.runs.token_cache import TokenCache, open_cache
@@ -222,7 +223,8 @@ def main() -> None:
     """Read the command line, train, say what was written."""
     parser = argparse.ArgumentParser(prog="python -m stage2_prior.train", description=__doc__.split("\n")[0])
     parser.epilog = "Keys are those of the YAML files under configs/. Started again, a stopped run goes on."
-    args = parse_command_line(parser, DEFAULT_CONFIG)
+    parser.add_argument("--json", action="store_true", help="with --keys: as JSON, on the last line")
+    args = parse_command_line(parser, DEFAULT_CONFIG, PriorRun)
     run, report = train(load_config(PriorRun, find_config(args.config), args.overrides))
     if not PartialState().is_main_process:
         return

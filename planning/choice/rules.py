@@ -41,7 +41,7 @@ def tokenizer_settings(source: str | list[str], pictures: Pictures, machine: Mac
         Setting("cache.views", views_for(pictures), views_reason(pictures)),
     ]  # fmt: skip
     if pictures.classes and not tells_classes(pictures):
-        said = f"{pictures.classes:,} classes are left out: fewer than {PICTURES_A_CLASS} pictures each are learned by heart"
+        said = f"{pictures.classes:,} classes are left out: fewer than {PICTURES_A_CLASS} pictures each"
         settings.append(Setting("data.labels", "none", said))
     if not on_cpu:
         settings.append(

@@ -22,17 +22,20 @@ ATTEMPTS = 10  # to draw a crop that fits into the image, as torchvision does
 
 
 class AugmentConfig(Config):
-    """Random views of a training image: a crop of `crop_scale` of its area, then three changes by probability.
-
-    run_on: "workers" changes images where they are decoded; "device" changes whole batches where they are trained on,
-        which leaves the workers more time to decode. The images are the same.
-    """
+    """Random views of a training image: a crop, then three changes by probability."""
 
     crop_scale: tuple[float, float] = (0.8, 1.0)
+    """Smallest and largest share of an image's area that a crop keeps."""
     flip: float = Field(default=0.3, ge=0, le=1)
+    """Probability of mirroring left to right."""
     sharpness: float = Field(default=0.3, ge=0, le=1)
+    """Probability of sharpening."""
     autocontrast: float = Field(default=0.3, ge=0, le=1)
+    """Probability of stretching the contrast."""
     run_on: Literal["workers", "device"] = "workers"
+    """"workers" changes images where they are decoded; "device" changes whole batches where they are trained on, which
+    leaves the workers more time to decode. The images are the same.
+    """
 
     @field_validator("crop_scale")
     @classmethod

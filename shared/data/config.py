@@ -12,50 +12,59 @@ from shared.data.pictures.decode import Reading
 
 
 class DataConfig(Config):
-    """Which images, at which size, and what to do with those that cannot be read.
-
-    source: a folder of images, of Parquet or Arrow files or of WebDataset shards (tar), one such file, "hf:NAME" for a
-        dataset of the Hugging Face hub, "openmoji", "openmoji:faces+animals", or "dicebear:lorelei+micah". Several in a
-        list are read as one: [openmoji, ~/pictures].
-    count: how many drawings of DiceBear's styles, all styles together; 10,000 if not given.
-    limit: use about this many images of those that there are, chosen by a hash of what they show: the same on every
-        machine, those of a lower limit among those of a higher one. With `held_out`, of those to train on.
-    image_size: side in pixels, or [height, width].
-    format: what to take from a folder that holds several: its images, its tables (Parquet, Arrow), or its shards.
-    split: what is used of a set that has splits: "train", several as in "train+val", or "all". In a folder of images,
-        sub-folders train, val and test are splits.
-    held_out: the split that is measured on; a `validation_fraction` of the images used, if not given.
-    labels: where classes come from. Not given: a metadata file that has a column of labels, or else the sub-folders.
-        "folders": the sub-folders, even where they are called train and val. "none": nowhere. Or the path of a table
-        (.csv, .tsv, .jsonl, .json, .parquet) that names a file and its label in each row.
-    label, image_column: the columns of labels and of images; found by type and name if not given.
-    max_pixels: a larger picture counts as unreadable (a small file can unpack to gigabytes).
-    background: the colour behind transparent pixels, by name or as "#rrggbb".
-    value_range: what is black and white in pictures of more than 8 bits a value; read off a sample if not given.
-    buffer_gb: of Parquet files, how many gigabytes of images are at hand on this machine's disk at any time (under
-        $TESSERA_CACHE, or else ~/.cache/tessera). A larger set is shuffled by row groups and within that much of it.
-    workers: processes that load images; 0 loads them in the training process. The batches are the same.
-    """
+    """Which images, at which size, and what to do with those that cannot be read."""
 
     source: str | list[str] = "openmoji"
+    """A folder of images, of Parquet or Arrow files or of WebDataset shards (tar), one such file, "hf:NAME" for a
+    dataset of the Hugging Face hub, "openmoji", "openmoji:faces+animals", or "dicebear:lorelei+micah". Several in a
+    list are read as one: [openmoji, ~/pictures].
+    """
     count: PositiveInt | None = None
+    """How many drawings of DiceBear's styles, all styles together; null: 10,000."""
     limit: PositiveInt | None = None
+    """Use about this many images, chosen by a hash of what they show: the same on every machine, those of a lower limit
+    among those of a higher one. With `held_out`, of those to train on. null: all.
+    """
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 256
+    """Side in pixels, or [height, width]."""
     format: Literal["images", "tables", "shards"] | None = None
+    """What to take from a folder that holds several: its images, its tables (Parquet, Arrow) or its shards; null: what
+    has the most images.
+    """
     split: str = "train"
+    """What is used of a set that has splits: "train", several as in "train+val", or "all". In a folder of images,
+    sub-folders train, val and test are splits.
+    """
     held_out: str | None = None
+    """The split that is measured on; null: a `validation_fraction` of the images used."""
     labels: str | None = None
+    """Where classes come from. null: a metadata file that has a column of labels, or else the sub-folders. "folders":
+    the sub-folders, even where they are called train and val. "none": nowhere. Or the path of a table (.csv, .tsv,
+    .jsonl, .json, .parquet) that names a file and its label in each row.
+    """
     label: str | None = None
+    """The column of labels; null: found by type and name."""
     image_column: str | None = None
+    """The column of images; null: found by type and name."""
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """The share of images held out for measuring."""
     max_bad_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """The share of images that may be unreadable; more are an error."""
     # Above twice its own limit Pillow refuses to open an image at all.
     max_pixels: int = Field(default=120_000_000, gt=0, le=2 * 89_478_485)
+    """A larger picture counts as unreadable (a small file can unpack to gigabytes)."""
     background: str = "white"
+    """The colour behind transparent pixels, by name or as "#rrggbb"."""
     value_range: tuple[float, float] | None = None
+    """What is black and white in pictures of more than 8 bits a value; null: read off a sample."""
     buffer_gb: float = Field(default=8, gt=0)
+    """For Parquet files: gigabytes of images on this machine's disk at any time (under $TESSERA_CACHE, or else
+    ~/.cache/tessera). A larger set is shuffled by row groups and within that much of it.
+    """
     workers: int = Field(default=0, ge=0, le=1024)
+    """Processes that load images; 0 loads them in the training process. The batches are the same."""
     augment: AugmentConfig | None = AugmentConfig()
+    """Random views of each training image; null: none."""
 
     @model_validator(mode="before")
     @classmethod

@@ -35,9 +35,11 @@ class MupConfig(Config):
     """Options of a model whose width may grow under muP."""
 
     width: PositiveInt
-    # The width at which learning rate and initial weights are what they say; null: the standard parametrisation.
+    """Channels of the blocks."""
     mup_base_width: PositiveInt | None = None
-    mup_base_heads: PositiveInt | None = None  # attention heads there; null: as wide as here
+    """The width at which learning rate and initial weights are what they say; null: the standard parametrisation."""
+    mup_base_heads: PositiveInt | None = None
+    """Attention heads at that width; null: heads as wide as here."""
 
     @model_validator(mode="after")
     def _base_is_valid(self) -> Self:

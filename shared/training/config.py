@@ -29,27 +29,46 @@ MAY_CHANGE_ON_RESUME |= {"training.batch_size", "training.accumulation", "traini
 class TrainingConfig(Config):
     """How long, how fast, in what precision. One "image" of a prior is one token grid."""
 
-    images: PositiveInt  # length of the run
-    batch_size: PositiveInt = 16  # images in one forward pass of one process
-    accumulation: PositiveInt = 1  # forward passes before one optimiser step
+    images: PositiveInt
+    """Length of the run."""
+    batch_size: PositiveInt = 16
+    """Images in one forward pass of one process."""
+    accumulation: PositiveInt = 1
+    """Forward passes before one optimiser step."""
     learning_rate: float = Field(3e-4, gt=0)
-    final_learning_rate: float = Field(0.1, ge=0, le=1)  # cosine decay ends at this fraction of learning_rate
-    warm_up: int = Field(0, ge=0)  # images over which the learning rate rises linearly
+    """The highest learning rate of AdamW."""
+    final_learning_rate: float = Field(0.1, ge=0, le=1)
+    """Cosine decay ends at this fraction of learning_rate."""
+    warm_up: int = Field(0, ge=0)
+    """Images over which the learning rate rises linearly."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    weight_decay: float = Field(0.05, ge=0)  # none on norms, biases, codes, A_log, D, dt_bias
-    clip: float = Field(1.0, gt=0)  # largest norm of the gradient
-    max_bad_steps: PositiveInt = 10  # in a row, skipped because the loss or gradient was not finite; then it stops
-    ema_decay: float = Field(0.999, ge=0, lt=1)  # a step; lower while the run is young
-    precision: Precision = "bf16"  # fp32 where the hardware does not multiply bfloat16
-    compile: bool | None = None  # null: on CUDA only, where the model is not sharded
+    """Decay of AdamW's two moments."""
+    weight_decay: float = Field(0.05, ge=0)
+    """AdamW's weight decay; none on norms, biases, codes, A_log, D, dt_bias."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    max_bad_steps: PositiveInt = 10
+    """Steps in a row that may be skipped because the loss or gradient was not finite; then the run stops."""
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    """Decay of the averaged weights for each step; lower while the run is young."""
+    precision: Precision = "bf16"
+    """Precision of forward passes. fp32 is used where the hardware does not multiply bfloat16."""
+    compile: bool | None = None
+    """Whether torch.compile is used; null: on CUDA only, where the model is not sharded."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of all random numbers."""
     log_every: PositiveInt = 1_000
-    evaluate_every: PositiveInt = 20_000  # also draws samples
+    """Images between two lines of metrics.jsonl."""
+    evaluate_every: PositiveInt = 20_000
+    """Images between two evaluations on held-out images, which also draw samples."""
     save_every: PositiveInt = 20_000
+    """Images between two checkpoints."""
 
 
 class RunConfig(Config):
     """What the runs of both stages have."""
 
     name: RunName
+    """Name of the run's directory below runs/tokenizer or runs/prior."""
     training: TrainingConfig
+    """How long and how fast it is trained."""

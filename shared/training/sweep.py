@@ -22,12 +22,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 
-from shared.config import C, Config, completed, parse_command_line
+from shared.config import C, Config, completed
 from shared.disk.atomic import write_atomically, write_text
 from shared.disk.outputs import check_writable
 from shared.environment import machine, now
 from shared.errors import UserError
 from shared.layers.mup import MupConfig
+from shared.options.command_line import parse_command_line
 from shared.reporting.curves import COLOURS
 from shared.reporting.page import png_of
 from shared.runs.run_directory import BEST, RUNS, WEIGHTS
@@ -266,14 +267,16 @@ def _remove_weights(path: Path) -> None:
         (path / name).unlink(missing_ok=True)
 
 
-def main(module: str, description: str, default: str, study_of: Callable[[str, list[str]], Study]) -> None:
+def main(
+    module: str, description: str, default: str, model: type[Config], study_of: Callable[[str, list[str]], Study]
+) -> None:
     """Read the command line of a stage's sweep, train, say what was found."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--widths", nargs="+", type=int, help="default: the configuration's, twice and four times it")
     parser.add_argument("--learning-rates", nargs="+", type=float, help="default: the configuration's, / 8 to * 8")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     parser.epilog = "Started again, finished runs are kept and a stopped one goes on."
-    args = parse_command_line(parser, default)
+    args = parse_command_line(parser, default, model)
     study = study_of(args.config, args.overrides)
     widths = sorted(set(args.widths or [study.model.width * growth for growth in GROWTHS]))
     rates = sorted(set(args.learning_rates or [study.run.training.learning_rate * factor for factor in FACTORS]))

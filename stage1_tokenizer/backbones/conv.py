@@ -22,23 +22,30 @@ from shared.layers.swiglu import SwiGLU
 
 
 class ConvConfig(Config):
-    """Widths and depths per resolution, finest first; each further resolution halves height and width.
-
-    encoder_kernel_size: of the encoder's convolutions; null: kernel_size. With 1, and no transformer layers, a token
-        tells of its own patch only, so equal patches have equal tokens, which are easier to predict and say less; the
-        decoder still sees the neighbours.
-    """
+    """Widths and depths per resolution, finest first; each further resolution halves height and width."""
 
     kind: Literal["conv"] = "conv"
-    stem: PositiveInt = 1  # pixels on a side of the patch that one position of the finest resolution stands for
+    stem: PositiveInt = 1
+    """Pixels on a side of the patch that one position of the finest resolution stands for."""
     widths: tuple[PositiveInt, ...] = Field((64, 128, 192, 320), min_length=1)
+    """Channels of each resolution, finest first."""
     depths: tuple[NonNegativeInt, ...] = (2, 2, 2, 2)
+    """Blocks of each resolution, on each side of the quantiser."""
     kernel_size: PositiveInt = 7
+    """Kernel size of the depthwise convolutions."""
     encoder_kernel_size: PositiveInt | None = None
+    """Kernel size of the encoder's convolutions; null: kernel_size. With 1, and no transformer layers, a token tells of
+    its own patch only, so equal patches have equal tokens, which are easier to predict and say less; the decoder still
+    sees the neighbours.
+    """
     mlp_ratio: float = Field(8 / 3, gt=0)
-    transformer_layers: int = Field(1, ge=0)  # on each side of the quantiser
+    """Hidden width of the SwiGLU over width."""
+    transformer_layers: int = Field(1, ge=0)
+    """At the token grid, on each side of the quantiser."""
     heads: PositiveInt = 4
-    layer_scale: float | None = Field(None, gt=0)  # learned factors at the end of each branch begin here; null: none
+    """Attention heads of those."""
+    layer_scale: float | None = Field(None, gt=0)
+    """Where learned factors at the end of each branch begin; null: there are none."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -25,9 +25,13 @@ class MaskGITConfig(Config):
 
     kind: Literal["maskgit"] = "maskgit"
     channels: PositiveInt = 128
-    multipliers: tuple[PositiveInt, ...] = Field((1, 1, 2, 2, 4), min_length=1)  # of `channels`, finest level first
-    blocks: PositiveInt = 2  # a level, and at the coarsest grid between encoder and decoder
-    width: PositiveInt = 256  # channels at the token grid
+    """Channels of the finest level."""
+    multipliers: tuple[PositiveInt, ...] = Field((1, 1, 2, 2, 4), min_length=1)
+    """Multiples of `channels` at each level, finest first."""
+    blocks: PositiveInt = 2
+    """Blocks for each level, and at the coarsest grid between encoder and decoder."""
+    width: PositiveInt = 256
+    """Channels at the token grid."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

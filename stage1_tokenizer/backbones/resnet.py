@@ -22,24 +22,29 @@ ACTIVATIONS: dict[str, Activation] = {"silu": F.silu, "relu": F.relu, "gelu": F.
 
 
 class ResNetConfig(Config):
-    """The defaults are VQ-16 of LlamaGen: 16 x 16 pixels a token, 70M weights.
-
-    attention: levels (0: the finest) whose blocks are each followed by attention; `decoder_attention` those of the
-    decoder, where they are others (null: the same).
-    """
+    """The defaults are VQ-16 of LlamaGen: 16 x 16 pixels a token, 70M weights."""
 
     kind: Literal["resnet"] = "resnet"
     channels: PositiveInt = 128
-    # Of `channels`, finest level first; products are rounded.
+    """Channels of the finest level."""
     multipliers: tuple[PositiveInt | PositiveFloat, ...] = Field((1, 1, 2, 2, 4), min_length=1)
-    blocks: PositiveInt = 2  # a level in the encoder; the decoder has one more
+    """Multiples of `channels` at each level, finest first; products are rounded."""
+    blocks: PositiveInt = 2
+    """Blocks for each level in the encoder; the decoder has one more."""
     attention: tuple[NonNegativeInt, ...] = (4,)
+    """Levels (0: the finest) whose blocks are each followed by attention."""
     decoder_attention: tuple[NonNegativeInt, ...] | None = None
-    middle_attention: bool = True  # between the two blocks at the coarsest grid
-    groups: PositiveInt = 32  # of every group norm
-    activation: Literal["silu", "relu", "gelu", "mish"] = "silu"  # in residual blocks
-    unit_pixels: bool = False  # the network itself sees pixels in 0..1 instead of -1..1
-    width: PositiveInt = 256  # channels at the token grid
+    """The same of the decoder; null: as in the encoder."""
+    middle_attention: bool = True
+    """Whether attention stands between the two blocks at the coarsest grid."""
+    groups: PositiveInt = 32
+    """Groups of every group norm."""
+    activation: Literal["silu", "relu", "gelu", "mish"] = "silu"
+    """Activation in residual blocks."""
+    unit_pixels: bool = False
+    """Whether the network itself sees pixels in 0..1 instead of -1..1."""
+    width: PositiveInt = 256
+    """Channels at the token grid."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -30,14 +30,22 @@ from stage1_tokenizer.backbones.conv import ConvBlock, ConvConfig, Upsample, dep
 class PatchConfig(MupConfig):
     """What all sequence backbones share."""
 
-    patch: PositiveInt = 8  # pixels on a side of the square that one token stands for
+    patch: PositiveInt = 8
+    """Pixels on a side of the square that one token stands for."""
     width: PositiveInt = 512
-    depth: PositiveInt = 5  # blocks on each side of the quantiser
-    positions: PositiveInt = 32  # side of the learned position grid; other sizes are interpolated
-    overlap: bool = True  # patches reach half a patch into their neighbours
-    smoothing: bool = True  # one 3 x 3 convolution after unpatchify
-    unpatchify: Literal["linear", "conv"] = "linear"  # conv: two ConvNeXt blocks at twice the token grid come first
-    layer_scale: float | None = Field(None, gt=0)  # learned factors at the end of each branch begin here; null: none
+    """Channels of the blocks."""
+    depth: PositiveInt = 5
+    """Blocks on each side of the quantiser."""
+    positions: PositiveInt = 32
+    """Side of the learned position grid; other sizes are interpolated."""
+    overlap: bool = True
+    """Whether patches reach half a patch into their neighbours."""
+    smoothing: bool = True
+    """Whether one 3 x 3 convolution comes after unpatchify."""
+    unpatchify: Literal["linear", "conv"] = "linear"
+    """From tokens to pixels: linear, or conv with two ConvNeXt blocks at twice the token grid first."""
+    layer_scale: float | None = Field(None, gt=0)
+    """Where learned factors at the end of each branch begin; null: there are none."""
 
     @model_validator(mode="after")
     def _conv_halves(self) -> Self:
@@ -51,6 +59,7 @@ class AttentionConfig(PatchConfig):
 
     kind: Literal["attention"] = "attention"
     heads: PositiveInt = 8
+    """Attention heads."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -62,8 +71,11 @@ class MambaOptions(PatchConfig):
     """Options of the Mamba-2 mixers."""
 
     d_state: PositiveInt = 64
+    """Numbers of state for each channel."""
     headdim: PositiveInt = 64
+    """Channels of a head."""
     expand: PositiveInt = 2
+    """Inner width over width."""
 
     @model_validator(mode="after")
     def _headdim_divides(self) -> Self:
@@ -89,8 +101,11 @@ class MambaVisionConfig(PatchConfig):
 
     kind: Literal["mambavision"] = "mambavision"
     d_state: PositiveInt = 64
+    """Numbers of state for each channel."""
     headdim: PositiveInt = 64
+    """Channels of a head of the scan."""
     heads: PositiveInt = 8
+    """Attention heads."""
 
     @model_validator(mode="after")
     def _halves_divide(self) -> Self:

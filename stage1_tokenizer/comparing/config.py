@@ -15,29 +15,31 @@ PANEL_COLUMNS = 8
 
 
 class Row(Config):
-    """One tokenizer: what differs from the base.
-
-    model: a mapping, or another configuration's path to take its model from. A backbone or quantiser that names its
-        kind replaces the base's; otherwise its keys change the base's.
-    """
+    """One tokenizer: what differs from the base."""
 
     name: RunName
+    """Name of the row."""
     model: dict[str, Any] | str
+    """A mapping, or another configuration's path to take its model from. A backbone or quantiser that names its kind
+    replaces the base's; otherwise its keys change the base's.
+    """
 
 
 class Comparison(Config):
-    """Rows to train, and the run that they all start from.
-
-    base: a tokenizer run, or a configuration's path. What a run says beside its model (data, loss, training) holds for
-        every row, and so do overrides of it.
-    minutes: end each row's training after so long, though `base.training.images` are not reached; null: no limit.
-    """
+    """Rows to train, and the run that they all start from."""
 
     name: RunName
+    """Name of the directory below runs/compare."""
     base: dict[str, Any] | str
+    """A tokenizer run, or a configuration's path. What a run says beside its model (data, loss, training) holds for
+    every row, and so do overrides of it.
+    """
     rows: tuple[Row, ...] = Field(min_length=1)
+    """The tokenizers to compare."""
     minutes: float | None = Field(None, gt=0)
-    panel: PositiveInt = PANEL_COLUMNS  # held-out images shown for each row
+    """End each row's training after so long, though `base.training.images` are not reached; null: no limit."""
+    panel: PositiveInt = PANEL_COLUMNS
+    """Held-out images shown for each row."""
 
     @field_validator("rows")
     @classmethod

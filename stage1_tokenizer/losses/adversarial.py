@@ -32,16 +32,27 @@ class AdversarialConfig(Config):
     """
 
     discriminator: DiscriminatorConfig = Field(default_factory=PatchganConfig)
+    """The network that tells real images from decoded ones."""
     loss: GanLoss = "hinge"
+    """What the discriminator is trained for."""
     start: Fraction = 0.3
+    """When the discriminator begins to learn, as a fraction of training.images."""
     warm_up: Fraction = 0.1
+    """The fraction over which its learning rate then rises, while it does not count."""
     ramp: Fraction = 0.1
-    weight: float = Field(0.4, gt=0)  # taming-transformers has 0.8; a fixed one is often 0.1
-    adaptive: bool = True  # multiply the weight by `adaptive_weight`; a fixed one must be fitted to the other losses
-    lecam: float = Field(0.001, ge=0)  # weight of the regulariser; more helps where there are few images
-    learning_rate: float = Field(2e-4, gt=0)  # after warm_up; then it falls as the tokenizer's does
+    """The fraction over which its weight then rises from 0."""
+    weight: float = Field(0.4, gt=0)
+    """Weight of the adversarial loss; taming-transformers has 0.8, and a fixed one is often 0.1."""
+    adaptive: bool = True
+    """Whether the weight is multiplied by `adaptive_weight`; a fixed one must be fitted to the other losses."""
+    lecam: float = Field(0.001, ge=0)
+    """Weight of the LeCam regulariser; more helps where there are few images."""
+    learning_rate: float = Field(2e-4, gt=0)
+    """Learning rate of the discriminator after its warm-up; then it falls as the tokenizer's does."""
     betas: tuple[Fraction, Fraction] = (0.5, 0.9)
-    clip: float = Field(1.0, gt=0)  # largest norm of the discriminator's gradient
+    """Decay of the two moments of the discriminator's AdamW."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the discriminator's gradient."""
 
     @model_validator(mode="after")
     def _fits_into_the_run(self) -> Self:

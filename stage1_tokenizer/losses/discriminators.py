@@ -28,16 +28,21 @@ class PatchganConfig(Config):
 
     kind: Literal["patchgan"] = "patchgan"
     norm: Literal["spectral", "group"] = "spectral"
-    width: int = Field(64, ge=GROUPS, multiple_of=GROUPS)  # doubles with each layer, up to 8-fold
-    layers: PositiveInt = 3  # that halve the resolution
+    """Spectral norm of the weights, or group norm of the features."""
+    width: int = Field(64, ge=GROUPS, multiple_of=GROUPS)
+    """Channels of the first layer; they double with each layer, up to 8-fold."""
+    layers: PositiveInt = 3
+    """Layers that halve the resolution."""
 
 
 class StyleganConfig(Config):
     """Judges whole images, and how much they differ from one another."""
 
     kind: Literal["stylegan"] = "stylegan"
-    width: PositiveInt = 64  # at full resolution; doubles with each halving
+    width: PositiveInt = 64
+    """Channels at full resolution; they double with each halving."""
     largest_width: PositiveInt = 512
+    """Where that doubling ends."""
 
 
 class FeaturesConfig(Config):
@@ -45,7 +50,9 @@ class FeaturesConfig(Config):
 
     kind: Literal["features"] = "features"
     net: Literal["vgg", "alex"] = "vgg"
-    width: PositiveInt = 64  # of each head
+    """The frozen classifier."""
+    width: PositiveInt = 64
+    """Channels of each head."""
 
 
 DiscriminatorConfig = Annotated[PatchganConfig | StyleganConfig | FeaturesConfig, Field(discriminator="kind")]

@@ -21,8 +21,11 @@ class LossConfig(Config):
     """What a reconstruction is judged by, besides the codebook loss, whose weights are the quantiser's."""
 
     reconstruction: ReconstructionConfig = ReconstructionConfig()
+    """Weights of the pixels' errors."""
     perceptual: PerceptualConfig | None = Field(None, discriminator="kind")
+    """A distance in a classifier's features; null: none."""
     adversarial: AdversarialConfig | None = None
+    """A discriminator that is trained beside the tokenizer; null: none."""
 
 
 def check_losses(config: LossConfig, image_size: tuple[int, int]) -> None:

@@ -51,7 +51,9 @@ class LpipsConfig(Config):
 
     kind: Literal["lpips"] = "lpips"
     net: Literal["vgg", "alex"] = "vgg"
+    """The classifier whose features are compared."""
     weight: float = Field(0.1, gt=0)
+    """Weight of this loss."""
 
 
 class StlpipsConfig(Config):
@@ -59,7 +61,9 @@ class StlpipsConfig(Config):
 
     kind: Literal["stlpips"] = "stlpips"
     net: Literal["vgg", "alex"] = "vgg"
+    """The classifier whose features are compared."""
     weight: float = Field(0.1, gt=0)
+    """Weight of this loss."""
 
 
 PerceptualConfig = Annotated[LpipsConfig | StlpipsConfig, Field(discriminator="kind")]

@@ -14,7 +14,9 @@ class ReconstructionConfig(Config):
     """Weights of the squared and the absolute error; `l2: 0.0, l1: 1.0` is taming-transformers' choice."""
 
     l2: float = Field(1.0, ge=0)
+    """Weight of the squared error."""
     l1: float = Field(0.0, ge=0)
+    """Weight of the absolute error."""
 
     @model_validator(mode="after")
     def _learns_something(self) -> "ReconstructionConfig":

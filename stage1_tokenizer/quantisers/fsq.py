@@ -15,10 +15,11 @@ from stage1_tokenizer.quantisers.quantiser import QuantiserOptions
 
 
 class FSQConfig(QuantiserOptions):
-    """`levels` of each dimension; their product is the number of codes. The default is the paper's for about 2^14."""
+    """Options of finite scalar quantisation. The default is the paper's for about 2^14 codes."""
 
     kind: Literal["fsq"] = "fsq"
     levels: tuple[Annotated[int, Field(ge=3, le=4096)], ...] = Field((8, 8, 8, 6, 5), min_length=1)
+    """Values of each dimension; their product is the number of codes."""
 
     @model_validator(mode="after")
     def _not_too_many(self) -> Self:

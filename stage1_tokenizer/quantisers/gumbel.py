@@ -26,11 +26,17 @@ class GumbelConfig(QuantiserOptions):
 
     kind: Literal["gumbel"] = "gumbel"
     codes: int = Field(16_384, ge=2, le=2**24)
+    """How many codes there are."""
     dim: int = Field(16, ge=1, le=4096)
-    temperature: float = Field(1.0, gt=0)  # at the start
-    final_temperature: float = Field(0.0625, gt=0)  # 1/16, as in DALL-E
-    annealing: float = Field(0.5, gt=0, le=1)  # fraction of the run over which it falls, by equal factors
-    kl_weight: float = Field(5e-4, ge=0)  # of the divergence of each vector's softmax from the uniform distribution
+    """Dimensions of a code."""
+    temperature: float = Field(1.0, gt=0)
+    """Temperature of the softmax at the start."""
+    final_temperature: float = Field(0.0625, gt=0)
+    """Temperature of the softmax at the end; 1/16, as in DALL-E."""
+    annealing: float = Field(0.5, gt=0, le=1)
+    """Fraction of the run over which the temperature falls, by equal factors."""
+    kl_weight: float = Field(5e-4, ge=0)
+    """Weight of the divergence of each vector's softmax from the uniform distribution."""
 
 
 class GumbelQuantiser(Quantiser):

@@ -22,10 +22,14 @@ class LFQConfig(QuantiserOptions):
 
     kind: Literal["lfq"] = "lfq"
     codes: int = Field(16_384, ge=2, le=2**24)
-    # Of H(code | vector) - diversity_weight x H(code over the batch): decided vectors, that use all codes alike.
+    """How many codes there are."""
     entropy_weight: float = Field(0.1, ge=0)
+    """Weight of H(code | vector) - diversity_weight x H(code over the batch): decided vectors that use all codes alike.
+    """
     diversity_weight: float = Field(1.0, ge=0)
-    commitment_weight: float = Field(0.25, ge=0)  # of ||z_e - sg[z_q]||^2
+    """Weight of the second of these entropies."""
+    commitment_weight: float = Field(0.25, ge=0)
+    """Weight of ||z_e - sg[z_q]||^2."""
 
     @field_validator("codes")
     @classmethod

@@ -22,15 +22,22 @@ class ResidualConfig(QuantiserOptions):
     """Options of residual quantisation; codebooks are moving averages of the vectors that chose their codes."""
 
     kind: Literal["residual"] = "residual"
-    quantisers: int = Field(2, ge=1, le=64)  # levels: tokens of each place
-    codes: int = Field(1024, ge=2, le=2**24)  # of each level
+    quantisers: int = Field(2, ge=1, le=64)
+    """Levels: tokens of each place."""
+    codes: int = Field(1024, ge=2, le=2**24)
+    """How many codes each level has."""
     dim: int = Field(16, ge=1, le=4096)
-    commitment_weight: float = Field(1.0, ge=0)  # of ||z_e - sg[z_q]||^2, summed over the levels
-    # Of the moving averages, a forward pass. Closer to 1, early codes lag behind an encoder that still moves fast, and
-    # dead ones (used less than this share of the mean use) are found late: here after log(0.1) / log(0.8) = 10 passes.
+    """Dimensions of a code."""
+    commitment_weight: float = Field(1.0, ge=0)
+    """Weight of ||z_e - sg[z_q]||^2, summed over the levels."""
     decay: float = Field(0.8, gt=0, lt=1)
+    """Decay of the moving averages for each forward pass. Closer to 1, early codes lag behind an encoder that still
+    moves fast, and dead ones are found late: here after log(0.1) / log(0.8) = 10 passes.
+    """
     revival_share: float = Field(0.1, gt=0, lt=1)
-    gradient: Literal["straight_through", "rotation"] = "rotation"  # how it passes from code to encoder
+    """A code that is used less than this share of the mean use is dead, and gets the place of a vector."""
+    gradient: Literal["straight_through", "rotation"] = "rotation"
+    """How the gradient passes from code to encoder."""
 
     @property
     def tokens_per_place(self) -> int:

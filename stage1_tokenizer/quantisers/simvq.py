@@ -19,10 +19,15 @@ class SimVQConfig(QuantiserOptions):
 
     kind: Literal["simvq"] = "simvq"
     codes: int = Field(16_384, ge=2, le=2**24)
+    """How many codes there are."""
     dim: int = Field(16, ge=1, le=4096)
-    commitment_weight: float = Field(0.25, ge=0)  # of ||z_e - sg[z_q]||^2, which moves the encoder
-    codebook_weight: float = Field(1.0, gt=0)  # of ||sg[z_e] - z_q||^2, which moves the codes
-    gradient: Literal["straight_through", "rotation"] = "rotation"  # how it passes from code to encoder
+    """Dimensions of a code."""
+    commitment_weight: float = Field(0.25, ge=0)
+    """Weight of ||z_e - sg[z_q]||^2, which moves the encoder."""
+    codebook_weight: float = Field(1.0, gt=0)
+    """Weight of ||sg[z_e] - z_q||^2, which moves the codes."""
+    gradient: Literal["straight_through", "rotation"] = "rotation"
+    """How the gradient passes from code to encoder."""
 
 
 class SimVQuantiser(Adapter):

@@ -39,18 +39,37 @@ class VectorConfig(QuantiserOptions):
 
     kind: Literal["vector"] = "vector"
     codes: int = Field(16_384, ge=2, le=2**24)
+    """How many codes there are."""
     dim: int = Field(16, ge=1, le=4096)
-    unit: bool = True  # on the unit sphere; false: vectors and codes as they are, nearest by Euclidean distance
-    codebook: Literal["gradient", "ema"] = "gradient"  # trained by the loss, or the moving average of what codes won
-    ema_decay: float = Field(0.99, ge=0, lt=1)  # of codebook: ema, a step
-    gradient: Literal["straight_through", "rotation"] = "straight_through"  # how it passes from code to encoder
-    commitment_weight: float = Field(1.0, ge=0)  # of ||z_e - sg[z_q]||^2, which moves the encoder
-    codebook_weight: float = Field(0.25, ge=0)  # of ||sg[z_e] - z_q||^2, which moves the codes (codebook: gradient)
-    entropy_weight: float = Field(0.0, ge=0)  # of sure vectors and evenly used codes (entropy.py); 0: not computed
+    """Dimensions of a code."""
+    unit: bool = True
+    """Whether vectors and codes lie on the unit sphere; false: they stay as they are, and the nearest is by Euclidean
+    distance.
+    """
+    codebook: Literal["gradient", "ema"] = "gradient"
+    """Whether codes are trained by the loss (gradient) or are the moving average of the vectors they won (ema)."""
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    """Decay of that moving average for each step."""
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
+    """How the gradient passes from code to encoder."""
+    commitment_weight: float = Field(1.0, ge=0)
+    """Weight of ||z_e - sg[z_q]||^2, which moves the encoder."""
+    codebook_weight: float = Field(0.25, ge=0)
+    """Weight of ||sg[z_e] - z_q||^2, which moves the codes (codebook: gradient)."""
+    entropy_weight: float = Field(0.0, ge=0)
+    """Weight of a loss for sure vectors and evenly used codes (entropy.py); 0: not computed."""
     entropy_temperature: float = Field(0.01, gt=0)
-    warm_up: int = Field(4, ge=0)  # stay unquantised for warm_up x codes vectors, then take codes from encoder outputs
-    revival_window: int = Field(16, ge=0)  # dead: won none of the last window x codes vectors; 0: no revival
-    revival_steps: int = Field(32, ge=0)  # nor of those of the last so many steps, or 2**18 where these have more
+    """Temperature of the softmax in that loss."""
+    warm_up: int = Field(4, ge=0)
+    """Vectors stay unquantised until warm_up x codes of them have come; then the codes are taken from among them."""
+    revival_window: int = Field(16, ge=0)
+    """A code is dead, and gets the place of a vector, if it won none of the last revival_window x codes vectors; 0: no
+    revival.
+    """
+    revival_steps: int = Field(32, ge=0)
+    """A dead code has also won none of the last so many steps, or of the last 2**18 vectors where these steps have
+    more.
+    """
 
     @model_validator(mode="after")
     def _rotation_on_the_sphere(self) -> Self:

@@ -27,24 +27,25 @@ def guide(logits_2BV: Tensor, scale: float | Tensor) -> Tensor:
 class GuidanceConfig(Config):
     """Classifier-free guidance over the positions of a grid; the default is none.
 
-    scale: 1 is the conditional model, 0 the unconditional one, more exaggerates the class.
-    schedule: how the scale comes about over the positions k = 0 .. L-1, at x = k / L of the way. "constant": `scale`
-        from the first to the last. Else 1 + (scale - 1) r(x), from 1 (no guidance) upwards, so that the first tokens,
-        which settle what the image is of, keep their variety: "linear", r(x) = x; "power-cosine",
-        r(x) = (1 - cos(pi x^power)) / 2, as in RAR (Yu et al. 2024) and MDT (Gao et al. 2023).
-    power: of power-cosine only, 2.5 if not given; the larger, the later the scale rises.
-    interval: guide the positions from the first number up to, not with, the second; the rest is not guided
-        (Kynkäänniemi et al. 2024, there over noise levels).
-
     Raises UserError naming the value where a value is out of its range, or nothing would read it.
     """
 
     model_config = ConfigDict(allow_inf_nan=True)  # so that they too get the message below
 
     scale: float = 1.0
+    """1 is the conditional model, 0 the unconditional one, more exaggerates the class."""
     schedule: Literal["constant", "linear", "power-cosine"] = "constant"
+    """How the scale comes about over the positions k = 0 .. L-1, at x = k / L of the way. "constant": `scale` from the
+    first to the last. Else 1 + (scale - 1) r(x), from 1 (no guidance) upwards, so that the first tokens, which settle
+    what the image is of, keep their variety: "linear", r(x) = x; "power-cosine", r(x) = (1 - cos(pi x^power)) / 2, as
+    in RAR (Yu et al. 2024) and MDT (Gao et al. 2023).
+    """
     power: float | None = None
+    """With power-cosine only; 2.5 if not given. The larger, the later the scale rises."""
     interval: tuple[int, int] | None = None
+    """Guide the positions from the first number up to, not with, the second; the rest is not guided (Kynkäänniemi et
+    al. 2024, there over noise levels).
+    """
 
     @model_validator(mode="after")
     def _in_range(self) -> "GuidanceConfig":

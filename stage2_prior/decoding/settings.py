@@ -13,10 +13,12 @@ from stage2_prior.decoding.guidance import GuidanceConfig
 
 
 class DrawingSettings(Config):
-    """sampling: how a token is drawn. guidance: towards a class; of use only where one is given."""
+    """How images are drawn, all in all."""
 
     sampling: SamplingConfig = SamplingConfig()
+    """How a token is drawn."""
     guidance: GuidanceConfig = GuidanceConfig()
+    """Towards a class; of use only where one is given."""
 
     def changed(self) -> dict[str, Any]:
         """What is not as it is by default: {"temperature": 0.9, "guidance scale": 1.5}."""

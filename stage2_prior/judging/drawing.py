@@ -20,18 +20,22 @@ from stage2_prior.prior import Prior
 
 
 class Drawing(Config):
-    """What is drawn to be judged, how, and which real images it is held against.
-
-    reference: all training or all validation images. Of a class-conditional prior, each class is drawn as often as it
-        occurs among them.
-    """
+    """What is drawn to be judged, how, and which real images it is held against."""
 
     images: PositiveInt
+    """How many are drawn."""
     reference: Split = "train"
+    """All training or all validation images. Of a class-conditional prior, each class is drawn as often as it occurs
+    among them.
+    """
     seed: int = Field(0, ge=0)
+    """Seed of the drawings."""
     batch_size: PositiveInt = 16
+    """Images drawn at a time."""
     sampling: SamplingConfig = SamplingConfig()
+    """How a token is drawn."""
     guidance: GuidanceConfig = GuidanceConfig()
+    """Towards a class."""
 
 
 def drawn_tokens(prior: Prior, dataset: ImageDataset, drawing: Drawing, accelerator: Accelerator) -> Tensor:

@@ -1,6 +1,5 @@
 """Configuration: what a user may get wrong is refused by name."""
 
-import argparse
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,6 @@ from shared.config import (
     config_of,
     dump_config,
     load_config,
-    parse_command_line,
     parse_config,
     save_config,
 )
@@ -243,22 +241,6 @@ def test_keys_that_came_since_are_completed_and_those_that_are_gone_left() -> No
     assert completed({"side": 1}, Size) == {"side": 1}
     assert completed({"one": {"side": 1}}, Defaulted) == {"one": {"side": 1}, "other": {"side": 2}}
     assert completed({"side": 1, "colour": 3}, Size) == {"side": 1, "colour": 3}
-
-
-@pytest.mark.parametrize(
-    ("typed", "config", "overrides"),
-    [([], "usual.yaml", []), (["mine.yaml"], "mine.yaml", []), (["a=1", "b.c=2"], "usual.yaml", ["a=1", "b.c=2"]),
-     (["mine.yaml", "--quiet", "a=1"], "mine.yaml", ["a=1"]), (["./a=b.yaml"], "./a=b.yaml", []),
-     (["a.b=-1 #2", "c= x"], "usual.yaml", ["a.b=-1 #2", "c= x"])],
-)  # fmt: skip
-def test_a_command_reads_a_file_that_may_be_left_out_and_overrides(
-    typed: list[str], config: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.argv", ["command", *typed])
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quiet", action="store_true")
-    args = parse_command_line(parser, "usual.yaml")
-    assert (args.config, args.overrides, args.quiet) == (config, overrides, "--quiet" in typed)
 
 
 def test_a_missing_key_is_named() -> None:

@@ -21,7 +21,7 @@ def test_a_sweep_trains_both_parametrisations_of_every_width(drawings: Path, mon
     save_config(tokenizer_run(drawings, images=48), Path("tiny.yaml"))
     widths, rates = ["--widths", "16", "32"], ["--learning-rates", "0.001"]
     monkeypatch.setattr("sys.argv", ["sweep", "tiny.yaml", BACKBONE, *widths, *rates])
-    main("stage1_tokenizer.sweep", "", "", study_of)
+    main("stage1_tokenizer.sweep", "", "", TokenizerRun, study_of)
     folder = Path("runs/sweep/tiny")
     for line in json.loads((folder / "sweep.json").read_text())["lines"]:
         assert all(0 < loss < 10 for loss in line["losses"])

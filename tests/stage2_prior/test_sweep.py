@@ -30,7 +30,7 @@ def test_a_sweep_trains_both_parametrisations_of_every_width(monkeypatch: pytest
     save_config(prior_run("hybrid", head="tied", images=32), Path("tiny.yaml"))
     widths, rates = ["--widths", "32", "64"], ["--learning-rates", "0.001", "0.01"]
     monkeypatch.setattr("sys.argv", ["sweep", "tiny.yaml", "tokens=tokens", *widths, *rates])
-    main("stage2_prior.sweep", "", "", study_of)
+    main("stage2_prior.sweep", "", "", PriorRun, study_of)
     folder = Path("runs/sweep/tiny")
     for line in json.loads((folder / "sweep.json").read_text())["lines"]:
         assert all(0 < loss < 10 for loss in line["losses"])

@@ -13,6 +13,7 @@ from shared.errors import UserError
 from shared.layers.mup import MupConfig
 from shared.training.config import RunConfig, TrainingConfig
 from shared.training.sweep import LossCurve, Study, Trial, advice, all_trials, draw_losses, main, sweep, table_in_words
+from stage2_prior.run_config import PriorRun
 
 WIDTHS, RATES = (16, 32, 64), (0.5, 1.0, 2.0, 4.0)
 
@@ -142,7 +143,7 @@ def test_the_command_line_begins_from_the_configurations_width_and_learning_rate
 
     def run(*arguments: str) -> dict:
         monkeypatch.setattr("sys.argv", ["sweep", *arguments, "--json"])
-        main("stage.sweep", "Sweep.", "default.yaml", study_of)
+        main("stage.sweep", "Sweep.", "default.yaml", PriorRun, study_of)
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
     lines = run("mine.yaml", "a=1")["lines"]

@@ -1,0 +1,32 @@
+"""The command line of what reads a configuration: CONFIG.yaml key=value ..., and --keys, which says what there is."""
+
+import argparse
+import json
+import re
+import sys
+
+from shared.config import Config
+from shared.options.keys import as_plain, as_text, keys_of
+
+
+def parse_command_line(parser: argparse.ArgumentParser, default: str, model: type[Config]) -> argparse.Namespace:
+    """What `parser` reads, and beside it `config`, a YAML file (`default` where none is named), and its `overrides`.
+
+    With --keys, prints the keys of `model` instead and ends the command; --json, which the parser may have, prints them
+    as one JSON array. Raises UserError where there is no such key.
+    """
+    parser.add_argument("config", nargs="?", default=default, help=f"a YAML file (default: {default})")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of the file, e.g. name=mine")
+    parser.add_argument(
+        "--keys", action="store_true",
+        help="list every key with type, default and meaning, and do nothing else; a key in place of the file lists "
+        "what is below it: --keys model.quantiser",
+    )  # fmt: skip
+    args = parser.parse_intermixed_args()
+    if args.keys:
+        keys = keys_of(model, "" if args.config == default else args.config)
+        print(json.dumps(as_plain(keys)) if vars(args).get("json") else as_text(keys))
+        sys.exit(0)
+    if re.match(r"[\w.]*=", args.config):  # a file of such a name is ./a=b.yaml
+        args.config, args.overrides = default, [args.config, *args.overrides]
+    return args

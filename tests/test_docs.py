@@ -1,0 +1,43 @@
+"""The documentation: links lead somewhere, every page is in the menu, and what is generated is up to date."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.launch import ROOT
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_every_page_is_in_the_menu() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    yaml.safe_load(menu)
+    assert [page.name for page in PAGES if page.parent.name == "docs" and page.name not in menu] == []
+
+
+def test_every_picture_is_shown_somewhere() -> None:
+    texts = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [picture.name for picture in (ROOT / "docs/assets").iterdir() if picture.name not in texts] == []
+
+
+def test_the_page_of_options_is_what_the_code_says() -> None:
+    spec = importlib.util.spec_from_file_location("options", ROOT / "docs/options.py")
+    assert spec
+    assert spec.loader
+    options = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(options)
+    assert options.PAGE.read_text(encoding="utf-8") == options.options_page(), "run make docs"
+
+
+def test_readme_is_a_page() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
