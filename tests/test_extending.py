@@ -13,7 +13,7 @@ from tests.launch import ROOT
 def test_each_diff_applies() -> None:
     text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
     diffs = re.findall(r"```diff\n(.*?)```", text, flags=re.DOTALL)
-    assert len(diffs) == 2
+    assert len(diffs) == 3
     for diff in diffs:
         command = ["git", "apply", "--check", "-"]
         done = subprocess.run(command, input=diff, cwd=ROOT, capture_output=True, text=True, check=False)
