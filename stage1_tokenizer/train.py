@@ -22,6 +22,8 @@ from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
 from shared.options.command_line import parse_command_line
 from shared.presets import find_config
+from shared.runs.hub import TOKENIZER, TOKENS, local_run
+from shared.runs.initial import start_from
 from shared.runs.run_directory import RUNS, RunDirectory
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.devices.memory import check_fits
@@ -58,6 +60,8 @@ def train(
     train_set, validation_set = open_datasets(config.data, training.seed)
     torch.manual_seed(training.seed)
     tokenizer = Tokenizer(config.model)
+    if config.init and run.newest() is None:
+        accelerator.print(begin_with(tokenizer, config.init, config.init_without))
     begin_run(config, run, tokenizer, train_set, accelerator, may_lengthen=path is None)
     trainee = Trainee(tokenizer, training, accelerator)
     objective = Objective(config.loss, tokenizer, trainee, config.data.height_width)
@@ -104,7 +108,8 @@ def begin_run(
     may_lengthen: bool,
 ) -> None:
     """Check what can be checked before training, and create or check the run's directory. Raises UserError."""
-    check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
+    if not tokenizer.quantiser.initialised:
+        check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
     check_losses(config.loss, config.data.height_width)
     # On every process, because quantisers talk to one another in training.
     memory = memory_line(config, accelerator.device)
@@ -187,6 +192,18 @@ def check_warm_up(config: TokenizerRun, tokens: int) -> None:
             f"training.images={images} is too short: the codebook is initialised after {needed:.0f} images "
             "(warm_up x codes / tokens an image). Train longer, or lower model.quantiser.warm_up or codes"
         )
+
+
+def begin_with(tokenizer: Tokenizer, init: str, without: Sequence[str]) -> str:
+    """Give a tokenizer the weights of another that fit; says which in a line. Raises UserError where there are none.
+
+    A codebook is taken with all that is known of its codes, or not at all.
+    """
+    run = local_run(init)
+    if (run / TOKENS).exists():
+        hint = f"; a shared prior has one inside: init={init}/{TOKENIZER}"
+        raise UserError(f"init={init} is a prior's run, and a tokenizer's is needed{hint}")
+    return start_from(tokenizer, run, without, whole=["quantiser"])
 
 
 def memory_line(config: TokenizerRun, device: torch.device) -> str:

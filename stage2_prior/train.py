@@ -8,7 +8,7 @@ the prior.
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,8 +22,10 @@ from shared.disk.atomic import write_atomically
 from shared.errors import UserError, run_command
 from shared.options.command_line import parse_command_line
 from shared.presets import command_of, find_config
+from shared.runs.hub import local_run
+from shared.runs.initial import start_from
 from shared.runs.run_directory import BEST, RUNS, RunDirectory
-from shared.runs.token_cache import TokenCache, open_cache
+from shared.runs.token_cache import TokenCache, TokenInfo, open_cache, read_info
 from shared.training.config import TrainingConfig
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.devices.memory import check_fits
@@ -65,6 +67,8 @@ def train(
     prepare_run(config, run, cache, accelerator, may_lengthen=path is None)
     torch.manual_seed(training.seed)
     prior = build_prior(config.model, cache.info, cache.code_vectors_KD)
+    if config.init and run.newest() is None:
+        accelerator.print(begin_with(prior, cache.info, config.init, config.init_without))
     trainee = Trainee(prior, training, accelerator, prior.blocks if training.shard else ())
     trainee.resume(run)
     batches = token_batches(cache, training, trainee.images, accelerator.process_index, accelerator.num_processes)
@@ -114,6 +118,22 @@ def prepare_run(
         begin(run, config, accelerator.num_processes, may_lengthen)
         remember_tokens(run, cache)
     accelerator.wait_for_everyone()
+
+
+def begin_with(prior: Prior, info: TokenInfo, init: str, without: Sequence[str]) -> str:
+    """Give a prior the weights of another that fit; says which in a line. Raises UserError where there are none.
+
+    Tokens of another tokenizer mean something else: what stands for them then begins at random. Where the classes
+    differ, tokens are taken without the classes beside them.
+    """
+    run = local_run(init)
+    if not (run / "tokens.json").exists():
+        raise UserError(f"init={init} is not a prior's run: it holds no tokens.json")
+    before = read_info(run)
+    if before.fingerprint == info.fingerprint:
+        return start_from(prior, run, without, rows={"vocabulary.embedding.weight": info.codes})
+    line = start_from(prior, run, [*without, "vocabulary"])
+    return f"{line} (the tokens of {init} are another tokenizer's)"
 
 
 class HeldOut:

@@ -24,13 +24,13 @@ from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens, open_views
 from stage1_tokenizer.judging.images import datasets_of
 from stage1_tokenizer.judging.quality import reconstruction_quality
-from stage1_tokenizer.tokenizer import load_tokenizer
+from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage2_prior import train as stage2
 from stage2_prior.evaluate import evaluate
-from stage2_prior.prior import load_prior
+from stage2_prior.prior import build_prior, load_prior
 from tests.launch import ROOT
 from tests.narrow import present
-from tests.tiny import QUANTISERS, prior_run, tokenizer_run
+from tests.tiny import QUANTISERS, logged, prior_run, tokenizer_run
 
 
 @pytest.fixture
@@ -141,6 +141,41 @@ def test_sample_refuses_what_does_not_fit(tokens: Path, monkeypatch: pytest.Monk
         with pytest.raises(UserError, match=said):
             run_sample(monkeypatch, *arguments)
     run_sample(monkeypatch, "--num", "2", "--class-label", "faces", "--cfg-scale", "2", "--temperature", "0")
+
+
+def test_both_stages_begin_with_what_was_trained_before(tokens: Path, drawings: Path) -> None:
+    before, cache = load_tokenizer(tokens.parent), open_cache(tokens)
+    tokenizer = Tokenizer(before.config)
+    assert "begin at random" not in stage1.begin_with(tokenizer, str(tokens.parent), [])
+    assert fingerprint(tokenizer) == fingerprint(before)
+    assert tokenizer.quantiser.initialised
+    stage1.begin_with(tokenizer, str(tokens.parent), ["decoder"])
+
+    run, _ = stage2.train(prior_run("gpt", head="full", images=16))
+    trained, info = load_prior(run.path)
+    ids_BL = torch.randint(64, (2, 16))
+    labelled, unlabelled = (
+        build_prior(trained.config, info.model_copy(update={"class_names": names}), cache.code_vectors_KD).eval()
+        for names in (info.class_names, None)
+    )
+    assert "begin at random" not in stage2.begin_with(labelled, cache.info, str(run.path), [])
+    inputs_BL = labelled.inputs(ids_BL, torch.tensor([0, 1]))
+    assert torch.equal(labelled(inputs_BL), trained(inputs_BL))
+    assert "vocabulary" not in stage2.begin_with(unlabelled, cache.info, str(run.path), [])
+    rows = slice(0, info.codes)
+    assert torch.equal(unlabelled.vocabulary.embedding.weight[rows], trained.vocabulary.embedding.weight[rows])
+    elsewhere = cache.info.model_copy(update={"fingerprint": "another"})
+    assert "another tokenizer's" in stage2.begin_with(labelled, elsewhere, str(run.path), [])
+
+    begun = {"name": "second", "init": str(tokens.parent)}
+    second, _ = stage1.train(tokenizer_run(drawings, images=16, log_every=8).model_copy(update=begun))
+    runs = (tokens.parent, second.path)
+    errors = [next(line["l2"] for line in logged(run) if "l2" in line) for run in runs]  # of the first step
+    assert errors[1] < 0.9 * errors[0]
+    with pytest.raises(UserError, match="is a prior's run"):
+        stage1.begin_with(tokenizer, str(run.path), [])
+    with pytest.raises(UserError, match="is not a prior's run"):
+        stage2.begin_with(labelled, cache.info, str(tokens.parent), [])
 
 
 @pytest.mark.parametrize("quantiser", QUANTISERS)

@@ -70,5 +70,9 @@ class RunConfig(Config):
 
     name: RunName
     """Name of the run's directory below runs/tokenizer or runs/prior."""
+    init: str | None = None
+    """A run, a folder or a name on the hub whose weights training begins with, where they fit; null: random weights."""
+    init_without: tuple[str, ...] = ()
+    """Parts of the model that begin at random all the same, such as quantiser or vocabulary."""
     training: TrainingConfig
     """How long and how fast it is trained."""
