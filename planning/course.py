@@ -27,7 +27,7 @@ Command = Sequence[str]
 
 
 class Course:
-    """A plan on its way. What is done is not done again; the clock goes on where it stopped."""
+    """A plan on its way. What is done is not done again; the clock resumes where it stopped."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -77,7 +77,7 @@ class Course:
                 tick()
                 length = pacer.look(images_seen(RUNS / stage / self.plan.name), self.clock.of(stage))
                 if length is not None and length != images:
-                    print(f"\nthe {stage} is to end in time after {length} images, not {images}: it goes on so")
+                    print(f"\nto end in time, the {stage} now trains on {length} images instead of {images}")
                     stop(process)
                     return length
         check(process.returncode, command)
@@ -125,7 +125,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 def check(status: int, command: Command) -> None:
     """Raise `signals.Stopped` where a command was stopped, and UserError where it failed."""
     if status in (signals.RESUME, signals.INTERRUPTED):
-        raise signals.Stopped("stopped: the same command resumes, and its clock goes on from there.", signals.RESUME)
+        raise signals.Stopped("stopped: the same command resumes, and so does its clock.", signals.RESUME)
     if status:
         said = " ".join(command[1:])
         raise UserError(f"`python {said}` failed (exit status {status}); its message is above. Mend it and start again")

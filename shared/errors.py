@@ -55,6 +55,6 @@ def _exit_if_stopped(error: Exception) -> None:
     """End the command where a signal asked for it: it may have ended other processes too, which is then the error."""
     if name := signals.asked():
         print(
-            f"stopped by {name} in a step ({error}): the same command goes on from the last checkpoint", file=sys.stderr
+            f"stopped by {name} in a step ({error}): the same command resumes from the last checkpoint", file=sys.stderr
         )
         sys.exit(signals.RESUME)

@@ -1,7 +1,7 @@
 """Signals that ask a command to stop: SIGTERM, SIGINT (Ctrl-C), and SIGUSR1, Slurm's warning before it pre-empts a job.
 
 While a training loop runs, the first one waits until the step has ended: the run is saved, and the command ends with
-exit status RESUME, which tells a scheduler that the same command goes on from there. Anywhere else, and at a second
+exit status RESUME, which tells a scheduler that the same command resumes. Anywhere else, and at a second
 Ctrl-C, the command ends at once.
 """
 
@@ -67,8 +67,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
     name = signal.Signals(number).name
     if not _stepping or (_asked and number == signal.SIGINT):
         raise Stopped(
-            f"stopped by {name}. What was saved is whole; a training goes on from its last checkpoint with the same "
-            "command.",
+            f"stopped by {name}. What was saved is whole; the same command resumes a training from its last "
+            "checkpoint.",
             INTERRUPTED if number == signal.SIGINT else RESUME,
         )
     if _asked is None:

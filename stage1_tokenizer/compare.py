@@ -2,7 +2,7 @@
 
 Each row of the configuration is a run under runs/compare/<name>/<row>/, trained on the same images in the same order
 under the same budget. Beside them come report.html, table.md, results.json and the figures. Started again after a stop,
-the same command goes on: finished rows are kept, the one that was stopped goes on from its last checkpoint.
+the same command resumes: finished rows are kept, and the interrupted one resumes from its last checkpoint.
 """
 
 import argparse

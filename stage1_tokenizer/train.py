@@ -1,6 +1,6 @@
 """Train a tokenizer: python -m stage1_tokenizer.train [CONFIG.yaml] [key=value ...]
 
-Writes runs/tokenizer/<name>/. Started again after a stop, the same command goes on where the last checkpoint left it.
+Writes runs/tokenizer/<name>/. Resumes from the last checkpoint if interrupted: run the same command again.
 On several GPUs: torchrun --nproc-per-node 8 -m stage1_tokenizer.train ...
 Keys are those of the YAML files under configs/, for example data.source=~/pictures training.images=100000.
 """
@@ -218,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.train", description=__doc__.split("\n")[0])
     parser.add_argument("--describe", action="store_true", help="say what the tokenizer is made of, and do not train")
     parser.add_argument("--json", action="store_true", help="with --describe and --keys: as JSON, on the last line")
-    parser.epilog = "Keys are those of the YAML files under configs/. Started again, a stopped run goes on."
+    parser.epilog = "Keys are those of the YAML files under configs/. Resumes if interrupted."
     args = parse_command_line(parser, DEFAULT_CONFIG, TokenizerRun)
     config = load_config(TokenizerRun, find_config(args.config), args.overrides)
     if args.describe:

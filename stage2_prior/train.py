@@ -1,6 +1,6 @@
 """Train a prior on cached token grids: python -m stage2_prior.train [CONFIG.yaml] [key=value ...]
 
-Writes runs/prior/<name>/. Started again after a stop, the same command goes on where the last checkpoint left it. On
+Writes runs/prior/<name>/. Resumes from the last checkpoint if interrupted: run the same command again. On
 several GPUs: torchrun --nproc-per-node 8 -m stage2_prior.train ..., with training.shard=true where one has no room for
 the prior.
 """
@@ -242,7 +242,7 @@ def token_batches(
 def main() -> None:
     """Read the command line, train, say what was written."""
     parser = argparse.ArgumentParser(prog="python -m stage2_prior.train", description=__doc__.split("\n")[0])
-    parser.epilog = "Keys are those of the YAML files under configs/. Started again, a stopped run goes on."
+    parser.epilog = "Keys are those of the YAML files under configs/. Resumes if interrupted."
     parser.add_argument("--json", action="store_true", help="with --keys: as JSON, on the last line")
     args = parse_command_line(parser, DEFAULT_CONFIG, PriorRun)
     run, report = train(load_config(PriorRun, find_config(args.config), args.overrides))

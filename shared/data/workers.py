@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 SECONDS_TO_DIE = 2.0  # after which a process whose batch is lost is taken to be alive
 FEWER = "Give fewer data.workers (there are {workers}; with 0 this process loads the images itself)"
-GOES_ON = "What was saved is whole: a training goes on from its last checkpoint with the same command"
+GOES_ON = "What was saved is whole: the same command resumes a training from its last checkpoint"
 # What most often sends each signal, and what helps against it besides fewer workers.
 CAUSES = {
     signal.SIGKILL: "as the kernel does where memory runs out (`dmesg` then says so)",

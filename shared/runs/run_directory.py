@@ -40,7 +40,7 @@ KEPT = 2  # states
 
 
 class State(NamedTuple):
-    """A checkpoint: weights, averaged weights, and what else training goes on from."""
+    """A checkpoint: weights, averaged weights, and what else training resumes from."""
 
     model: dict[str, Tensor]
     ema: dict[str, Tensor]
@@ -92,7 +92,7 @@ class RunDirectory:
             raise UserError(
                 f"the images of {self.path} are not those it was begun on: it had {known.get('images')}, now it has "
                 f"{count}, or some have other names, classes or sizes. Gone on with, it would not be the same run: put "
-                f"them back, or begin another (name=...). To go on with them all the same, remove {file}"
+                f"them back, or start another run (name=...). To resume with them all the same, remove {file}"
             )
         write_text(json.dumps(now | {"source": description}) + "\n", file)
 

@@ -1,4 +1,4 @@
-"""How long a run is, and was to be before: a run may be lengthened, and its schedules then go on from there.
+"""How long a run is, and was to be before: a run may be lengthened or shortened, and its schedules continue from there.
 
 RUN/length.json holds it, so that a lengthened run that is stopped and resumed is the same run.
 """
@@ -53,16 +53,17 @@ class Length:
         return Length(self.stretches[:-1])
 
     def lengthening(self, images: int, config: TrainingConfig) -> str:
-        """What going on from `images` changes, as a line; empty where the run's length is not changed there."""
+        """What resuming at `images` changes, as a line; empty where the run's length is not changed there."""
         begin, end = self.stretches[-1]
         if not images or begin != images:
             return ""
         then = begin + round(REWARM * (end - begin))
         rates = [self.learning_rate(at, config) for at in (begin, then, end)]
         return (
-            f"this run was to end after {self.stretches[-2][1]} images, has seen {begin}, and goes on to {end}. Its "
-            f"learning rate goes from {rates[0]:.3g} to {rates[1]:.3g} over {then - begin} images, and from there "
-            f"falls to {rates[2]:.3g}, as in a run of {end}; all else that changes over a run goes on from where it was"
+            f"this run was to end after {self.stretches[-2][1]} images, has seen {begin}, and now ends after {end}. "
+            f"Its learning rate goes from {rates[0]:.3g} to {rates[1]:.3g} over {then - begin} images, and then falls "
+            f"to {rates[2]:.3g}, as in a run of {end}; everything else that changes over a run continues from where it "
+            "was"
         )
 
 
@@ -88,7 +89,7 @@ def _next_length(run: RunDirectory, config: TrainingConfig, step_images: int) ->
     if config.images <= seen - step_images and config.images != stretches[-1][1]:
         raise UserError(
             f"{run.path} has seen {seen} images, and training.images={config.images} are fewer: give {seen} or more to "
-            "go on with it, or begin another (name=...)"
+            "resume it, or start another run (name=...)"
         )
     if config.images > seen and config.images != stretches[-1][1]:
         stretches.append((seen, config.images))
@@ -112,4 +113,4 @@ def _read(path: Path) -> Length:
         return Length(tuple((int(begin), int(end)) for begin, end in json.loads(path.read_text())))
     except (OSError, TypeError, ValueError) as error:
         reason = f"cannot read {path}: {error}"
-        raise UserError(f"{reason}. Remove it to go on as if the run had been this long from the start") from None
+        raise UserError(f"{reason}. Remove it to resume as if the run had been this long from the start") from None

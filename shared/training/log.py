@@ -49,7 +49,7 @@ class Log:
 
 
 def forget_after(metrics: Path, images: int) -> None:
-    """Drop lines written after the checkpoint that a run goes on from; a line cut short by a kill goes too."""
+    """Drop lines written after the checkpoint that a run resumes from; a line cut short by a kill goes too."""
     if not metrics.exists():
         return
     kept = [line for line in metrics.read_text(errors="replace").splitlines() if _images_of(line) <= images]

@@ -10,7 +10,7 @@ from shared.training.log import forget_after, read_metrics
 
 
 class Pace:
-    """Times each step, and ends training when the time is up; remembers both in a file, so that a resumed run goes on.
+    """Times each step, and ends training when the time is up; keeps both in a file, so a resumed run keeps counting.
 
     Pass it to the `train` of either stage, which calls it between steps.
     """

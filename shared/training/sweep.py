@@ -275,7 +275,7 @@ def main(
     parser.add_argument("--widths", nargs="+", type=int, help="default: the configuration's, twice and four times it")
     parser.add_argument("--learning-rates", nargs="+", type=float, help="default: the configuration's, / 8 to * 8")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
-    parser.epilog = "Started again, finished runs are kept and a stopped one goes on."
+    parser.epilog = "Resumes if interrupted; finished runs are kept."
     args = parse_command_line(parser, default, model)
     study = study_of(args.config, args.overrides)
     widths = sorted(set(args.widths or [study.model.width * growth for growth in GROWTHS]))

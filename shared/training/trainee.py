@@ -170,7 +170,7 @@ class Trainee:
         signals.wait_for_steps(False)
         if self.stop_asked:
             raise signals.Stopped(
-                f"stopped after {self.images} images, saved in {run.path}: the same command goes on from there.",
+                f"stopped after {self.images} images, saved in {run.path}: the same command resumes it.",
                 signals.RESUME,
             )
 

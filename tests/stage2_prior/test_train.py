@@ -154,7 +154,7 @@ def test_a_lengthened_prior_that_is_stopped_and_resumed_is_the_same(
     shutil.copytree(run.path, "begun")
     capsys.readouterr()
     straight, _ = stage2.train(longer)
-    assert "was to end after 64 images, has seen 64, and goes on to 160" in capsys.readouterr().out
+    assert "was to end after 64 images, has seen 64, and now ends after 160" in capsys.readouterr().out
     expected, lines = straight.load(present(straight.newest())), logged(run.path)
     assert expected.training["images"] == 160
     shutil.rmtree(run.path)

@@ -110,7 +110,7 @@ def test_runs_that_are_compared_keep_their_length(tmp_path: Path) -> None:
 def test_what_changes_is_said_where_it_changes() -> None:
     length = Length(((0, 1000), (1000, 3000)))
     said = length.lengthening(1000, CONFIG)
-    assert "was to end after 1000 images, has seen 1000, and goes on to 3000" in said
+    assert "was to end after 1000 images, has seen 1000, and now ends after 3000" in said
     assert f"goes from 0.1 to {learning_rate(1200, CONFIG, 3000):.3g} over 200 images" in said
     assert "falls to 0.1," in said
     assert length.lengthening(1200, CONFIG) == ""
