@@ -40,7 +40,7 @@ class DataConfig(Config):
     labels: str | None = None
     """Where classes come from. null: a metadata file that has a column of labels, or else the sub-folders. "folders":
     the sub-folders, even where they are called train and val. "none": nowhere. Or the path of a table (.csv, .tsv,
-    .jsonl, .json, .parquet) that names a file and its label in each row.
+    .txt, .jsonl, .json, .parquet) that names a file and its label in each row.
     """
     label: str | None = None
     """The column of labels; null: found by type and name."""
