@@ -10,6 +10,7 @@ import shared  # noqa: F401  # before the libraries, which read their settings o
 # isort: split
 import argparse
 import json
+import os
 import re
 import time
 from dataclasses import asdict
@@ -26,11 +27,13 @@ from planning.survey.pictures import look_at
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.presets import command_of
+from shared.runs.run_directory import RUNS, TRAINERS, RunDirectory
 from shared.text import shown
 from shared.training.config import check_name
 
 LONGEST_TIMING, TIMING = 30.0, 0.01  # seconds, and share of the hours, for timing one size of images
-FEWEST_HOURS = 0.02
+FEWEST_HOURS = 0.1
+CHOSEN = {"name", "training.images", "prior.name", "prior.training.images", "prior.tokens"}  # by the plan
 
 
 def main() -> None:
@@ -41,6 +44,7 @@ def main() -> None:
     check_writable(PLANS / name)
     plan = read_plan(PLANS / name)
     if plan is None:
+        refuse_taken(name)
         plan = new_plan(name, request)
         plan.write()
     elif plan.request != request:
@@ -83,6 +87,12 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_intermixed_args()
     if not args.hours >= FEWEST_HOURS or args.hours > 10_000:
         raise UserError(f"--hours must be {FEWEST_HOURS} to 10000, not {args.hours:g}")
+    for change in args.changes:
+        if (key := change.partition("=")[0]) in CHOSEN or "=" not in change:
+            what = "a plan chooses this itself (--name, --hours)" if key in CHOSEN else "give changes as key=value"
+            raise UserError(f"{change}: {what}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a plan is one process, which starts the trainings itself: leave out torchrun")
     if args.name:
         try:
             check_name(args.name)
@@ -95,6 +105,13 @@ def name_of(source: str) -> str:
     """What to call a plan of a source: its last part, as a name."""
     last = re.sub(r"[^\w.-]+", "-", Path(source).name).strip("-.")
     return last or "pictures"
+
+
+def refuse_taken(name: str) -> None:
+    """UserError where a training of another origin has the name that a new plan would give its own."""
+    for kind in TRAINERS:
+        if RunDirectory(RUNS / kind / name).newest():
+            raise UserError(f"{RUNS / kind / name} holds a training already: give this plan another --name")
 
 
 def new_plan(name: str, request: Request) -> Plan:

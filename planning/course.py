@@ -1,6 +1,7 @@
 """Does what a plan says, one command after another, within its hours; resumes if interrupted."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,16 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from planning.choice.configurations import Stage
+from planning.choice.configurations import LINES, Stage
 from planning.choice.rules import tells_classes
 from planning.clock import Clock
-from planning.pacer import Pacer
+from planning.pacer import RESTART, Pacer
 from planning.plan import Plan
 from shared import signals
 from shared.errors import UserError
 from shared.presets import HOME
 from shared.runs.run_directory import RUNS, TRAINERS
 
+LEAST_OF_PLANNED = 0.3  # of what was planned for the prior: it is trained so long, though the hours are over
 POLL = 0.5  # seconds between two looks at a command
 TOLERANCE = 0.02  # of all hours: a training that will end within this of its time is let be
 TAIL = 4096  # bytes at the end of metrics.jsonl, which hold its last line
@@ -48,7 +50,8 @@ class Course:
         if stage == "tokenizer":
             return self.plan.budget.tokenizer
         spent = self.clock.total - self.clock.of("prior")
-        return self.plan.budget.total - self.plan.budget.ending - spent
+        left = self.plan.budget.total - self.plan.budget.ending - spent
+        return max(left, LEAST_OF_PLANNED * self.plan.budget.prior)
 
     def _drawn(self) -> list[str]:
         out = ["--out", str(self.plan.folder / "samples")]
@@ -60,6 +63,10 @@ class Course:
         if stage in self.clock.done:
             return
         expected = self.plan.images if stage == "tokenizer" else round(self.plan.rates.grids * self.allowed("prior"))
+        planned = self.plan.images if stage == "tokenizer" else self.plan.grids
+        if expected < LEAST_OF_PLANNED * planned:
+            print(f"what came before the {stage} took longer than planned, and this will too", flush=True)
+            expected = round(LEAST_OF_PLANNED * planned)
         images: int | None = self.clock.lengths.get(stage, max(1, expected))
         while images is not None:
             self.clock.lengths[stage] = images
@@ -69,15 +76,22 @@ class Course:
     def _train_to(self, stage: Stage, images: int) -> int | None:
         """Train until a stage has seen so many images, or is to have another length, which is returned."""
         configuration = str(self.plan.folder / f"{stage}.yaml")
-        command = [*module(f"{TRAINERS[stage]}.train"), configuration, f"training.images={images}"]
-        pacer = Pacer(images, self.allowed(stage), TOLERANCE * self.plan.budget.total)
+        name, log_every = self.plan.name, max(1, images // LINES)
+        command = [
+            *module(f"{TRAINERS[stage]}.train"), configuration, f"name={name}", f"training.images={images}",
+            f"training.log_every={log_every}",
+        ]  # fmt: skip
+        worth = max(TOLERANCE * self.plan.budget.total, 3 * RESTART)  # a change must gain more than it costs
+        pacer = Pacer(images, self.allowed(stage), worth)
         with self.clock.running(stage) as tick, running(command) as process:
             while process.poll() is None:
                 time.sleep(POLL)
                 tick()
                 length = pacer.look(images_seen(RUNS / stage / self.plan.name), self.clock.of(stage))
                 if length is not None and length != images:
-                    print(f"\nto end in time, the {stage} now trains on {length} images instead of {images}")
+                    print(
+                        f"\nto end in time, the {stage} now trains on {length} images instead of {images}", flush=True
+                    )
                     stop(process)
                     return length
         check(process.returncode, command)
@@ -127,8 +141,12 @@ def check(status: int, command: Command) -> None:
     if status in (signals.RESUME, signals.INTERRUPTED):
         raise signals.Stopped("stopped: the same command resumes, and so does its clock.", signals.RESUME)
     if status:
-        said = " ".join(command[1:])
-        raise UserError(f"`python {said}` failed (exit status {status}); its message is above. Mend it and start again")
+        said = shlex.join(["python", *command[1:]])
+        if status < 0:
+            raise UserError(
+                f"`{said}` was killed by the system (signal {-status}), mostly for memory. Start again to resume"
+            )
+        raise UserError(f"`{said}` failed (exit status {status}); its message is above. Mend it and start again")
 
 
 def images_seen(run: Path) -> int:

@@ -27,6 +27,8 @@ class Pacer:
             self.stale = seen
         if seen > (self.readings[-1][0] if self.readings else self.stale):
             self.readings.append((seen, spent))
+            if len(self.readings) == 1:
+                self._is_due(spent)  # looks before this start were taken, or are too late
         if len(self.readings) < 2 or not self._is_due(spent):
             return None
         (first, then), (seen, at) = self.readings[0], self.readings[-1]
@@ -35,7 +37,8 @@ class Pacer:
         if abs(late) <= self.tolerance:
             return None
         left = max(rate * (self.allowed - at - RESTART), LEAST * self.images)
-        return round(seen + left)
+        length = round(seen + left)
+        return min(length, self.images) if late > 0 else length  # never longer because it is late
 
     def _is_due(self, spent: float) -> bool:
         due = [look for look in self.looks if spent >= look * self.allowed]

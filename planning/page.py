@@ -88,10 +88,10 @@ def outcome(plan: Plan) -> dict[str, str]:
     quality = _last(RUNS / "tokenizer" / plan.name, "validation/psnr")
     bits = _last(RUNS / "prior" / plan.name, "validation/bits_per_token")
     trained = _last(RUNS / "prior" / plan.name, "bits_per_token")
-    return {
-        "reconstructions": f"{quality:.1f} dB (PSNR) of held-out images",
-        "prior": f"{bits:.2f} bits per token on held-out grids, {trained:.2f} in training",
-    }
+    said = {"reconstructions": f"{quality:.1f} dB (PSNR) of held-out images"} if math.isfinite(quality) else {}
+    if math.isfinite(bits) and math.isfinite(trained):
+        said["prior"] = f"{bits:.2f} bits per token on held-out grids, {trained:.2f} in training"
+    return said
 
 
 def spent(clock: Clock) -> dict[str, str]:

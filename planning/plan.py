@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from planning.choice.budget import Budget, divide
+from planning.choice.budget import Budget, divide, most_tokenized
 from planning.choice.configurations import as_file, prior_run, tokenizer_run
 from planning.choice.rules import prior_settings, tokenizer_settings, views_for
 from planning.choice.setting import Setting
@@ -21,12 +21,13 @@ from shared.runs.run_directory import RUNS
 
 PLANS = RUNS / "plans"
 FILE = "plan.json"
-Timing = Callable[[Sequence[Setting], Sequence[Setting], Shape], Rates]
+NO_LENGTH = 10**6  # images, before it is known how many
+Timing = Callable[[Sequence[Setting], Sequence[Setting], Shape, Sequence[str]], Rates]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for. changes: `data.key=value` and the like, for the tokenizer's configuration."""
+    """What was asked for. changes: `key=value` for the tokenizer's configuration, `prior.key=value` for the prior's."""
 
     source: str
     hours: float
@@ -95,16 +96,22 @@ def make_plan(name: str, request: Request, pictures: Pictures, machine: Machine,
             break
         if enough(*plan.expected_at(shape), pictures) or shape == candidates[-1]:
             plan = _plan_at(shape, name, request, pictures, machine, timing)
-    tokenizer_run(plan.tokenizer, name, plan.images, request.changes)
-    prior_run(plan.prior, name, plan.grids, request.changes)
     return plan
 
 
 def _plan_at(shape: Shape, name: str, request: Request, pictures: Pictures, machine: Machine, timing: Timing) -> Plan:
     tokenizer = tuple(tokenizer_settings(request.source, pictures, machine, shape))
     prior = tuple(prior_settings(name, pictures, machine))
-    rates = timing(tokenizer, prior, shape)
-    budget = divide(3600 * request.hours, rates, pictures, views_for(pictures))
+    tokenizer_run(tokenizer, name, NO_LENGTH, request.changes)  # a slip is found before anything is timed
+    prior_run(prior, name, NO_LENGTH, request.changes)
+    rates = timing(tokenizer, prior, shape, request.changes)
+    seconds, views = 3600 * request.hours, views_for(pictures)
+    most = most_tokenized(seconds, rates, views)
+    if pictures.train > most:
+        said = f"{most:,} of the pictures are used: more could not be tokenized in a quarter of the time"
+        tokenizer = (*tokenizer, Setting("data.limit", most, said))
+        pictures = replace(pictures, train=most, distinct=min(pictures.distinct, most))
+    budget = divide(seconds, rates, pictures, views)
     return Plan(name, request, pictures, machine, shape, rates, budget, tokenizer, prior)
 
 
@@ -127,4 +134,6 @@ def read_plan(folder: Path) -> Plan | None:
     except FileNotFoundError:
         return None
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / FILE} cannot be read ({error!r}): remove {folder} to plan anew") from None
+        raise UserError(
+            f"{folder / FILE} cannot be read ({error!r}): remove {folder} to plan again, and the runs of that name"
+        ) from None

@@ -87,7 +87,8 @@ def train(
         if first or crossed(training.log_every, trainee.images, trainee.step_images):
             log_means(log, trainee, tokenizer, gradient_norm)
         # Evaluate, draw, save
-        if crossed(training.evaluate_every, trainee.images, trainee.step_images):
+        at_end = trainee.images >= training.images
+        if at_end or crossed(training.evaluate_every, trainee.images, trainee.step_images):
             log_quality(log, trainee, held_out.quality())
             held_out.draw(run.samples / f"{trainee.images:09d}.png")
         if crossed(training.save_every, trainee.images, trainee.step_images):
@@ -108,7 +109,7 @@ def begin_run(
     may_lengthen: bool,
 ) -> None:
     """Check what can be checked before training, and create or check the run's directory. Raises UserError."""
-    if not tokenizer.quantiser.initialised:
+    if run.newest() is None and not tokenizer.quantiser.initialised:
         check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
     check_losses(config.loss, config.data.height_width)
     # On every process, because quantisers talk to one another in training.

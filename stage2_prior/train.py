@@ -130,8 +130,11 @@ def begin_with(prior: Prior, info: TokenInfo, init: str, without: Sequence[str])
     if not (run / "tokens.json").exists():
         raise UserError(f"init={init} is not a prior's run: it holds no tokens.json")
     before = read_info(run)
+    if before.class_names != info.class_names and prior.modulation is not None:
+        without = [*without, "modulation.embedding"]
     if before.fingerprint == info.fingerprint:
-        return start_from(prior, run, without, rows={"vocabulary.embedding.weight": info.codes})
+        rows = {} if before.class_names == info.class_names else {"vocabulary.embedding.weight": info.codes}
+        return start_from(prior, run, without, rows=rows)
     line = start_from(prior, run, [*without, "vocabulary"])
     return f"{line} (the tokens of {init} are another tokenizer's)"
 

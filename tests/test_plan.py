@@ -19,7 +19,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_a_plan_is_printed_written_and_kept(
     drawings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, str(drawings), "--hours", "0.05", "--dry-run", "--json", "data.validation_fraction=0.2")
+    run(monkeypatch, str(drawings), "--hours", "0.1", "--dry-run", "--json", "data.validation_fraction=0.2")
     said = capsys.readouterr().out
     found = json.loads(said.splitlines()[-2])
     assert found["name"] == "drawings"
@@ -28,7 +28,7 @@ def test_a_plan_is_printed_written_and_kept(
     assert "expect copies" in said
     assert {path.name for path in (PLANS / "drawings").iterdir()} == {"plan.json", "tokenizer.yaml", "prior.yaml"}
     monkeypatch.setattr(plan, "new_plan", lambda *_: pytest.fail("the plan that is there was not read"))
-    run(monkeypatch, str(drawings), "--hours", "0.05", "--dry-run", "data.validation_fraction=0.2")
+    run(monkeypatch, str(drawings), "--hours", "0.1", "--dry-run", "data.validation_fraction=0.2")
     with pytest.raises(UserError, match="ask for the same to resume it"):
         run(monkeypatch, str(drawings), "--hours", "3", "--dry-run")
 
@@ -39,6 +39,8 @@ def test_a_plan_is_printed_written_and_kept(
         (["pictures", "--hours", "0"], "--hours must be"),
         (["pictures", "--hours", "nan"], "--hours must be"),
         (["pictures", "--name", "../up"], "--name"),
+        (["pictures", "more"], "key=value"),
+        (["pictures", "training.images=5"], "a plan chooses this itself"),
         (["pictures"], "there is no folder"),
         (["openmoji", "data.imag_size=3"], "imag_size"),
     ],

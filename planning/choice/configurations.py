@@ -12,6 +12,7 @@ from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.run_config import PriorRun
 
 EVALUATIONS, SAVES, LINES = 6, 20, 100  # of a training
+WARM_UP = 1 / 8  # of a training, at most
 Stage = Literal["tokenizer", "prior"]
 PRIOR = "prior."  # what a change of the prior's configuration begins with
 
@@ -53,6 +54,20 @@ def as_file(stage: Stage, settings: Sequence[Setting], name: str, images: int, c
     return comments + yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
 
 
+def _shorten_warm_ups(values: dict[str, Any], images: int) -> None:
+    """Let what comes before a training proper take an eighth of it at most, in place."""
+    most = max(1, int(WARM_UP * images))
+    training, quantiser = values["training"], values["model"].get("quantiser")
+    if "warm_up" in training:
+        training["warm_up"] = min(training["warm_up"], most)
+    if quantiser:
+        height, width = values["data"]["image_size"]
+        backbone = values["model"]["backbone"]
+        patch = backbone["stem"] * 2 ** (len(backbone["widths"]) - 1)
+        vectors = most * (height // patch) * (width // patch)
+        quantiser["warm_up"] = min(quantiser["warm_up"], max(1, vectors // quantiser["codes"]))
+
+
 def _run(
     model: type[C], settings: Sequence[Setting], name: str, images: int, changes: Sequence[str]
 ) -> tuple[C, dict[str, Any]]:
@@ -64,4 +79,5 @@ def _run(
         Setting("training.save_every", max(1, images // SAVES)),
     ]
     values = nested([Setting("name", name), *settings, *length])
+    _shorten_warm_ups(values, images)
     return parse_config(model, values, f"the plan {name}", changes), values

@@ -1,6 +1,7 @@
 """One choice of a plan: a key of a configuration, its value, and why."""
 
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 
@@ -20,7 +21,7 @@ def nested(settings: Iterable[Setting]) -> dict[str, Any]:
         below = values
         for parent in parents:
             below = below.setdefault(parent, {})
-        below[last] = setting.value
+        below[last] = deepcopy(setting.value)  # or what is set below it later would be set in the plan
     return values
 
 

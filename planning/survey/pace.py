@@ -2,8 +2,9 @@
 
 import contextlib
 import io
+import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from stage1_tokenizer import train as stage1
 from stage2_prior import train as stage2
 
 NO_END = 10**9  # images: the clock ends it
+SKIPPED, FEWEST = 2, 3  # steps not counted, and counted at least
 GRIDS = 64  # random ones that a prior is timed on
 
 
@@ -29,31 +31,46 @@ class Rates:
     grids: float
 
 
-def time_stages(tokenizer: Sequence[Setting], prior: Sequence[Setting], shape: Shape, seconds: float) -> Rates:
-    """Train each stage for half of `seconds`, in a folder that is gone afterwards.
+def time_stages(
+    tokenizer: Sequence[Setting], prior: Sequence[Setting], shape: Shape, changes: Sequence[str], seconds: float
+) -> Rates:
+    """Train each stage for half of `seconds`, in a folder that is gone afterwards; what compiling takes comes on top.
 
-    What compiling takes at a first step, which a median leaves out, comes on top.
+    changes: `key=value` of the user's.
     """
     with tempfile.TemporaryDirectory() as folder, _quietly():
-        images = _time_tokenizer(tokenizer, Path(folder), seconds / 2)
-        grids = _time_prior(prior, shape, Path(folder), seconds / 2)
+        images = _time_tokenizer(tokenizer, changes, Path(folder), seconds / 2)
+        grids = _time_prior(prior, changes, shape, Path(folder), seconds / 2)
     return Rates(images, grids)
 
 
-def _time_tokenizer(settings: Sequence[Setting], folder: Path, seconds: float) -> float:
+def _time_tokenizer(settings: Sequence[Setting], changes: Sequence[str], folder: Path, seconds: float) -> float:
     # Codes of the first vectors that come, so that they are looked up as in most of a training.
-    early = [Setting("model.quantiser.warm_up", 1), Setting("data.workers", 0)]
-    pace = Pace(folder / "tokenizer.jsonl", seconds / 60)
-    stage1.train(tokenizer_run([*settings, *early], "paced", NO_END), folder / "tokenizer", pace)
+    early = [*changes, "model.quantiser.warm_up=1"]
+    pace = Pace(folder / "tokenizer.jsonl", None)
+    stage1.train(tokenizer_run(settings, "paced", NO_END, early), folder / "tokenizer", _until(pace, seconds))
     return _rate(pace)
 
 
-def _time_prior(settings: Sequence[Setting], shape: Shape, folder: Path, seconds: float) -> float:
+def _time_prior(
+    settings: Sequence[Setting], changes: Sequence[str], shape: Shape, folder: Path, seconds: float
+) -> float:
     tokens = write_random_tokens(folder / "tokens", shape, codes=1024, classes=_classes(settings))
-    pace = Pace(folder / "prior.jsonl", seconds / 60)
-    where = Setting("tokens", str(tokens))
-    stage2.train(prior_run([*settings, where], "paced", NO_END), folder / "prior", pace)
+    pace = Pace(folder / "prior.jsonl", None)
+    run = prior_run(settings, "paced", NO_END, [*changes, f"prior.tokens={tokens}"])
+    stage2.train(run, folder / "prior", _until(pace, seconds))
     return _rate(pace)
+
+
+def _until(pace: Pace, seconds: float) -> Callable[[int], bool]:
+    """Ends a training after so many seconds of steps, of which the first are not counted: they compile."""
+
+    def ended(images: int) -> bool:
+        pace(images)
+        counted = [line["seconds"] for line in pace.lines[SKIPPED:]]
+        return len(counted) >= FEWEST and sum(counted) >= seconds
+
+    return ended
 
 
 def _classes(settings: Sequence[Setting]) -> int:
@@ -76,9 +93,8 @@ def write_random_tokens(path: Path, shape: Shape, codes: int, classes: int) -> P
 
 
 def _rate(pace: Pace) -> float:
-    rate = pace.summary()["images_per_second"]
-    assert rate is not None, "a pace has at least one step"
-    return rate
+    """Images a second in the median step."""
+    return statistics.median(line["step"] / line["seconds"] for line in pace.lines[SKIPPED:])
 
 
 @contextlib.contextmanager

@@ -49,8 +49,8 @@ class Pictures:
 
     def __str__(self) -> str:
         parts = [f"{self.train} to train on, {self.held_out} held out"]
-        if self.distinct < self.train:
-            parts.append(f"{counted(self.train - self.distinct, 'is a copy', 'are copies')}")
+        if copies := self.train - self.distinct:
+            parts.append(counted(copies, "is a copy or variant of another", "are copies or variants of others"))
         parts.append("drawn at any size" if self.drawn else f"the median is {self.width} x {self.height} pixels")
         parts.append(f"{counted(self.classes, 'class', 'classes')}" if self.classes else "no classes")
         return "; ".join(parts + ["without colours"] * self.grey)
@@ -61,24 +61,28 @@ def look_at(config: DataConfig) -> Pictures:
     drawn = any(source.partition(":")[0] in DRAWN for source in config.sources)
     size = 64 if drawn else LOOKED_AT
     train, held_out = open_datasets(config.model_copy(update={"image_size": size}), seed=0)
-    looked_at = []
+    sizes, grey = [], []
     for position in spread(len(train), SAMPLE):
         with suppress(UnreadableImage):
-            looked_at.append(train.source[int(train.indices[position])])
-    if not looked_at:
+            picture = train.source[int(train.indices[position])]
+            sizes.append(picture.size)
+            picture.thumbnail((LOOKED_AT, LOOKED_AT))
+            grey.append(is_grey(picture))
+    if not sizes:
         raise UserError(f"none of {len(train)} pictures of {config.where} that were looked at can be read")
-    ratios = sorted(picture.width / picture.height for picture in looked_at)
+    ratios = sorted(width / height for width, height in sizes)
     labels = train.source.labels
     return Pictures(
         train=len(train),
         held_out=len(held_out),
-        distinct=len({train.source.keys[index] for index in train.indices.tolist()}),
-        height=round(statistics.median(picture.height for picture in looked_at)),
-        width=round(statistics.median(picture.width for picture in looked_at)),
+        # The key of a picture in a streamed set is that of all that are read with it.
+        distinct=len(train) if train.source.blocks else len({train.source.keys[n] for n in train.indices.tolist()}),
+        height=round(statistics.median(height for _, height in sizes)),
+        width=round(statistics.median(width for width, _ in sizes)),
         lowest=ratios[len(ratios) // 10],
         highest=ratios[-1 - len(ratios) // 10],
         classes=len({labels[index] for index in train.indices.tolist()}) if labels is not None else 0,
-        grey=all(map(is_grey, looked_at)),
+        grey=all(grey),
         drawn=drawn,
     )
 

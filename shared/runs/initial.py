@@ -25,7 +25,7 @@ def start_from(
     """Give `model` the averaged weights of a run that fit it by name and shape; says which did not, in a line.
 
     without: weights, or parts of the model, that begin at random all the same. whole: parts of which all weights are
-    taken, or none. rows: of these weights, so many rows are taken where the others differ in number.
+    taken, or none. rows: of these weights, only so many rows are taken.
     Raises UserError where the run has no weights, or none of them fits, or there is nothing that `without` names.
     """
     before, after = read_weights(_weights_of(run)), model.state_dict()
@@ -54,7 +54,7 @@ def _weights_of(run: Path) -> Path:
 
 def _fitted(weight: Tensor, wanted: Tensor, rows: int) -> Tensor | None:
     """A weight as the model has it, or the first rows of it in place of the model's; None where it does not fit."""
-    if weight.shape == wanted.shape:
+    if weight.shape == wanted.shape and not rows:
         return weight.to(wanted.dtype)
     if not rows or weight.shape[1:] != wanted.shape[1:] or min(len(weight), len(wanted)) < rows:
         return None

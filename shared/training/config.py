@@ -1,9 +1,9 @@
 """The options of a training, whichever stage's."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from shared.config import Config
 from shared.training.devices.precision import Precision
@@ -76,3 +76,9 @@ class RunConfig(Config):
     """Parts of the model that begin at random all the same, such as quantiser or vocabulary."""
     training: TrainingConfig
     """How long and how fast it is trained."""
+
+    @model_validator(mode="after")
+    def _init_without_is_read(self) -> Self:
+        if self.init_without and not self.init:
+            raise ValueError("init_without is read together with init only")
+        return self

@@ -23,7 +23,7 @@ def pictures(**changes: Any) -> Pictures:
 def plan_of(hours: float = 2.0, speed: float = 1.0, changes: tuple[str, ...] = (), **of_pictures: Any) -> Plan:
     """A plan on a machine that, at speed 1, trains on 40 images of 64 px and 18 grids of 256 tokens a second."""
 
-    def timing(tokenizer: object, prior: object, shape: Any) -> Rates:
+    def timing(tokenizer: object, prior: object, shape: Any, changes: object) -> Rates:
         return Rates(speed * 40 * 4096 / shape.pixels, speed * 18 * 256 / shape.tokens)
 
     return make_plan("mine", Request("~/pictures", hours, changes), pictures(**of_pictures), MACHINE, timing)

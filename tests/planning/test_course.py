@@ -21,7 +21,7 @@ from tests.planning.samples import plan_of
 # Trains on as many images a second as its second argument says, up to training.images; 75 where it is stopped.
 TRAINER = """
 import json, pathlib, signal, sys, time
-kind, speed, _, images = *sys.argv[1:4], int(sys.argv[4].split("=")[1])
+kind, speed, _, images = *sys.argv[1:4], int(sys.argv[5].split("=")[1])
 run = pathlib.Path("runs", kind, "mine"); run.mkdir(parents=True, exist_ok=True)
 state = run / "state"; seen = float(state.read_text()) if state.exists() else 0.0
 def stop(*_): state.write_text(str(seen)); sys.exit(75)
@@ -51,6 +51,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
     monkeypatch.setattr(course, "script", module)
     monkeypatch.setattr(course, "POLL", 0.05)
     monkeypatch.setattr("planning.pacer.RESTART", 0.1)
+    monkeypatch.setattr(course, "RESTART", 0.1)
     plan = replace(plan_of(), rates=Rates(100, 100), budget=Budget(tokenizer=4, caching=1, prior=6, ending=1))
     plan.write()
     return plan

@@ -35,6 +35,10 @@ def test_both_files_are_valid_and_fill_the_hours(of_pictures: dict[str, Any], ho
     assert tokenizer.data.height_width == plan.shape[:2]
     assert prior.tokens == "runs/tokenizer/mine/tokens"
     assert plan.budget.total == pytest.approx(3600 * hours)
+    tokens = plan.shape.tokens
+    quantiser = tokenizer.model.quantiser
+    assert quantiser.warm_up_vectors / tokens <= max(1 + quantiser.codes / tokens, plan.images / 8)
+    assert tokenizer.training.warm_up <= max(1, plan.images / 8)
     assert min(plan.budget.tokenizer, plan.budget.caching, plan.budget.prior, plan.budget.ending) > 0
     assert read_plan(plan.folder) == plan
     assert str(plan.shape) in as_text(plan)

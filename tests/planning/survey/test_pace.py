@@ -15,7 +15,11 @@ def test_both_stages_are_timed(drawings: Path) -> None:
     for size in (16, 48):
         shape = shape_of(size, 1.0)
         tokenizer = tokenizer_settings(str(drawings), few, MACHINE, shape)
-        rates.append(time_stages(tokenizer, prior_settings("mine", few, MACHINE), shape, seconds=4))
+        settings = [*tokenizer]
+        rates.append(
+            time_stages(tokenizer, prior_settings("mine", few, MACHINE), shape, ["prior.model.depth=2"], seconds=4)
+        )
+        assert tokenizer == settings == tokenizer_settings(str(drawings), few, MACHINE, shape)  # as they were
     assert sorted(Path().rglob("*")) == before
     assert rates[0].images > 1.5 * rates[1].images
     assert rates[0].grids > 1.2 * rates[1].grids
