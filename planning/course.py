@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from planning.choice.configurations import LINES, Stage
+from planning.choice.configurations import EVALUATIONS, LINES, Stage
 from planning.choice.rules import tells_classes
 from planning.clock import Clock
 from planning.pacer import RESTART, Pacer
@@ -76,10 +76,12 @@ class Course:
     def _train_to(self, stage: Stage, images: int) -> int | None:
         """Train until a stage has seen so many images, or is to have another length, which is returned."""
         configuration = str(self.plan.folder / f"{stage}.yaml")
-        name, log_every = self.plan.name, max(1, images // LINES)
+        name = self.plan.name
+        # As often as in a run of this length, so that the last figures are of its end.
+        log_every, evaluate_every = max(1, images // LINES), max(1, images // EVALUATIONS)
         command = [
             *module(f"{TRAINERS[stage]}.train"), configuration, f"name={name}", f"training.images={images}",
-            f"training.log_every={log_every}",
+            f"training.log_every={log_every}", f"training.evaluate_every={evaluate_every}",
         ]  # fmt: skip
         worth = max(TOLERANCE * self.plan.budget.total, 3 * RESTART)  # a change must gain more than it costs
         pacer = Pacer(images, self.allowed(stage), worth)

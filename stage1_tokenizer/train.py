@@ -87,8 +87,7 @@ def train(
         if first or crossed(training.log_every, trainee.images, trainee.step_images):
             log_means(log, trainee, tokenizer, gradient_norm)
         # Evaluate, draw, save
-        at_end = trainee.images >= training.images
-        if at_end or crossed(training.evaluate_every, trainee.images, trainee.step_images):
+        if crossed(training.evaluate_every, trainee.images, trainee.step_images):
             log_quality(log, trainee, held_out.quality())
             held_out.draw(run.samples / f"{trainee.images:09d}.png")
         if crossed(training.save_every, trainee.images, trainee.step_images):
