@@ -46,12 +46,15 @@ class Course:
         self._do("judging", [*script("judge"), "--prior", str(self.prior)])
 
     def allowed(self, stage: Stage) -> float:
-        """Seconds for a stage, all together: the prior's are what the parts before it left."""
+        """Seconds for a stage, all together: the prior's are what the parts before it left, or a least share."""
         if stage == "tokenizer":
             return self.plan.budget.tokenizer
+        return max(self._left_for_prior(), LEAST_OF_PLANNED * self.plan.budget.prior)
+
+    def _left_for_prior(self) -> float:
+        """Seconds, less than none where the parts before it took all."""
         spent = self.clock.total - self.clock.of("prior")
-        left = self.plan.budget.total - self.plan.budget.ending - spent
-        return max(left, LEAST_OF_PLANNED * self.plan.budget.prior)
+        return self.plan.budget.total - self.plan.budget.ending - spent
 
     def _drawn(self) -> list[str]:
         out = ["--out", str(self.plan.folder / "samples")]
@@ -62,12 +65,10 @@ class Course:
     def _train(self, stage: Stage) -> None:
         if stage in self.clock.done:
             return
-        expected = self.plan.images if stage == "tokenizer" else round(self.plan.rates.grids * self.allowed("prior"))
-        planned = self.plan.images if stage == "tokenizer" else self.plan.grids
-        if expected < LEAST_OF_PLANNED * planned:
-            print(f"what came before the {stage} took longer than planned, and this will too", flush=True)
-            expected = round(LEAST_OF_PLANNED * planned)
-        images: int | None = self.clock.lengths.get(stage, max(1, expected))
+        if stage == "prior" and self._left_for_prior() < self.allowed("prior"):
+            print("what came before the prior took longer than planned: the hours will not be enough", flush=True)
+        rate = self.plan.rates.images if stage == "tokenizer" else self.plan.rates.grids
+        images: int | None = self.clock.lengths.get(stage, max(1, round(rate * self.allowed(stage))))
         while images is not None:
             self.clock.lengths[stage] = images
             images = self._train_to(stage, images)

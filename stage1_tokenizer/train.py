@@ -66,6 +66,8 @@ def train(
     trainee = Trainee(tokenizer, training, accelerator)
     objective = Objective(config.loss, tokenizer, trainee, config.data.height_width)
     trainee.resume(run)
+    if not tokenizer.quantiser.initialised:  # nor in the checkpoint that a run was resumed from
+        check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
     batches = training_batches(train_set, config, trainee)
     held_out = HeldOut(tokenizer, trainee, validation_set)
     log = Log(run, training.images, trainee.images, accelerator.is_main_process, unit="img")

@@ -97,6 +97,18 @@ def test_a_stopped_plan_resumes_where_it_was(plan: Plan, monkeypatch: pytest.Mon
     assert resumed.clock.total == pytest.approx(12, rel=0.15)
 
 
+def test_a_prior_is_trained_though_the_hours_are_over_and_that_is_said(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = Course(plan)
+    late.clock.seconds = {"tokenizer": 30.0}
+    late.clock.done = ["tokenizer", "caching"]
+    assert late.allowed("prior") == pytest.approx(0.3 * plan.budget.prior)
+    late.run()
+    assert "the hours will not be enough" in capsys.readouterr().out
+    assert calls("prior")[0] == (0, 180)  # 0.3 of 6 seconds at 100 a second
+
+
 def test_a_command_that_fails_is_named(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(course, "module", lambda name: [sys.executable, "-c", "import sys; sys.exit(3)"])
     with pytest.raises(UserError, match=r"failed \(exit status 3\)"):

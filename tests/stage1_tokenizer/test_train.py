@@ -195,6 +195,22 @@ def test_a_run_too_short_to_initialise_its_codebook_is_refused(drawings: Path) -
         train(tokenizer_run(drawings, images=16))
 
 
+def test_a_run_shortened_before_it_has_a_codebook_is_refused(drawings: Path) -> None:
+    train(tokenizer_run(drawings), ended=lambda images: images >= 16)
+    with pytest.raises(UserError, match=r"training\.images=24 is too short: the codebook is initialised after 32"):
+        train(tokenizer_run(drawings, images=24))
+    assert train(tokenizer_run(drawings, images=64))[0].newest() is not None
+
+
+def test_a_run_that_began_with_a_codebook_resumes_however_short_it_is(drawings: Path) -> None:
+    before, _ = train(tokenizer_run(drawings))
+    short = tokenizer_run(drawings, images=24).model_copy(update={"name": "short", "init": str(before.path)})
+    train(short, ended=lambda images: images >= 8)
+    newest = train(short)[0].newest()
+    assert newest is not None
+    assert int(newest.name) == 24
+
+
 def test_an_absurd_batch_is_one_message_before_anything_is_written(drawings: Path) -> None:
     with pytest.raises(UserError, match=r"does not fit.*batch_size=500000000 training\.accumulation=2"):
         train(tokenizer_run(drawings, images=10**12, batch_size=10**9))
