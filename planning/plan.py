@@ -18,6 +18,7 @@ from shared.disk.atomic import write_text
 from shared.errors import UserError
 from shared.presets import command_of
 from shared.runs.run_directory import RUNS
+from shared.training.devices.memory import DoesNotFit
 
 PLANS = RUNS / "plans"
 FILE = "plan.json"
@@ -87,15 +88,21 @@ class Plan:
 def make_plan(name: str, request: Request, pictures: Pictures, machine: Machine, timing: Timing) -> Plan:
     """Choose the largest images of which both stages can see enough within the hours.
 
-    timing: measures how fast this machine trains both stages. Raises UserError where the choices cannot be used.
+    timing: measures how fast this machine trains both stages. Raises UserError where the choices cannot be used, or
+    where not even the smallest images fit into the memory.
     """
     candidates = shapes(pictures, machine)
-    plan = _plan_at(candidates[0], name, request, pictures, machine, timing)
-    for shape in candidates[1:]:
-        if enough(plan.images, plan.grids, pictures):
+    plan: Plan | None = None
+    for shape in candidates:
+        if plan and enough(plan.images, plan.grids, pictures):
             break
-        if enough(*plan.expected_at(shape), pictures) or shape == candidates[-1]:
-            plan = _plan_at(shape, name, request, pictures, machine, timing)
+        if plan is None or enough(*plan.expected_at(shape), pictures) or shape == candidates[-1]:
+            try:
+                plan = _plan_at(shape, name, request, pictures, machine, timing)
+            except DoesNotFit:
+                if shape == candidates[-1]:
+                    raise
+    assert plan is not None  # the last candidate was planned, or has raised
     return plan
 
 

@@ -2,9 +2,13 @@
 
 import contextlib
 import io
+import multiprocessing
+import re
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +17,9 @@ import torch
 from planning.choice.configurations import prior_run, tokenizer_run
 from planning.choice.setting import Setting
 from planning.choice.shape import Shape
+from shared.errors import OUT_OF_MEMORY
 from shared.runs.token_cache import TokenInfo, write_cache
+from shared.training.devices.memory import DoesNotFit
 from shared.training.pace import Pace
 from stage1_tokenizer import train as stage1
 from stage2_prior import train as stage2
@@ -36,8 +42,24 @@ def time_stages(
 ) -> Rates:
     """Train each stage for half of `seconds`, in a folder that is gone afterwards; what compiling takes comes on top.
 
-    changes: `key=value` of the user's.
+    It runs in a process of its own, so that the memory it takes is free again for the training itself.
+    changes: `key=value` of the user's. Raises DoesNotFit where the memory is too small.
     """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        try:
+            return process.submit(_time_stages, tokenizer, prior, shape, changes, seconds).result()
+        except (BrokenProcessPool, MemoryError, RuntimeError) as error:
+            if not isinstance(error, (BrokenProcessPool, MemoryError)) and not re.search(OUT_OF_MEMORY, str(error)):
+                raise
+            raise DoesNotFit(
+                f"a training of {shape} runs out of memory: try smaller batches (training.batch_size=4 "
+                "prior.training.batch_size=4), or smaller images (data.image_size=32)"
+            ) from None
+
+
+def _time_stages(
+    tokenizer: Sequence[Setting], prior: Sequence[Setting], shape: Shape, changes: Sequence[str], seconds: float
+) -> Rates:
     with tempfile.TemporaryDirectory() as folder, _quietly():
         images = _time_tokenizer(tokenizer, changes, Path(folder), seconds / 2)
         grids = _time_prior(prior, changes, shape, Path(folder), seconds / 2)

@@ -10,6 +10,7 @@ from planning.page import as_text
 from planning.plan import FILE, read_plan
 from shared.config import load_config
 from shared.errors import UserError
+from shared.training.devices.memory import DoesNotFit
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.run_config import PriorRun
 from tests.planning.samples import plan_of
@@ -48,6 +49,13 @@ def test_more_hours_are_for_larger_images() -> None:
     sizes = [plan_of(hours).shape.pixels for hours in (0.25, 1, 4, 16)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
+
+
+def test_images_that_do_not_fit_give_way_to_smaller_ones() -> None:
+    assert plan_of(16).shape.height == 96
+    assert plan_of(16, fits=64 * 64).shape.height == 64
+    with pytest.raises(DoesNotFit, match="48 x 48"):
+        plan_of(16, fits=10)
 
 
 def test_a_faster_machine_is_as_good_as_more_hours() -> None:

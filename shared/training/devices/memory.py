@@ -16,6 +16,10 @@ TRAINING_BYTES = 20
 REFUSED = {"cpu": 1.0, "cuda": 2.0}
 
 
+class DoesNotFit(UserError):
+    """A training that the memory of this machine is too small for."""
+
+
 def kept_for_backward(model: nn.Module, forward: Callable[[], Tensor], precision: str) -> int:
     """Bytes that `forward`, which returns a loss, keeps for the backward pass, on the CPU; weights are not counted.
 
@@ -40,7 +44,7 @@ def check_fits(
     """One line on what a training step takes, with the setting that halves it where it does not fit.
 
     weight_bytes: for weights, gradients, moments, average; image_bytes: kept of each image (`unit`: what it is called)
-    of a forward pass. What the backward pass works with comes on top. Raises UserError where the step is out of all
+    of a forward pass. What the backward pass works with comes on top. Raises DoesNotFit where the step is out of all
     proportion to the memory of `device`.
     """
     needed, total = weight_bytes + batch_size * image_bytes, total_memory(device)
@@ -58,7 +62,7 @@ def check_fits(
             f"the {unit}s, and trains with as many a step"
         )
     if needed > REFUSED[device.type] * total:
-        raise UserError(f"this training does not fit. {line}; {hint}")
+        raise DoesNotFit(f"this training does not fit. {line}; {hint}")
     return f"{line}. It may not fit: {hint}"
 
 
