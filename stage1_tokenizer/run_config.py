@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from shared.config import Config, has_key
 from shared.data.config import DataConfig
 from shared.errors import UserError
-from shared.training.config import RunConfig
+from shared.training.config import RunConfig, TrainingConfig
 from stage1_tokenizer.losses.objective import LossConfig
 from stage1_tokenizer.tokenizer import TokenizerConfig
 
@@ -23,6 +23,17 @@ class CacheConfig(Config):
     """
 
 
+class TokenizerTrainingConfig(TrainingConfig):
+    """How a tokenizer is trained."""
+
+    token_noise: float = Field(0, ge=0, lt=1)
+    """The share of a batch's tokens that are replaced before they are decoded, at the start; it falls to none by the
+    end. A prior makes errors, and so the decoder meets some. What the codebook learns from is not replaced.
+    """
+    noise_neighbours: PositiveInt = 100
+    """A token is then replaced by one of that many other codes, those nearest to its own."""
+
+
 class TokenizerRun(RunConfig):
     """Everything a stage-one run is made of."""
 
@@ -32,6 +43,8 @@ class TokenizerRun(RunConfig):
     """The tokenizer."""
     loss: LossConfig = LossConfig()
     """What it is trained for."""
+    training: TokenizerTrainingConfig
+    """How long and how fast it is trained."""
     cache: CacheConfig = CacheConfig()
     """What is tokenized once it is trained."""
 

@@ -24,12 +24,14 @@ from stage1_tokenizer.backbones.maskgit import MaskGITConfig, MaskGITDecoder, Ma
 from stage1_tokenizer.backbones.resnet import ResNetConfig, ResNetDecoder, ResNetEncoder
 from stage1_tokenizer.backbones.sequence import SequenceConfig, SequenceDecoder, SequenceEncoder
 from stage1_tokenizer.quantisers.fsq import FiniteScalarQuantiser, FSQConfig
+from stage1_tokenizer.quantisers.gradients import straight_through
 from stage1_tokenizer.quantisers.gumbel import GumbelConfig, GumbelQuantiser
 from stage1_tokenizer.quantisers.lfq import LFQConfig, LookupFreeQuantiser
-from stage1_tokenizer.quantisers.quantiser import Quantiser
+from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser
 from stage1_tokenizer.quantisers.residual import ResidualConfig, ResidualQuantiser
 from stage1_tokenizer.quantisers.simvq import SimVQConfig, SimVQuantiser
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
+from stage1_tokenizer.token_noise import TokenNoise
 
 BackboneConfig = Annotated[ConvConfig | ResNetConfig | MaskGITConfig | SequenceConfig, Field(discriminator="kind")]
 QuantiserConfig = Annotated[
@@ -62,7 +64,12 @@ class Reconstruction(NamedTuple):
 
 
 class Tokenizer(nn.Module, Shareable):
-    """`tokenize(images) -> tokens`, `detokenize(tokens) -> images`; `forward` does both, for training."""
+    """`tokenize(images) -> tokens`, `detokenize(tokens) -> images`; `forward` does both, for training.
+
+    token_noise: what replaces some of the tokens that the decoder gets in training; None: nothing.
+    """
+
+    token_noise: TokenNoise | None = None
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -106,9 +113,18 @@ class Tokenizer(nn.Module, Shareable):
         return not isinstance(backbone, ConvConfig) or backbone.sees_neighbours
 
     def forward(self, images_BCHW: Tensor) -> Reconstruction:
-        """Reconstruct images (B, 3, H, W) in [-1, 1]; raises UserError where the patch does not divide H and W."""
+        """Reconstruct images (B, 3, H, W) in [-1, 1]; raises UserError where the patch does not divide H and W.
+
+        The tokens it returns are the images', whatever `token_noise` had the decoder see.
+        """
         quantised = self.quantiser(self._encode(images_BCHW))
-        return Reconstruction(self._decode(quantised.z_BHWD), quantised.tokens_BHW, quantised.loss)
+        return Reconstruction(self._decode(self._noised(quantised)), quantised.tokens_BHW, quantised.loss)
+
+    def begin_step(self, progress: float) -> None:
+        """Call it before each optimiser step with the fraction of the run that is over; for what is annealed."""
+        self.quantiser.begin_step(progress)
+        if self.token_noise is not None:
+            self.token_noise.begin_step(progress)
 
     @torch.no_grad()
     def tokenize(self, images_BCHW: Tensor) -> Tensor:
@@ -133,6 +149,16 @@ class Tokenizer(nn.Module, Shareable):
     def _encode(self, images_BCHW: Tensor) -> Tensor:
         self.grid((images_BCHW.shape[-2], images_BCHW.shape[-1]))
         return self.to_codes(self.encoder(images_BCHW))
+
+    def _noised(self, quantised: Quantised) -> Tensor:
+        """What is decoded, (B, h, w, D): the gradient passes a replaced code as if it were the right one."""
+        tokens_Bhw = quantised.tokens_BHW
+        if self.token_noise is None or tokens_Bhw is None or not self.training:
+            return quantised.z_BHWD
+        noised_Bhw = self.token_noise(tokens_Bhw, self.quantiser)
+        wrong_Bhw = (noised_Bhw != tokens_Bhw).unflatten(-1, (-1, self.tokens_per_place)).any(-1)
+        codes_BhwD = straight_through(quantised.z_BHWD, self.quantiser.lookup(noised_Bhw))
+        return torch.where(wrong_Bhw[..., None], codes_BhwD, quantised.z_BHWD)
 
     def _decode(self, z_BhwD: Tensor) -> Tensor:
         return self.decoder(self.from_codes(z_BhwD)).float()

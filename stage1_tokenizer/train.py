@@ -40,6 +40,7 @@ from stage1_tokenizer.judging.quality import ReconstructionQuality, reconstructi
 from stage1_tokenizer.judging.report import write_report
 from stage1_tokenizer.losses.objective import Objective, check_losses
 from stage1_tokenizer.run_config import TokenizerRun
+from stage1_tokenizer.token_noise import TokenNoise
 from stage1_tokenizer.tokenizer import Tokenizer
 
 DEFAULT_CONFIG = "configs/demo/tokenizer.yaml"
@@ -63,6 +64,8 @@ def train(
     if config.init and run.newest() is None:
         accelerator.print(begin_with(tokenizer, config.init, config.init_without))
     begin_run(config, run, tokenizer, train_set, accelerator, may_lengthen=path is None)
+    if training.token_noise:
+        tokenizer.token_noise = TokenNoise(training.token_noise, training.noise_neighbours)
     trainee = Trainee(tokenizer, training, accelerator)
     objective = Objective(config.loss, tokenizer, trainee, config.data.height_width)
     trainee.resume(run)
@@ -74,7 +77,7 @@ def train(
     while not trainee.stop_asked and not ended(trainee.images) and trainee.images < training.images:
         # Step
         trainee.begin_step()
-        tokenizer.quantiser.begin_step(trainee.progress)
+        tokenizer.begin_step(trainee.progress)
         objective.begin_step()
         for images, _ in trainee.accumulate(batches):
             trainee.means.add(objective.learn(images.to(accelerator.device, non_blocking=True)))

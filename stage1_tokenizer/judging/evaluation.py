@@ -11,7 +11,7 @@ from shared.reporting.findings import Findings
 from shared.runs.fingerprint import fingerprint
 from stage1_tokenizer.judging.figures import TITLES
 from stage1_tokenizer.judging.images import datasets_of
-from stage1_tokenizer.judging.instruments import Kit, open_kit
+from stage1_tokenizer.judging.instruments import NOISED_NEIGHBOURS, NOISED_SHARE, Kit, open_kit
 from stage1_tokenizer.judging.measure import measure
 from stage1_tokenizer.judging.pictures import draw_reconstructions
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -54,6 +54,7 @@ def facts_of(run: Path, split: str, tokenizer: Tokenizer, datasets: list[ImageDa
         "reference": f"the same {count} images of {datasets[0].source.description}",
         "resolution": "{} x {}".format(*height_width),
         "codes": tokenizer.codes,
-        "seeds": {"subsets of the kernel distance": 0},
+        "replaced tokens": f"{NOISED_SHARE:.0%} of each image's, each by one of the {NOISED_NEIGHBOURS} nearest codes",
+        "seeds": {"subsets of the kernel distance": 0, "replaced tokens": "the image's own, CRC-32 of its tokens"},
         "weights": kit.fingerprints,
     }

@@ -19,13 +19,15 @@ from shared.reporting.findings import NotMeasured
 from shared.reporting.set_distances import distances, few_images
 from shared.runs.fingerprint import fingerprint_of
 from shared.training.devices.gather import gather_rows
-from stage1_tokenizer.judging.figures import SET_FIGURES, TITLES
+from stage1_tokenizer.judging.figures import NOISED, OF_NOISED, SET_FIGURES, TITLES
 from stage1_tokenizer.judging.networks import open_networks, open_perceptual
 from stage1_tokenizer.judging.patch_grid import patch_gradients, patch_grid_index
 from stage1_tokenizer.judging.similarity import SSIM_WINDOW, Similarity, psnr_of, rounded, squared_error, ssim
 from stage1_tokenizer.losses.perceptual import LpipsConfig, StlpipsConfig
+from stage1_tokenizer.token_noise import own_noise
 from stage1_tokenizer.tokenizer import Tokenizer
 
+NOISED_SHARE, NOISED_NEIGHBOURS = 0.1, 100  # of an image's tokens, each replaced by one of so many near codes
 # AlexNet, so that no tokenizer is judged by the network (VGG) that it was trained to please.
 PERCEPTUAL: dict[str, LpipsConfig | StlpipsConfig] = {
     "lpips_alex": LpipsConfig(net="alex"),
@@ -122,19 +124,24 @@ class PatchGrid:
 class SetDistances:
     """How far all reconstructions, as a set, lie from all images in a network's features; both rounded to 8 bits.
 
-    The only instrument that keeps something of each image: every process needs at least one.
+    The only instrument that keeps something of each image: every process needs at least one. Where another of the same
+    network looks on, the features of the images are taken from it.
     """
 
-    def __init__(self, network: Extractor, seed: int = 0) -> None:
-        self.network, self.seed = network, seed
-        self.features: tuple[list[Tensor], list[Tensor]] = ([], [])  # of reconstructions and of images, (B, D) each
+    def __init__(self, network: Extractor, seed: int = 0, other: "SetDistances | None" = None) -> None:
+        self.network, self.seed, self.other = network, seed, other
+        self.judged: list[Tensor] = []  # features of reconstructions, (B, D) each
+        self.reference: list[Tensor] = other.reference if other else []  # of images
 
     def see(self, batch: Reconstructed) -> None:
-        for rows, image_BCHW in zip(self.features, (batch.x_hat_BCHW, batch.x_BCHW), strict=True):
-            rows.append(self.network(to_uint8(image_BCHW)))
+        self.judged.append(self.network(to_uint8(batch.x_hat_BCHW)))
+        if self.other is None:
+            self.reference.append(self.network(to_uint8(batch.x_BCHW)))
 
     def read(self, accelerator: Accelerator, images: int) -> Readings:
-        judged_ND, reference_ND = (gather_rows(accelerator, torch.cat(rows), images) for rows in self.features)
+        judged_ND, reference_ND = (
+            gather_rows(accelerator, torch.cat(rows), images) for rows in (self.judged, self.reference)
+        )
         names = SET_FIGURES[self.network.name]
         try:
             found = distances(judged_ND, reference_ND, self.seed)
@@ -142,6 +149,32 @@ class SetDistances:
             return Readings(not_measured=dict.fromkeys(names, str(error)))
         warning = few_images(TITLES[names[0]], *judged_ND.shape)
         return Readings(dict(zip(names, found[:3], strict=True)), warnings=[warning] if warning else [])
+
+
+class Noised:
+    """What other instruments say of images decoded from tokens of which a tenth are replaced by near ones.
+
+    It says what errors of a prior cost, before there is a prior. After RobusTok's pFID (see `token_noise`), which is a
+    mean over several shares and numbers of neighbours; no figure of a paper is comparable. Warnings are not repeated.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, instruments: Sequence[Instrument]) -> None:
+        self.tokenizer, self.instruments = tokenizer, instruments
+
+    def see(self, batch: Reconstructed) -> None:
+        if batch.tokens_Bhw is None:
+            return
+        tokens_Bhw = own_noise(batch.tokens_Bhw, self.tokenizer.quantiser, NOISED_SHARE, NOISED_NEIGHBOURS)
+        noised = Reconstructed(batch.x_BCHW, self.tokenizer.detokenize(tokens_Bhw), tokens_Bhw)
+        for instrument in self.instruments:
+            instrument.see(noised)
+
+    def read(self, accelerator: Accelerator, images: int) -> Readings:
+        readings = Readings()
+        for instrument in self.instruments:
+            readings.add(instrument.read(accelerator, images))
+        figures = {NOISED + name: figure for name, figure in readings.figures.items()}
+        return Readings(figures, {NOISED + name: reason for name, reason in readings.not_measured.items()})
 
 
 @dataclass
@@ -166,6 +199,7 @@ def open_kit(
     missing = {figure: reason for network, reason in reasons.items() for figure in SET_FIGURES[network]}
     fingerprints = {network.name: network.fingerprint for network in networks}
     averages = [Average("psnr", psnr_of), Average("l2", rounded(squared_error))]
+    noised: list[Instrument] = [Average("psnr", psnr_of)]
     if min(height_width) >= SSIM_WINDOW:
         averages.append(Average("ssim", ssim))
     else:
@@ -177,6 +211,9 @@ def open_kit(
             missing[name] = str(error)
             continue
         averages.append(Average(name, rounded(distance)))
+        noised.append(Average(name, rounded(distance)))
         fingerprints[name] = fingerprint_of(dict(distance.named_buffers()))
-    sets: Sequence[Instrument] = [SetDistances(network) for network in networks]
-    return Kit([*averages, CodeUse(tokenizer), *sets], missing, fingerprints)
+    sets = [SetDistances(network) for network in networks]
+    noised += [SetDistances(each.network, other=each) for each in sets]
+    missing |= {NOISED + name: "Nor was the same of tokens as they are" for name in missing if name in OF_NOISED}
+    return Kit([*averages, CodeUse(tokenizer), *sets, Noised(tokenizer, noised)], missing, fingerprints)

@@ -33,7 +33,7 @@ class QuantiserOptions(Config):
 
 
 class Quantised(NamedTuple):
-    """`z_BHWD` codes (straight-through), `tokens_BHW` int64 (None while unquantised), `loss` scalar float32.
+    """`z_BHWD` codes with gradients to the vectors, `tokens_BHW` int64 (None while unquantised), `loss` scalar float32.
 
     Where one place has Q tokens, they stand side by side: `tokens_BHW` is then (B, H, W * Q).
     """

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from stage1_tokenizer.quantisers.entropy import entropy_loss
-from stage1_tokenizer.quantisers.gradients import rotate, straight_through
+from stage1_tokenizer.quantisers.gradients import diveq, rotate, straight_through
 from stage1_tokenizer.quantisers.lookup import nearest_by_distance, nearest_codes
 from stage1_tokenizer.quantisers.moving_sums import MovingMeans, MovingSums
 from stage1_tokenizer.quantisers.quantiser import (
@@ -50,8 +50,12 @@ class VectorConfig(QuantiserOptions):
     """Whether codes are trained by the loss (gradient) or are the moving average of the vectors they won (ema)."""
     ema_decay: float = Field(0.99, ge=0, lt=1)
     """Decay of that moving average for each step."""
-    gradient: Literal["straight_through", "rotation"] = "straight_through"
-    """How the gradient passes from code to encoder."""
+    gradient: Literal["straight_through", "rotation", "diveq"] = "straight_through"
+    """How the gradient passes from code to encoder. With diveq it also reaches the codes, and in training the decoder
+    gets each code moved a little at random; its paper has no other loss: both weights below are then 0.
+    """
+    direction_variance: float = Field(1e-3, ge=0)
+    """Variance of the noise that turns the way from vector to code, in each dimension (gradient: diveq)."""
     commitment_weight: float = Field(1.0, ge=0)
     """Weight of ||z_e - sg[z_q]||^2, which moves the encoder."""
     codebook_weight: float = Field(0.25, ge=0)
@@ -75,6 +79,12 @@ class VectorConfig(QuantiserOptions):
     def _rotation_on_the_sphere(self) -> Self:
         if self.gradient == "rotation" and not self.unit:
             raise ValueError("gradient: rotation turns unit vectors: it needs unit: true")
+        return self
+
+    @model_validator(mode="after")
+    def _diveq_trains_the_codes(self) -> Self:
+        if self.gradient == "diveq" and self.codebook != "gradient":
+            raise ValueError("gradient: diveq trains the codes: it needs codebook: gradient")
         return self
 
     @property
@@ -137,8 +147,7 @@ class VectorQuantiser(Quantiser):
                 if self.moving_sums is not None:
                     self.moving_sums.add(tokens_BHW.flatten(), z_BHWD.detach().flatten(0, -2))
             q_BHWD = self._on_sphere(F.embedding(tokens_BHW, self.codebook))
-            pass_gradient = straight_through if self.config.gradient == "straight_through" else rotate
-            return Quantised(pass_gradient(z_BHWD, q_BHWD), tokens_BHW, self._loss(z_BHWD, q_BHWD))
+            return Quantised(self._pass_gradient(z_BHWD, q_BHWD), tokens_BHW, self._loss(z_BHWD, q_BHWD))
 
     @torch.no_grad()
     def tokenize(self, z_BHWD: Tensor) -> Tensor:
@@ -186,6 +195,14 @@ class VectorQuantiser(Quantiser):
     def _on_sphere(self, vectors: Tensor) -> Tensor:
         """The vectors in float32, and of length 1 if `unit`."""
         return F.normalize(vectors.float(), dim=-1) if self.config.unit else vectors.float()
+
+    def _pass_gradient(self, z_BHWD: Tensor, q_BHWD: Tensor) -> Tensor:
+        """The codes with gradients, exact but for the noise of DiVeQ in training."""
+        if self.config.gradient == "rotation":
+            return rotate(z_BHWD, q_BHWD)
+        if self.config.gradient == "diveq" and self.training:
+            return diveq(z_BHWD, q_BHWD, self.config.direction_variance)
+        return straight_through(z_BHWD, q_BHWD)
 
     def _loss(self, z_BHWD: Tensor, q_BHWD: Tensor) -> Tensor:
         config = self.config

@@ -16,6 +16,7 @@ from stage1_tokenizer.judging.images import datasets_of
 from stage1_tokenizer.judging.instruments import PERCEPTUAL
 from stage1_tokenizer.judging.networks import open_networks, open_perceptual
 from stage1_tokenizer.judging.similarity import psnr_of, ssim
+from stage1_tokenizer.token_noise import own_noise
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
 from tests.tiny import tokenizer_run
@@ -37,7 +38,11 @@ def test_every_measure_is_that_of_the_rounded_images_of_the_split(run: Path) -> 
         x_hat, x = to_float(reconstructed), to_float(pixels)
         [vgg] = open_networks((32, 32), None, "cpu")[0]
         features = vgg(reconstructed), vgg(pixels)
-        stlpips = open_perceptual(PERCEPTUAL["stlpips_alex"], (32, 32), "cpu")(x_hat, x).mean().item()
+        distance = open_perceptual(PERCEPTUAL["stlpips_alex"], (32, 32), "cpu")
+        stlpips = distance(x_hat, x).mean().item()
+        noised_tokens = own_noise(tokenizer.tokenize(to_float(pixels)), tokenizer.quantiser, 0.1, 100)
+        noised = to_uint8(tokenizer.detokenize(noised_tokens))
+        noised_x, noised_features = to_float(noised), (vgg(noised), features[1])
     counts = torch.bincount(tokenizer.tokenize(to_float(pixels)).flatten(), minlength=64) / (12 * 16)
     used = counts[counts > 0]
     expected = {
@@ -50,9 +55,17 @@ def test_every_measure_is_that_of_the_rounded_images_of_the_split(run: Path) -> 
         "rfd_vgg16": frechet_distance(*features),
         "rkd_vgg16": kernel_distance(*features)[0],
         "rkd_vgg16_std": kernel_distance(*features)[1],
+        "noised_psnr": psnr_of(noised_x, x).mean().item(),
+        "noised_stlpips_alex": distance(noised_x, x).mean().item(),
+        "noised_rfd_vgg16": frechet_distance(*noised_features),
+        "noised_rkd_vgg16": kernel_distance(*noised_features)[0],
+        "noised_rkd_vgg16_std": kernel_distance(*noised_features)[1],
     }
+    assert (noised_tokens != tokenizer.tokenize(to_float(pixels))).flatten(1).sum(1).tolist() == [2] * 12  # of 16
+    assert not torch.equal(noised, reconstructed)
     assert found.measures == pytest.approx(expected, rel=1e-3, abs=1e-6)
-    assert set(found.not_measured) == {"lpips_alex", "rfid", "rkid", "rkid_std"}
+    missing = {"lpips_alex", "rfid", "rkid", "rkid_std"}
+    assert set(found.not_measured) == missing | {f"noised_{name}" for name in missing}
     assert set(found.measures) | set(found.not_measured) == set(TITLES)
     assert ["12 images in 512 dimensions" in warning for warning in found.warnings] == [True]
 

@@ -87,6 +87,17 @@ def test_sets_are_compared_whole_and_rounded() -> None:
     assert few.not_measured.keys() == readings.figures.keys()
 
 
+def test_sets_of_the_same_images_are_compared_with_the_features_of_another() -> None:
+    seen, network, first = batches(3, 3), MeanColour(), SetDistances(MeanColour())
+    others = [batch._replace(x_hat_BCHW=batch.x_hat_BCHW.flip(0) / 2) for batch in seen]
+    second = SetDistances(network, other=first)
+    for batch, other in zip(seen, others, strict=True):
+        first.see(batch)
+        second.see(other)
+    assert second.read(Accelerator(), 6).figures == readings_of(SetDistances(network), others).figures
+    assert first.read(Accelerator(), 6).figures == readings_of(SetDistances(network), seen).figures
+
+
 def test_the_quick_instruments_say_what_training_logs(tokenizer: Tokenizer) -> None:
     readings = Readings()
     for instrument in quick_instruments(tokenizer):
@@ -100,3 +111,5 @@ def test_images_too_small_for_an_instrument_are_no_error(tokenizer: Tokenizer) -
     assert "smaller than its window" in missing["ssim"]
     assert "8 x 8 are too small" in missing["stlpips_alex"]
     assert "8 x 8 are too small" in missing["rfd_vgg16"]
+    assert "Nor was the same" in missing["noised_rfd_vgg16"]
+    assert "noised_ssim" not in missing

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from shared.code_counts import usage
+from shared.config import parse_config
 from shared.errors import UserError
 from stage1_tokenizer.quantisers import vector
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser, codebook_loss
@@ -217,6 +218,26 @@ def test_the_rotation_turns_the_gradient_of_the_reconstruction_only() -> None:
         gradients.append(torch.autograd.grad(result.loss, leaf)[0])
     assert not torch.allclose(gradients[0], gradients[2], rtol=0.1)
     assert torch.equal(gradients[1], gradients[3])
+
+
+def test_with_diveq_the_reconstruction_alone_trains_the_codes_that_won_in_training_only() -> None:
+    straight, quantiser = ready(), ready(gradient="diveq", commitment_weight=0, codebook_weight=0)
+    quantiser.load_state_dict(straight.state_dict())
+    z_BHWD, weight = torch.randn(2, 4, 4, 8), torch.randn(2, 4, 4, 8)
+    result = quantiser(z_BHWD)
+    ((result.z_BHWD * weight).sum() + result.loss).backward()
+    won_K = torch.bincount(result.tokens_BHW.flatten(), minlength=64) > 0
+    assert torch.equal(present(quantiser.codebook.grad).norm(dim=1) > 0, won_K)
+    assert torch.equal(result.tokens_BHW, straight(z_BHWD).tokens_BHW)
+    unit_BHWD, codes_BHWD = F.normalize(z_BHWD, dim=-1), quantiser.lookup(result.tokens_BHW)
+    torch.testing.assert_close((result.z_BHWD - unit_BHWD).norm(dim=-1), (codes_BHWD - unit_BHWD).norm(dim=-1))
+    assert not torch.equal(result.z_BHWD, codes_BHWD)
+    assert torch.equal(quantiser.eval()(z_BHWD).z_BHWD, codes_BHWD)
+
+
+def test_diveq_is_refused_where_no_gradient_reaches_the_codes() -> None:
+    with pytest.raises(UserError, match="diveq trains the codes"):
+        parse_config(VectorConfig, {"gradient": "diveq", "codebook": "ema"}, where="test")
 
 
 def test_the_entropy_regulariser_enters_the_loss_with_its_weight() -> None:
