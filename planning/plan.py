@@ -91,25 +91,40 @@ def make_plan(name: str, request: Request, pictures: Pictures, machine: Machine,
     timing: measures how fast this machine trains both stages. Raises UserError where the choices cannot be used, or
     where not even the smallest images fit into the memory.
     """
-    candidates = shapes(pictures, machine)
+    candidates = _candidates(name, request, pictures, machine)
+    last = list(candidates)[-1]
     plan: Plan | None = None
-    for shape in candidates:
+    for shape, tokenizer in candidates.items():
         if plan and enough(plan.images, plan.grids, pictures):
             break
-        if plan is None or enough(*plan.expected_at(shape), pictures) or shape == candidates[-1]:
+        if plan is None or enough(*plan.expected_at(shape), pictures) or shape == last:
             try:
-                plan = _plan_at(shape, name, request, pictures, machine, timing)
+                plan = _plan_at(shape, tokenizer, name, request, pictures, machine, timing)
             except DoesNotFit:
-                if shape == candidates[-1]:
+                if shape == last:
                     raise
     assert plan is not None  # the last candidate was planned, or has raised
     return plan
 
 
-def _plan_at(shape: Shape, name: str, request: Request, pictures: Pictures, machine: Machine, timing: Timing) -> Plan:
-    tokenizer = tuple(tokenizer_settings(request.source, pictures, machine, shape))
+def _candidates(name: str, request: Request, pictures: Pictures, machine: Machine) -> dict[Shape, tuple[Setting, ...]]:
+    """Stage one by the shapes that it could have, each as the user's changes make it; most tokens first."""
+    found: dict[Shape, tuple[Setting, ...]] = {}
+    for shape in shapes(pictures, machine):
+        settings = tokenizer_settings(request.source, pictures, machine, shape)
+        run = tokenizer_run(settings, name, NO_LENGTH, request.changes)  # a slip is found before anything is timed
+        changed = Shape(*run.data.height_width, run.model.backbone.patch)
+        if changed not in found:
+            sized = Shape(changed.height, changed.width, shape.patch)
+            found[changed] = tuple(tokenizer_settings(request.source, pictures, machine, sized))
+    return found
+
+
+def _plan_at(
+    shape: Shape, tokenizer: tuple[Setting, ...], name: str, request: Request, pictures: Pictures, machine: Machine,
+    timing: Timing,
+) -> Plan:  # fmt: skip
     prior = tuple(prior_settings(name, pictures, machine))
-    tokenizer_run(tokenizer, name, NO_LENGTH, request.changes)  # a slip is found before anything is timed
     prior_run(prior, name, NO_LENGTH, request.changes)
     rates = timing(tokenizer, prior, shape, request.changes)
     seconds, views = 3600 * request.hours, views_for(pictures)

@@ -1,7 +1,8 @@
 """What a plan chooses besides the size of its images, by rules that anybody can read.
 
-Those for a CPU were read off trainings on one, of 16 x 16 tokens out of 1,024 codes at 64 px: the bundled model's,
-and one of 33,431 faces in an hour. Those for a GPU are the presets' of configs/prior; no plan was trained on one yet.
+Those for a CPU were read off trainings on one, of tokens out of 1,024 codes at 64 px: 16 x 16 of them in the bundled
+model, and for 33,431 faces in an hour; 8 x 8 for 3,000 faces in less (docs/plan.md). Those for a GPU are the presets'
+of configs/prior; no plan was trained on one yet.
 """
 
 from planning.choice.setting import Setting
@@ -16,7 +17,7 @@ IMAGES_BEFORE_CODES = 2_000  # that an encoder sees before the codebook is made 
 SMALLEST_PERCEPTUAL = 32  # pixels of the shorter side from which the perceptual loss is used
 MOST_HELD_OUT = 2_000  # pictures
 PICTURES_A_CLASS = 10
-TOKENS_A_CODE = 200  # of one view of all pictures: fewer, and a prior learns little of a code
+TOKENS_A_CODE = 150  # of one view of all pictures: fewer, and a prior learns little of a code
 
 
 def tokenizer_settings(source: str | list[str], pictures: Pictures, machine: Machine, shape: Shape) -> list[Setting]:
@@ -95,9 +96,11 @@ def held_out_share(pictures: Pictures) -> float:
 
 def backbone(shape: Shape, machine: Machine) -> dict[str, object]:
     """The tokenizer's; `stem` x 2 for each further width is the patch."""
-    stem = shape.patch // 2 if shape.patch <= 4 else shape.patch // 4
-    widths = [64, 160] if machine.kind == "cpu" else [128, 256]
-    if shape.patch > 4:
+    on_cpu = machine.kind == "cpu"
+    two_scales = on_cpu or shape.patch <= 4  # high resolutions cost most
+    stem = shape.patch // 2 if two_scales else shape.patch // 4
+    widths = [64, 160] if on_cpu else [128, 256]
+    if not two_scales:
         widths = [widths[0], (widths[0] + widths[1]) // 2 // 16 * 16, widths[1]]
     return {
         "kind": "conv", "stem": stem, "widths": widths, "depths": [2] * len(widths), "kernel_size": 3,

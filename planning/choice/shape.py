@@ -5,8 +5,8 @@ from typing import NamedTuple
 from planning.survey.machine import Machine
 from planning.survey.pictures import Pictures
 
-SIZES = {"cpu": (96, 64, 48), "other": (256, 128, 96, 64, 48)}  # pixels on a side, largest first
-SPRITES = (32, 24, 16)  # for pictures that are smaller than any of these
+SIZES = {"cpu": (96, 64), "other": (256, 128, 96, 64)}  # pixels on a side, largest first
+SMALLER = (48, 32, 24, 16)  # for pictures that are smaller than any of these
 FEWEST_IMAGES, FEWEST_GRIDS = 20_000, 30_000  # that tokenizer and prior must see for a size to be worth it
 EPOCHS = 100  # or so often each picture: of few pictures there is less to learn
 
@@ -38,18 +38,19 @@ class Shape(NamedTuple):
 
 
 def shapes(pictures: Pictures, machine: Machine) -> list[Shape]:
-    """What could be trained, largest first: no larger than the pictures are, but at least one."""
+    """What could be trained, most tokens first: no larger than the pictures are; the smallest in coarse patches too."""
     sizes = SIZES.get(machine.kind, SIZES["other"])
     shorter = min(pictures.height, pictures.width)
     fitting = [size for size in sizes if pictures.drawn or size <= shorter]
     if not fitting:
-        fitting = [next((size for size in SPRITES if size <= shorter), SPRITES[-1])]
-    return [shape_of(size, pictures.ratio) for size in fitting]
+        fitting = [next((size for size in SMALLER if size <= shorter), SMALLER[-1])]
+    fine = [shape_of(size, pictures.ratio) for size in fitting]
+    return [*fine, shape_of(fitting[-1], pictures.ratio, coarse=True)]
 
 
-def shape_of(size: int, ratio: float) -> Shape:
-    """About `size` x `size` pixels in all, at a ratio of width to height."""
-    patch = 8 if size > 96 else 4 if size > 32 else 2
+def shape_of(size: int, ratio: float, coarse: bool = False) -> Shape:
+    """About `size` x `size` pixels in all, at a ratio of width to height. coarse: a quarter of the tokens."""
+    patch = (8 if size > 96 else 4 if size > 32 else 2) * (2 if coarse else 1)
     rows, columns = (max(2, round(size * ratio**power / patch)) for power in (-0.5, 0.5))
     return Shape(rows * patch, columns * patch, patch)
 

@@ -45,16 +45,26 @@ def test_both_files_are_valid_and_fill_the_hours(of_pictures: dict[str, Any], ho
     assert str(plan.shape) in as_text(plan)
 
 
-def test_more_hours_are_for_larger_images() -> None:
-    sizes = [plan_of(hours).shape.pixels for hours in (0.25, 1, 4, 16)]
-    assert sizes == sorted(sizes)
-    assert sizes[0] < sizes[-1]
+def test_more_hours_are_for_more_tokens_and_then_for_larger_images() -> None:
+    shapes = [plan_of(hours).shape for hours in (0.25, 1, 4, 16)]
+    assert [shape.tokens for shape in shapes] == sorted(shape.tokens for shape in shapes)
+    assert (shapes[0].height, shapes[0].patch) == (64, 8)
+    assert (shapes[-1].height, shapes[-1].patch) == (96, 4)
+
+
+def test_a_shape_that_was_asked_for_is_the_one_that_is_timed() -> None:
+    small = plan_of(changes=("data.image_size=[32,48]",))
+    assert small.shape == (32, 48, 4)
+    assert "32 x 48" in as_text(small)
+    coarse = plan_of(16, changes=("data.image_size=64", "model.backbone.stem=8"))
+    assert (coarse.shape, coarse.shape.tokens) == ((64, 64, 16), 16)
+    assert coarse.grids == pytest.approx(coarse.budget.prior * 18 * 256 / 16, rel=0.01)
 
 
 def test_images_that_do_not_fit_give_way_to_smaller_ones() -> None:
     assert plan_of(16).shape.height == 96
     assert plan_of(16, fits=64 * 64).shape.height == 64
-    with pytest.raises(DoesNotFit, match="48 x 48"):
+    with pytest.raises(DoesNotFit, match="64 x 64"):
         plan_of(16, fits=10)
 
 
