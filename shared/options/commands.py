@@ -4,11 +4,13 @@ Each is also a module of Python with a `main`. That is imported when its command
 """
 
 import importlib
+import signal
 import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+from shared import signals
 from shared.errors import UserError, run_command
 from shared.presets import HOME, in_clone
 
@@ -48,7 +50,10 @@ def _run() -> None:
     name = sys.argv.pop(1)
     if name not in COMMANDS:
         raise UserError(_unknown(name))
-    importlib.import_module(_importable(COMMANDS[name].module)).main()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends an import, which takes seconds, without a traceback
+    module = importlib.import_module(_importable(COMMANDS[name].module))
+    signals.catch()
+    module.main()
 
 
 def _listed() -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -18,7 +19,11 @@ RUN = "from shared.options.commands import main; main()"
 def tessera(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/tessera", *arguments])
     monkeypatch.setattr("shared.signals.catch", lambda: None)
-    commands.main()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        commands.main()
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
