@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from shared.config import config_of
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
-from shared.presets import command_of
+from shared.options.commands import command_of
 from shared.reporting.findings import Findings
 from shared.runs.run_directory import DRAWING, newest_run
 from shared.runs.token_cache import TokenInfo

@@ -26,7 +26,7 @@ from planning.survey.pace import time_stages
 from planning.survey.pictures import look_at
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
-from shared.presets import command_of
+from shared.options.commands import command_of
 from shared.runs.run_directory import RUNS, TRAINERS, RunDirectory
 from shared.text import shown
 from shared.training.config import check_name

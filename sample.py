@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
-from shared.presets import command_of
+from shared.options.commands import command_of
 from shared.reporting.contact_sheet import save_grid, save_picture
 from shared.runs.hub import WHICH_PRIOR, local_run, prior_directory
 from shared.runs.run_directory import RUNS

@@ -13,7 +13,7 @@ from typing import get_args
 
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
-from shared.presets import command_of
+from shared.options.commands import command_of
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior.prior import Weights, load_prior
 

@@ -32,7 +32,7 @@ from shared.data.pictures.decode import UnreadableImage, decode_rgb
 from shared.data.pixels import fitted, to_float, to_uint8
 from shared.errors import UserError, run_command
 from shared.extras import install_hint
-from shared.presets import command_of
+from shared.options.commands import command_of
 from shared.runs.hub import WHICH_PRIOR, prior_directory, tokenizer_directory
 from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import uses_of

@@ -17,7 +17,7 @@ from planning.pacer import RESTART, Pacer
 from planning.plan import Plan
 from shared import signals
 from shared.errors import UserError
-from shared.presets import HOME
+from shared.presets import HOME, in_clone
 from shared.runs.run_directory import RUNS, TRAINERS
 
 LEAST_OF_PLANNED = 0.3  # of what was planned for the prior: it is trained so long, though the hours are over
@@ -118,8 +118,7 @@ def module(name: str) -> list[str]:
 
 def script(name: str) -> list[str]:
     """How to run one of the scripts: of a clone, or of an installed wheel."""
-    path = HOME / f"{name}.py"
-    return [sys.executable, str(path)] if path.is_file() else module(f"tessera.{name}")
+    return [sys.executable, str(HOME / f"{name}.py")] if in_clone() else module(f"tessera.{name}")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from planning.survey.pace import Rates
 from planning.survey.pictures import Pictures
 from shared.disk.atomic import write_text
 from shared.errors import UserError
-from shared.presets import command_of
+from shared.options.commands import command_of
 from shared.runs.run_directory import RUNS
 from shared.training.devices.memory import DoesNotFit
 

@@ -23,6 +23,6 @@ def find_config(path: str) -> Path:
     return found
 
 
-def command_of(script: str) -> str:
-    """How to run one of the scripts from here: `python sample.py` in a clone."""
-    return f"python {script}.py" if (HOME / f"{script}.py").is_file() else f"python -m tessera.{script}"
+def in_clone() -> bool:
+    """Whether this runs from a clone, where the scripts are files of its root; else they are modules of `tessera`."""
+    return (HOME / "pyproject.toml").is_file()

@@ -24,6 +24,7 @@ from shared.data.loader import validation_loader
 from shared.data.open import open_datasets
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
+from shared.options.commands import command_of
 from shared.reporting.contact_sheet import save_grid
 from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import newest_run, read_yaml
@@ -143,7 +144,7 @@ def draw_check(path: Path, tokenizer: Tokenizer, images: ImageDataset, picture: 
 
 def main() -> None:
     """Read the command line, cache, say what was written."""
-    parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.cache", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=command_of("cache"), description=__doc__.split("\n")[0])
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
@@ -160,7 +161,7 @@ def main() -> None:
         f"wrote {path}: {len(cache.tokens['train'])} + {len(cache.tokens['validation'])} grids of "
         f"{cache.info.grid[0]} x {cache.info.grid[1]} tokens, {usage(counts_K):.1%} of {len(counts_K)} codes in use; "
         f"decoded again in {run / 'tokens.png'}\n"
-        "next: python -m stage2_prior.train    (in a clone `make prior` does it, and the page of the training)"
+        f"next: {command_of('train-prior')}    (in a clone `make prior` does it, and the page of the training)"
     )
 
 

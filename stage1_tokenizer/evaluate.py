@@ -13,13 +13,14 @@ from accelerate import Accelerator
 
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
+from shared.options.commands import command_of
 from shared.runs.run_directory import newest_run
 from stage1_tokenizer.judging.evaluation import evaluate_run
 
 
 def main() -> None:
     """Read the command line and report."""
-    parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.evaluate", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=command_of("evaluate-tokenizer"), description=__doc__.split("\n")[0])
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
     parser.add_argument(
         "--split",

@@ -21,6 +21,7 @@ from shared.data.loader import Batch, training_loader
 from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
 from shared.options.command_line import parse_command_line
+from shared.options.commands import command_of
 from shared.presets import find_config
 from shared.runs.hub import TOKENIZER, TOKENS, local_run
 from shared.runs.initial import start_from
@@ -220,7 +221,7 @@ def memory_line(config: TokenizerRun, device: torch.device) -> str:
 
 def main() -> None:
     """Read the command line, train, say what was written."""
-    parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.train", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=command_of("train-tokenizer"), description=__doc__.split("\n")[0])
     parser.add_argument("--describe", action="store_true", help="say what the tokenizer is made of, and do not train")
     parser.add_argument("--json", action="store_true", help="with --describe and --keys: as JSON, on the last line")
     parser.epilog = "Keys are those of the YAML files under configs/. Resumes if interrupted."
@@ -239,7 +240,7 @@ def main() -> None:
     print(
         f"wrote {run.path}: held-out PSNR {quality.psnr:.2f} dB over {quality.images} images; "
         f"look at {write_report(run.path)}\n"
-        f"next: python -m stage1_tokenizer.cache --tokenizer {run.path}    (`make tokenizer` does it by itself)"
+        f"next: {command_of('cache')} --tokenizer {run.path}    (`make tokenizer` does it by itself)"
     )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from shared.disk.atomic import write_atomically
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
+from shared.options.commands import command_of
 from shared.runs.run_directory import newest_run
 from shared.runs.token_cache import Split, TokenCache
 from stage2_prior.prior import Prior, Weights, load_prior
@@ -152,7 +153,7 @@ def row_as_text(row: dict[str, float]) -> str:
 
 def main() -> None:
     """Read the command line, evaluate, report."""
-    parser = argparse.ArgumentParser(prog="python -m stage2_prior.evaluate", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=command_of("evaluate-prior"), description=__doc__.split("\n")[0])
     parser.add_argument("--prior", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
     parser.add_argument(
         "--weights", choices=get_args(Weights), default="last",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from shared.disk.atomic import write_text
 from shared.errors import UserError
-from shared.presets import command_of
+from shared.options.commands import command_of
 from shared.runs.hub import TOKENIZER
 from shared.runs.run_directory import RunDirectory, newest_run, read_yaml
 from shared.runs.token_cache import TokenCache, TokenInfo, open_cache, read_info

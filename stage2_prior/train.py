@@ -21,7 +21,8 @@ from shared.data.order import ImageBatches
 from shared.disk.atomic import write_atomically
 from shared.errors import UserError, run_command
 from shared.options.command_line import parse_command_line
-from shared.presets import command_of, find_config
+from shared.options.commands import command_of
+from shared.presets import find_config
 from shared.runs.hub import local_run
 from shared.runs.initial import start_from
 from shared.runs.run_directory import BEST, RUNS, RunDirectory
@@ -244,7 +245,7 @@ def token_batches(
 
 def main() -> None:
     """Read the command line, train, say what was written."""
-    parser = argparse.ArgumentParser(prog="python -m stage2_prior.train", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=command_of("train-prior"), description=__doc__.split("\n")[0])
     parser.epilog = "Keys are those of the YAML files under configs/. Resumes if interrupted."
     parser.add_argument("--json", action="store_true", help="with --keys: as JSON, on the last line")
     args = parse_command_line(parser, DEFAULT_CONFIG, PriorRun)

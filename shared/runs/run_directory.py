@@ -27,6 +27,7 @@ from shared.disk.atomic import flush, write_atomically, write_text
 from shared.disk.lock import hold
 from shared.disk.manifest import Damaged, check_manifest, read_manifest, sha256, write_manifest
 from shared.errors import UserError
+from shared.options.commands import command_of
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +226,7 @@ def newest_run(stage: str, file: str, otherwise: Path | None = None) -> Path:
         return otherwise
     if not found:
         raise UserError(
-            f"no run under {RUNS / stage} holds {file}: train one first, with python -m {TRAINERS[stage]}.train "
+            f"no run under {RUNS / stage} holds {file}: train one first, with {command_of(f'train-{stage}')} "
             f"(in a clone: make {stage})"
         )
     return max(found, key=lambda run: (run / "config.yaml").stat().st_mtime)

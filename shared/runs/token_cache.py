@@ -34,6 +34,7 @@ from shared.disk.atomic import publish_directory
 from shared.disk.lock import hold
 from shared.disk.manifest import Damaged, check_manifest, write_manifest
 from shared.errors import UserError
+from shared.options.commands import command_of
 from shared.runs.weights import read_weights
 
 disable_progress_bars()  # a cache is written in a blink; the tokenizing before it shows a bar
@@ -171,7 +172,7 @@ def read_info(path: Path) -> TokenInfo:
         raise UserError(f"{path / 'tokens.json'} cannot be used: {error}") from None
 
 
-HOW = "python -m stage1_tokenizer.cache"
+HOW = command_of("cache")
 
 
 def _features(info: TokenInfo) -> Features:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from shared import presets
-from shared.presets import command_of, find_config
+from shared.presets import find_config, in_clone
 from tests.launch import ROOT
 
 DEMO = "configs/demo/tokenizer.yaml"
@@ -30,7 +30,10 @@ def test_what_comes_along_is_found_from_anywhere_and_said_once(
     assert capsys.readouterr().out == ""
 
 
-def test_scripts_are_named_as_they_can_be_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert command_of("sample") == "python sample.py"
+def test_a_strangers_script_beside_an_installed_wheel_makes_it_no_clone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert in_clone()
+    (tmp_path / "sample.py").touch()
     monkeypatch.setattr(presets, "HOME", tmp_path)
-    assert command_of("sample") == "python -m tessera.sample"
+    assert not in_clone()
