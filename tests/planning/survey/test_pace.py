@@ -20,7 +20,7 @@ def test_both_stages_are_timed(drawings: Path) -> None:
     few = pictures(train=10, distinct=10, classes=2)
     before = left()
     rates = []
-    for size in (16, 48):
+    for size in (16, 96):
         shape = shape_of(size, 1.0)
         tokenizer = tokenizer_settings(str(drawings), few, MACHINE, shape)
         settings = [*tokenizer]
