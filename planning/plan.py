@@ -115,8 +115,7 @@ def _candidates(name: str, request: Request, pictures: Pictures, machine: Machin
         run = tokenizer_run(settings, name, NO_LENGTH, request.changes)  # a slip is found before anything is timed
         changed = Shape(*run.data.height_width, run.model.backbone.patch)
         if changed not in found:
-            sized = Shape(changed.height, changed.width, shape.patch)
-            found[changed] = tuple(tokenizer_settings(request.source, pictures, machine, sized))
+            found[changed] = tuple(tokenizer_settings(request.source, pictures, machine, changed, shape.patch))
     return found
 
 

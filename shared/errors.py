@@ -20,6 +20,11 @@ class WorkerDied(UserError):
     """A process that loads images was killed."""
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, of a CPU or a GPU."""
+    return isinstance(error, MemoryError) or bool(re.search(OUT_OF_MEMORY, str(error)))
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main`; a `UserError` becomes one message on stderr and exit status 1.
 
@@ -39,7 +44,7 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(f"error: {error.filename or 'a file'}: {error.strerror or error}{hint}")
     except (MemoryError, RuntimeError) as error:
         _exit_if_stopped(error)
-        if not isinstance(error, MemoryError) and not re.search(OUT_OF_MEMORY, str(error)):
+        if not out_of_memory(error):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         sys.exit(

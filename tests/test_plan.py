@@ -1,14 +1,19 @@
 """plan.py: from a folder to a plan, and what is said about mistakes."""
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import plan
 from planning.plan import PLANS
+from shared import signals
 from shared.errors import UserError
+from tests.launch import ROOT
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -64,3 +69,35 @@ def test_a_mistake_is_one_message_and_leaves_nothing(
 )
 def test_a_plan_is_called_as_its_source(source: str, name: str) -> None:
     assert plan.name_of(source) == name
+
+
+def is_alive(group: int) -> bool:
+    """Whether any process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_signal_ends_the_timing_at_once_with_its_process_and_its_folder(drawings: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "plan.py"), str(drawings), "--hours", "10"]
+    with subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE) as process:
+        while not list(scratch.glob("tmp*/tokenizer")):  # the process that trains writes there
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.terminate()
+        assert process.wait(timeout=20) == signals.RESUME
+        assert process.stderr
+        said = process.stderr.read().decode()
+    assert said.splitlines()[-1].startswith("stopped by SIGTERM")
+    assert "leaked" not in said
+    assert not list(scratch.glob("tmp*"))
+    end = time.monotonic() + 20
+    while is_alive(process.pid):  # its helpers end after it
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert not Path("runs").exists()

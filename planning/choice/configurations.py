@@ -54,18 +54,16 @@ def as_file(stage: Stage, settings: Sequence[Setting], name: str, images: int, c
     return comments + yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
 
 
-def _shorten_warm_ups(values: dict[str, Any], images: int) -> None:
-    """Let what comes before a training proper take an eighth of it at most, in place."""
+def _shorten_warm_ups(values: dict[str, Any], run: Config, images: int) -> None:
+    """Let what comes before a training proper take an eighth of it at most, in place. run: with the user's changes."""
     most = max(1, int(WARM_UP * images))
-    training, quantiser = values["training"], values["model"].get("quantiser")
-    if "warm_up" in training:
-        training["warm_up"] = min(training["warm_up"], most)
-    if quantiser:
-        height, width = values["data"]["image_size"]
-        backbone = values["model"]["backbone"]
-        patch = backbone["stem"] * 2 ** (len(backbone["widths"]) - 1)
+    training = values["training"]
+    training["warm_up"] = min(training["warm_up"], most)
+    if isinstance(run, TokenizerRun):
+        (height, width), patch = run.data.height_width, run.model.backbone.patch
         vectors = most * (height // patch) * (width // patch)
-        quantiser["warm_up"] = min(quantiser["warm_up"], max(1, vectors // quantiser["codes"]))
+        quantiser = values["model"]["quantiser"]
+        quantiser["warm_up"] = min(quantiser["warm_up"], max(1, vectors // run.model.quantiser.codes))
 
 
 def _run(
@@ -79,5 +77,5 @@ def _run(
         Setting("training.save_every", max(1, images // SAVES)),
     ]
     values = nested([Setting("name", name), *settings, *length])
-    _shorten_warm_ups(values, images)
+    _shorten_warm_ups(values, parse_config(model, values, f"the plan {name}", changes), images)
     return parse_config(model, values, f"the plan {name}", changes), values

@@ -20,8 +20,10 @@ PICTURES_A_CLASS = 10
 TOKENS_A_CODE = 150  # of one view of all pictures: fewer, and a prior learns little of a code
 
 
-def tokenizer_settings(source: str | list[str], pictures: Pictures, machine: Machine, shape: Shape) -> list[Setting]:
-    """Stage one, but for its length."""
+def tokenizer_settings(
+    source: str | list[str], pictures: Pictures, machine: Machine, shape: Shape, patch: int | None = None
+) -> list[Setting]:
+    """Stage one, but for its length. patch: of the backbone, where the user's changes turn it into that of `shape`."""
     on_cpu = machine.kind == "cpu"
     codes = codes_for(pictures, shape, machine)
     settings = [
@@ -31,7 +33,8 @@ def tokenizer_settings(source: str | list[str], pictures: Pictures, machine: Mac
         Setting("data.workers", 0 if on_cpu else min(8, max(1, machine.cores - 1))),
         Setting("data.augment", {"crop_scale": [0.9, 1.0], "flip": 0.5, "sharpness": 0.0, "autocontrast": 0.0},
             "mirrored and slightly cropped; take data.augment.flip=0 where left and right differ, as in writing"),
-        Setting("model.backbone", backbone(shape, machine), "conv, with LayerScale: it was best in every comparison"),
+        Setting("model.backbone", backbone(patch or shape.patch, machine),
+            "conv, with LayerScale: it was best in every comparison"),
         Setting("model.quantiser", {
             "kind": "vector", "codes": codes, "dim": 16, "warm_up": max(1, IMAGES_BEFORE_CODES * shape.tokens // codes),
             "commitment_weight": 1.0, "codebook_weight": 0.25,
@@ -94,11 +97,11 @@ def held_out_share(pictures: Pictures) -> float:
     return round(min(0.05, MOST_HELD_OUT / (pictures.train + pictures.held_out)), 6)
 
 
-def backbone(shape: Shape, machine: Machine) -> dict[str, object]:
+def backbone(patch: int, machine: Machine) -> dict[str, object]:
     """The tokenizer's; `stem` x 2 for each further width is the patch."""
     on_cpu = machine.kind == "cpu"
-    two_scales = on_cpu or shape.patch <= 4  # high resolutions cost most
-    stem = shape.patch // 2 if two_scales else shape.patch // 4
+    two_scales = on_cpu or patch <= 4  # high resolutions cost most
+    stem = patch // 2 if two_scales else patch // 4
     widths = [64, 160] if on_cpu else [128, 256]
     if not two_scales:
         widths = [widths[0], (widths[0] + widths[1]) // 2 // 16 * 16, widths[1]]

@@ -3,8 +3,9 @@
 import contextlib
 import io
 import multiprocessing
-import re
+import signal
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,7 +18,8 @@ import torch
 from planning.choice.configurations import prior_run, tokenizer_run
 from planning.choice.setting import Setting
 from planning.choice.shape import Shape
-from shared.errors import OUT_OF_MEMORY
+from shared import signals
+from shared.errors import out_of_memory
 from shared.runs.token_cache import TokenInfo, write_cache
 from shared.training.devices.memory import DoesNotFit
 from shared.training.pace import Pace
@@ -42,27 +44,40 @@ def time_stages(
 ) -> Rates:
     """Train each stage for half of `seconds`, in a folder that is gone afterwards; what compiling takes comes on top.
 
-    It runs in a process of its own, so that the memory it takes is free again for the training itself.
-    changes: `key=value` of the user's. Raises DoesNotFit where the memory is too small.
+    It runs in a process of its own, so that the memory it takes is free again for the training itself; that ends with
+    this one. changes: `key=value` of the user's. Raises DoesNotFit where the memory is too small.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, spawn, _end_with_the_first) as process:
         try:
-            return process.submit(_time_stages, tokenizer, prior, shape, changes, seconds).result()
-        except (BrokenProcessPool, MemoryError, RuntimeError) as error:
-            if not isinstance(error, (BrokenProcessPool, MemoryError)) and not re.search(OUT_OF_MEMORY, str(error)):
+            return process.submit(_time_stages, tokenizer, prior, shape, changes, Path(folder), seconds).result()
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, BrokenProcessPool) and not out_of_memory(error):
                 raise
+            reason = "the system killed it, mostly for memory" if isinstance(error, BrokenProcessPool) else "no memory"
             raise DoesNotFit(
-                f"a training of {shape} runs out of memory: try smaller batches (training.batch_size=4 "
+                f"a training of {shape} does not fit ({reason}): try smaller batches (training.batch_size=4 "
                 "prior.training.batch_size=4), or smaller images (data.image_size=32)"
             ) from None
+        except signals.Stopped:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
+def _end_with_the_first() -> None:
+    """Leave signals to the process that was started first; where it ends this one, what is held is released."""
+    signals.ignore()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 
 
 def _time_stages(
-    tokenizer: Sequence[Setting], prior: Sequence[Setting], shape: Shape, changes: Sequence[str], seconds: float
-) -> Rates:
-    with tempfile.TemporaryDirectory() as folder, _quietly():
-        images = _time_tokenizer(tokenizer, changes, Path(folder), seconds / 2)
-        grids = _time_prior(prior, changes, shape, Path(folder), seconds / 2)
+    tokenizer: Sequence[Setting], prior: Sequence[Setting], shape: Shape, changes: Sequence[str], folder: Path,
+    seconds: float,
+) -> Rates:  # fmt: skip
+    with _quietly():
+        images = _time_tokenizer(tokenizer, changes, folder, seconds / 2)
+        grids = _time_prior(prior, changes, shape, folder, seconds / 2)
     return Rates(images, grids)
 
 

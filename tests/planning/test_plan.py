@@ -59,6 +59,14 @@ def test_a_shape_that_was_asked_for_is_the_one_that_is_timed() -> None:
     coarse = plan_of(16, changes=("data.image_size=64", "model.backbone.stem=8"))
     assert (coarse.shape, coarse.shape.tokens) == ((64, 64, 16), 16)
     assert coarse.grids == pytest.approx(coarse.budget.prior * 18 * 256 / 16, rel=0.01)
+    coarse.write()
+    run = load_config(TokenizerRun, coarse.folder / "tokenizer.yaml")
+    assert run.model.backbone.patch == 16
+    assert run.model.quantiser.warm_up_vectors / 16 == pytest.approx(2_000, rel=0.05)  # images of 16 tokens
+    more = plan_of(0.3, changes=("data.image_size=64", "model.quantiser.codes=16384"))
+    more.write()
+    quantiser = load_config(TokenizerRun, more.folder / "tokenizer.yaml").model.quantiser
+    assert quantiser.warm_up_vectors / more.shape.tokens <= more.images / 8
 
 
 def test_images_that_do_not_fit_give_way_to_smaller_ones() -> None:
