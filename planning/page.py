@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from planning.choice.budget import Budget
-from planning.choice.rules import FEW, views_for
+from planning.choice.rules import FEW
 from planning.choice.setting import reasons
 from planning.choice.shape import enough, needed
 from planning.clock import Clock
@@ -69,7 +69,8 @@ def _divided(budget: Budget) -> str:
 
 def _epochs(plan: Plan) -> str:
     images, grids = (count / plan.pictures.train for count in (plan.images, plan.grids))
-    return f"each picture {images:.3g} times, and {grids:.3g} times as tokens ({views_for(plan.pictures)} views of it)"
+    views = "one view" if plan.views == 1 else f"{plan.views} views"
+    return f"each picture {images:.3g} times, and {grids:.3g} times as tokens ({views} of it)"
 
 
 def write_end(plan: Plan, clock: Clock) -> Path:

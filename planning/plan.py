@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from planning.choice.budget import Budget, divide, most_tokenized
+from planning.choice.budget import Budget, divide, tokenized
 from planning.choice.configurations import as_file, prior_run, tokenizer_run
-from planning.choice.rules import prior_settings, tokenizer_settings, views_for
+from planning.choice.rules import cache_settings, prior_settings, tokenizer_settings, views_for
 from planning.choice.setting import Setting
 from planning.choice.shape import Shape, enough, shapes
 from planning.survey.machine import Machine
@@ -68,6 +68,11 @@ class Plan:
         """That the prior is to be trained on."""
         return max(1, round(self.budget.prior * self.rates.grids))
 
+    @property
+    def views(self) -> int:
+        """Of each picture, in the token cache."""
+        return next(setting.value for setting in self.tokenizer if setting.key == "cache.views")
+
     def write(self) -> None:
         """Write the plan and its two configurations."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -126,12 +131,10 @@ def _plan_at(
     prior = tuple(prior_settings(name, pictures, machine))
     prior_run(prior, name, NO_LENGTH, request.changes)
     rates = timing(tokenizer, prior, shape, request.changes)
-    seconds, views = 3600 * request.hours, views_for(pictures)
-    most = most_tokenized(seconds, rates, views)
-    if pictures.train > most:
-        said = f"{most:,} of the pictures are used: more could not be tokenized in a quarter of the time"
-        tokenizer = (*tokenizer, Setting("data.limit", most, said))
-        pictures = replace(pictures, train=most, distinct=min(pictures.distinct, most))
+    seconds = 3600 * request.hours
+    used, views = tokenized(seconds, rates, pictures, views_for(pictures))
+    tokenizer = (*tokenizer, *cache_settings(used if used < pictures.train else 0, views))
+    pictures = replace(pictures, train=used, distinct=min(pictures.distinct, used))
     budget = divide(seconds, rates, pictures, views)
     return Plan(name, request, pictures, machine, shape, rates, budget, tokenizer, prior)
 

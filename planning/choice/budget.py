@@ -1,6 +1,6 @@
 """How the hours of a plan divide: what is trained on, and what lies before, between and after."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planning.survey.pace import Rates
 from planning.survey.pictures import Pictures
@@ -28,9 +28,27 @@ class Budget:
         return self.tokenizer + self.caching + self.prior + self.ending
 
 
-def most_tokenized(seconds: float, rates: Rates, views: int) -> int:
-    """Of how many pictures a quarter of `seconds` can tokenize `views` views."""
-    return max(1, int(CACHING * rates.images * MOST_CACHING * seconds / views))
+def tokenized(seconds: float, rates: Rates, pictures: Pictures, views: int) -> tuple[int, int]:
+    """How many pictures are tokenized, and in how many views, `views` at most.
+
+    No more than the prior will learn from, nor more than a quarter of `seconds` can tokenize; but at least one view of
+    each, before pictures are left out.
+    """
+    for fewer in range(views, 0, -1):
+        used = _used(seconds, rates, pictures, fewer)
+        if used == pictures.train:
+            return used, fewer
+    return used, 1
+
+
+def _used(seconds: float, rates: Rates, pictures: Pictures, views: int) -> int:
+    """The most pictures for which that holds: the more are tokenized, the fewer the prior has time for."""
+    fewest, most = 1, max(1, min(pictures.train, int(CACHING * rates.images * MOST_CACHING * seconds / views)))
+    while fewest < most:
+        used = (fewest + most + 1) // 2
+        grids = rates.grids * divide(seconds, rates, replace(pictures, train=used), views).prior
+        fewest, most = (used, most) if used * views <= grids else (fewest, used - 1)
+    return fewest
 
 
 def divide(seconds: float, rates: Rates, pictures: Pictures, views: int) -> Budget:

@@ -45,7 +45,6 @@ def tokenizer_settings(
         Setting("training.final_learning_rate", 0.02),
         Setting("training.warm_up", 1600),
         Setting("training.ema_decay", 0.998),
-        Setting("cache.views", views_for(pictures), views_reason(pictures)),
     ]  # fmt: skip
     if pictures.classes and not tells_classes(pictures):
         said = f"{pictures.classes:,} classes are left out: fewer than {PICTURES_A_CLASS} pictures each"
@@ -112,14 +111,19 @@ def backbone(patch: int, machine: Machine) -> dict[str, object]:
 
 
 def views_for(pictures: Pictures) -> int:
-    """Views of each picture in the token cache."""
+    """Views of each picture in the token cache, where there is time for them."""
     return 4 if pictures.train < LARGE else 2 if pictures.train < 10 * MANY else 1
 
 
-def views_reason(pictures: Pictures) -> str:
-    """Why so many."""
-    views = views_for(pictures)
-    return f"of each picture {views} views are tokenized, so that a prior learns it less by heart" if views > 1 else ""
+def cache_settings(used: int, views: int) -> list[Setting]:
+    """What is tokenized: `used` pictures, 0 where it is all of them, in `views` views each."""
+    why = f"of each picture {views} views are tokenized, so that a prior learns it less by heart" if views > 1 else ""
+    settings = [Setting("cache.views", views, why)]
+    if used:
+        settings.append(
+            Setting("data.limit", used, f"{used:,} of the pictures: a prior cannot learn from more in time")
+        )
+    return settings
 
 
 def size_reason(pictures: Pictures, shape: Shape) -> str:

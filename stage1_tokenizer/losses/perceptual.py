@@ -54,6 +54,8 @@ class LpipsConfig(Config):
     """The classifier whose features are compared."""
     weight: float = Field(0.1, gt=0)
     """Weight of this loss."""
+    share: float = Field(1.0, gt=0, le=1)
+    """The share of each batch's images that are judged, at least one: fewer cost less, and tell the same on average."""
 
 
 class StlpipsConfig(Config):
@@ -64,6 +66,8 @@ class StlpipsConfig(Config):
     """The classifier whose features are compared."""
     weight: float = Field(0.1, gt=0)
     """Weight of this loss."""
+    share: float = Field(1.0, gt=0, le=1)
+    """The share of each batch's images that are judged, at least one: fewer cost less, and tell the same on average."""
 
 
 PerceptualConfig = Annotated[LpipsConfig | StlpipsConfig, Field(discriminator="kind")]

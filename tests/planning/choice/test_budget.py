@@ -1,0 +1,38 @@
+"""How hours divide: all of them, with no grid tokenized in vain."""
+
+from dataclasses import replace
+
+import pytest
+
+from planning.choice.budget import MOST_CACHING, divide, tokenized
+from planning.survey.pace import Rates
+from tests.planning.samples import pictures
+
+
+@pytest.mark.parametrize("hours", [0.1, 0.5, 2, 24])
+@pytest.mark.parametrize("train", [20, 3_000, 31_759, 10_000_000])
+@pytest.mark.parametrize("rates", [Rates(39, 12), Rates(130, 45), Rates(4_000, 900)])
+def test_no_more_is_tokenized_than_a_prior_learns_from(hours: float, train: int, rates: Rates) -> None:
+    def grids(used: int, views: int) -> float:
+        return rates.grids * divide(3600 * hours, rates, replace(all_of_them, train=used), views).prior
+
+    def fits(used: int, views: int) -> bool:
+        seconds = used * views / (3 * rates.images)
+        return used * views <= grids(used, views) and seconds <= MOST_CACHING * 3600 * hours
+
+    all_of_them = pictures(train=train)
+    used, views = tokenized(3600 * hours, rates, all_of_them, 4)
+    assert fits(used, views)
+    if used == train:
+        assert views == max(views for views in range(1, 5) if fits(train, views))  # as many views as there is time for
+    else:
+        assert views == 1
+        assert not fits(train, 1)
+        assert used >= 0.9 * max(count for count in range(1, train, max(1, train // 1000)) if fits(count, 1))
+
+
+def test_an_end_is_left_for_however_short_the_hours_are() -> None:
+    for hours in (0.02, 0.1, 1, 10):
+        budget = divide(3600 * hours, Rates(40, 18), pictures(), 1)
+        assert budget.total == pytest.approx(3600 * hours)
+        assert min(budget.tokenizer, budget.caching, budget.prior, budget.ending) > 0
