@@ -9,7 +9,7 @@ ENDING, SHORTEST_ENDING = 0.05, 60.0  # share and seconds for drawing, the pages
 STARTING = 50.0  # seconds in which five commands start
 MOST_CACHING = 0.25  # of the hours
 TOKENIZER = 0.38  # of the training: a tokenizer is soon as good as it gets, a prior is not
-CACHING = 3.0  # times as fast as training, an encoder alone turns images into tokens
+CACHING = 2.0  # times as fast as training (on a CPU with bfloat16; without, 3), an encoder alone turns images into tokens
 MOST_IMAGES = 300_000  # a small tokenizer gains little from more: the rest is the prior's
 
 

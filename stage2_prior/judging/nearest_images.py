@@ -67,26 +67,33 @@ def copies_by_features(drawn: dict[str, Tensor], real: RealFeatures, subject: Su
     return Copies(measures, views_BCHW, names_of_kin(seen, among_new, training, held_out))
 
 
-def training_views(real: RealFeatures, info: TokenInfo) -> dict[str, list[Tensor]]:
+def training_views(real: RealFeatures, info: TokenInfo, most: int | None = None) -> dict[str, list[Tensor]]:
     """By network, features (M, D) of the training images as they are, and of them mirrored, where training does that.
 
-    A drawing may be a copy of either.
+    A drawing may be a copy of either. most: of how many images, spread evenly; None: of all.
     """
-    training = reference_images(info, "train")
+    training = some_of(reference_images(info, "train"), most)
     views = [real.of(training)]
     if info.data.augment and info.data.augment.flip:
         views.append(real.of(training, mirrored=True))
     return {name: [view[name] for view in views] for name in views[0]}
 
 
-def held_out_features(real: RealFeatures, info: TokenInfo, codec: Codec) -> dict[str, Tensor]:
-    """By network, features (H, D) of held-out images, at most `MOST_HELD_OUT` spread evenly, as a codec decodes them.
+def some_of(images: ImageDataset, most: int | None) -> ImageDataset:
+    """At most so many of them, spread evenly; None: all."""
+    if most is None or most >= len(images):
+        return images
+    return ImageDataset(images.source, images.indices[spread(len(images), most)], images.config, augmented=False)
+
+
+def held_out_features(
+    real: RealFeatures, info: TokenInfo, codec: Codec, most: int = MOST_HELD_OUT
+) -> dict[str, Tensor]:
+    """By network, features (H, D) of held-out images, at most so many spread evenly, as a codec decodes them.
 
     How near they are to training images is how near what is new may be, for drawn images are decoded too.
     """
-    held_out = reference_images(info, "validation")
-    places = spread(len(held_out), MOST_HELD_OUT)
-    some = ImageDataset(held_out.source, held_out.indices[places], held_out.config, augmented=False)
+    some = some_of(reference_images(info, "validation"), most)
     unseen = reconstructed(some, codec, real.batch_size, real.accelerator)
     return features_of(unseen, real.networks, len(some), real.accelerator, "looking at reconstructions")[0]
 

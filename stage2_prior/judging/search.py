@@ -4,6 +4,8 @@ One setting after the other is changed, and the best value of each is kept. All 
 numbers, so that their differences are not those of luck; whether the end is better than the plain settings is then
 asked again with other random numbers.
 
+Drawings are held against what the tokenizer makes of unseen images, since no setting can draw what it cannot decode.
+
 Shapes: N images, D features, h x w tokens.
 """
 
@@ -30,10 +32,11 @@ TEMPERATURES = (0.95, 0.9, 0.85, 0.8, 0.7, 1.05)
 TOP_PS = (0.98, 0.95, 0.9, 0.8)
 SCALES = (1.25, 1.5, 2.0, 3.0)
 MORE_COPYING = 0.01  # that a setting may have than the plain ones
+MOST_REAL = 1_000  # held-out images that drawings are held against, and training images that they may be copies of
 
 
 class Score(NamedTuple):
-    """distance: kernel distance from held-out images; copying: from 0.5, as new as they, to 1, copies."""
+    """distance: kernel distance from decoded held-out images; copying: from 0.5, as new as they, to 1, copies."""
 
     distance: float
     copying: float
@@ -41,7 +44,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Search:
-    """Draws `images` images for each candidate and holds them against held-out ones, in one network's features."""
+    """Draws `images` images for each candidate and holds them against decoded ones, in one network's features."""
 
     subject: Subject
     networks: Networks
@@ -101,23 +104,21 @@ class Search:
             raise UserError(f"{len(held_out)} held-out images are too few to search by: raise data.validation_fraction")
         real = RealFeatures(self.networks, self.batch_size, self.accelerator)
         name = self.networks.opened[0].name
-        views = training_views(real, self.subject.info)[name]
-        decoded_HD = held_out_features(real, self.subject.info, self.subject.codec)[name]
-        return Judge(views, real.of(held_out)[name], decoded_HD)
+        views = training_views(real, self.subject.info, MOST_REAL)[name]
+        return Judge(views, held_out_features(real, self.subject.info, self.subject.codec, MOST_REAL)[name])
 
 
 class Judge:
-    """Scores drawn images by features of the views of training images (M, D), and of held-out ones (H, D), as they are
-    and decoded."""
+    """Scores drawn images by features of the views of training images (M, D), and of decoded held-out ones (H, D)."""
 
-    def __init__(self, views: Sequence[Tensor], held_out_HD: Tensor, decoded_HD: Tensor) -> None:
-        self.views, self.held_out_HD = views, held_out_HD
+    def __init__(self, views: Sequence[Tensor], decoded_HD: Tensor) -> None:
+        self.views, self.decoded_HD = views, decoded_HD
         self.usual_H = nearest(decoded_HD, *views, distance=between_features).distances_N
 
     def score(self, drawn_ND: Tensor) -> Score:
-        """How far these are from held-out images, and how much nearer to training images than those are."""
+        """How far these are from decoded held-out images, and how much nearer to training images than those are."""
         near_N = nearest(drawn_ND, *self.views, distance=between_features).distances_N
-        return Score(kernel_distance(drawn_ND, self.held_out_HD)[0], copying(near_N, self.usual_H))
+        return Score(kernel_distance(drawn_ND, self.decoded_HD)[0], copying(near_N, self.usual_H))
 
 
 def changed(settings: DrawingSettings, change: dict[str, dict[str, float]]) -> DrawingSettings:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from planning.choice.budget import MOST_CACHING, divide, tokenized
+from planning.choice.budget import CACHING, MOST_CACHING, divide, tokenized
 from planning.survey.pace import Rates
 from tests.planning.samples import pictures
 
@@ -17,7 +17,7 @@ def test_no_more_is_tokenized_than_a_prior_learns_from(hours: float, train: int,
         return rates.grids * divide(3600 * hours, rates, replace(all_of_them, train=used), views).prior
 
     def fits(used: int, views: int) -> bool:
-        seconds = used * views / (3 * rates.images)
+        seconds = used * views / (CACHING * rates.images)
         return used * views <= grids(used, views) and seconds <= MOST_CACHING * 3600 * hours
 
     all_of_them = pictures(train=train)

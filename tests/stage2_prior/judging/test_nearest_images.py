@@ -1,10 +1,14 @@
 """The nearest training images by tokens, where they are known, with a stand-in for the tokenizer."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from stage2_prior.judging.nearest_images import KnownGrids, copies_by_tokens
+from shared.data.config import DataConfig
+from shared.data.open import open_datasets
+from stage2_prior.judging.nearest_images import KnownGrids, copies_by_tokens, some_of
 
 
 class Grey:
@@ -30,3 +34,12 @@ def test_held_out_grids_are_no_more_than_those_drawn() -> None:
     copied_CHW = Grey().detokenize(torch.zeros(1, 2, 2, dtype=torch.long))[0]
     assert found.nearest_BCHW.shape == (2, 3, 2, 2)
     assert (found.nearest_BCHW - copied_CHW).abs().max() < 1 / 127
+
+
+def test_some_of_many_images_are_spread_evenly(drawings: Path) -> None:
+    train, _ = open_datasets(DataConfig(source=str(drawings), image_size=32, augment=None), seed=0)
+    assert some_of(train, None) is train
+    assert some_of(train, len(train)) is train
+    few = some_of(train, 3)
+    assert few.indices.tolist() == [train.indices[place * len(train) // 3] for place in range(3)]
+    torch.testing.assert_close(few[0, 0][0], train[0, 0][0])
