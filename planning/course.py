@@ -17,11 +17,16 @@ from planning.pacer import RESTART, Pacer
 from planning.plan import Plan
 from shared import signals
 from shared.errors import UserError
+from shared.options.commands import command_of
 from shared.presets import HOME, in_clone
 from shared.runs.run_directory import RUNS, TRAINERS
 
 LEAST_OF_PLANNED = 0.3  # of what was planned for the prior: it is trained so long, though the hours are over
 POLL = 0.5  # seconds between two looks at a command
+DRAWING = 40.0  # seconds that drawing and the pages take: a search that is not done by then is given up
+SHORTEST_SEARCH = 60.0  # seconds: in less, none comes to its end
+FEWEST_HELD_OUT = 100  # pictures that a search can measure by
+STOPPED = (signals.RESUME, signals.INTERRUPTED)
 TOLERANCE = 0.02  # of all hours: a training that will end within this of its time is let be
 TAIL = 4096  # bytes at the end of metrics.jsonl, which hold its last line
 MOST_ROWS = 16  # classes of which each gets a row of drawings
@@ -38,10 +43,14 @@ class Course:
         self.tokenizer = RUNS / "tokenizer" / plan.name
 
     def run(self) -> None:
-        """Train, cache, train, draw, judge. Raises UserError where a command fails, `Stopped` where one is stopped."""
+        """Train, cache, train, find how to draw, draw, judge.
+
+        Raises UserError where a command fails, `Stopped` where one is stopped.
+        """
         self._train("tokenizer")
         self._do("caching", [*module("stage1_tokenizer.cache"), "--tokenizer", str(self.tokenizer)])
         self._train("prior")
+        self._search()
         self._do("drawing", [*script("sample"), "--prior", str(self.prior), *self._drawn()])
         self._do("judging", [*script("judge"), "--prior", str(self.prior)])
 
@@ -100,6 +109,28 @@ class Course:
         check(process.returncode, command)
         return None
 
+    def _search(self) -> None:
+        """Find how this prior draws best, where there is time and enough to measure by; a plan does not fail for it."""
+        if "searching" in self.clock.done:
+            return
+        found = self._seconds_left() >= SHORTEST_SEARCH and self.plan.pictures.held_out >= FEWEST_HELD_OUT
+        if found:
+            command = [*script("judge"), "--prior", str(self.prior), "--search"]
+            with self.clock.running("searching") as tick, running(command) as process:
+                while (status := process.poll()) is None and self._seconds_left() > 0:
+                    time.sleep(POLL)
+                    tick()
+            if status in STOPPED:
+                check(status, command)
+            found = status == 0
+        if not found:
+            print(f"no settings are searched for; `{command_of('judge')} --search` finds how to draw best", flush=True)
+        self.clock.finish("searching")
+
+    def _seconds_left(self) -> float:
+        """Until drawing must begin."""
+        return self.plan.budget.total - self.clock.total - DRAWING
+
     def _do(self, part: str, command: Command) -> None:
         if part in self.clock.done:
             return
@@ -140,7 +171,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 def check(status: int, command: Command) -> None:
     """Raise `signals.Stopped` where a command was stopped, and UserError where it failed."""
-    if status in (signals.RESUME, signals.INTERRUPTED):
+    if status in STOPPED:
         raise signals.Stopped("stopped: the same command resumes, and so does its clock.", signals.RESUME)
     if status:
         said = shlex.join(["python", *command[1:]])

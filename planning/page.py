@@ -14,7 +14,12 @@ from shared.reporting.page import Section, captioned, page, tags
 from shared.runs.run_directory import RUNS
 from shared.training.log import read_metrics
 
-PARTS = {"tokenizer": "training the tokenizer", "caching": "tokenizing", "prior": "training the prior"}
+PARTS = {
+    "tokenizer": "training the tokenizer",
+    "caching": "tokenizing",
+    "prior": "training the prior",
+    "searching": "finding how to draw",
+}
 
 
 def as_text(plan: Plan) -> str:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from planning.survey.pace import Rates
 from planning.survey.pictures import Pictures
 
-ENDING, SHORTEST_ENDING = 0.05, 60.0  # share and seconds for drawing, the pages and what starts each command
+ENDING, SHORTEST_ENDING = 0.05, 150.0  # share and seconds for finding how to draw, drawing and the pages
 STARTING = 50.0  # seconds in which five commands start
 MOST_CACHING = 0.25  # of the hours
 TOKENIZER = 0.38  # of the training: a tokenizer is soon as good as it gets, a prior is not
-CACHING = 2.0  # times as fast as training (on a CPU with bfloat16; without, 3), an encoder alone turns images into tokens
+CACHING = 2.0  # times as fast as training (3 without bfloat16), an encoder alone turns images into tokens
 MOST_IMAGES = 300_000  # a small tokenizer gains little from more: the rest is the prior's
 
 
@@ -53,7 +53,7 @@ def _used(seconds: float, rates: Rates, pictures: Pictures, views: int) -> int:
 
 def divide(seconds: float, rates: Rates, pictures: Pictures, views: int) -> Budget:
     """Divide `seconds` at the rates that this machine trains at."""
-    ending = max(ENDING * seconds, min(SHORTEST_ENDING, seconds / 4))
+    ending = max(ENDING * seconds, min(SHORTEST_ENDING, seconds / 8))
     caching = min((pictures.train * views + pictures.held_out) / (CACHING * rates.images), MOST_CACHING * seconds)
     training = seconds - ending - caching - min(STARTING, seconds / 10)
     tokenizer = min(TOKENIZER * training, MOST_IMAGES / rates.images)

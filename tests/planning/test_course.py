@@ -32,9 +32,16 @@ while seen < images:
     with (run / "metrics.jsonl").open("a") as log: log.write(json.dumps({"images": int(seen)}) + "\\n")
 state.write_text(str(seen))
 """
-OTHER = (
-    "import pathlib, sys; p = pathlib.Path('done'); p.write_text((p.read_text() if p.exists() else '') + sys.argv[1])"
-)
+# Says that it was called; a search takes as many seconds as the file `search` says, and fails where that is negative.
+OTHER = """
+import pathlib, sys, time
+name = sys.argv[1] + ("-search" if "--search" in sys.argv else "")
+if name == "judge-search":
+    seconds = float(pathlib.Path("search").read_text())
+    if seconds < 0: sys.exit(2)
+    time.sleep(seconds)
+with pathlib.Path("done").open("a") as done: done.write(name + "\\n")
+"""
 
 
 @pytest.fixture
@@ -45,7 +52,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
     def module(name: str) -> list[str]:
         if name in speeds:
             return [sys.executable, "-c", TRAINER, *map(str, speeds[name])]
-        return [sys.executable, "-c", OTHER, f"{name}\n"]
+        return [sys.executable, "-c", OTHER, name]
 
     monkeypatch.setattr(course, "module", module)
     monkeypatch.setattr(course, "script", module)
@@ -76,6 +83,26 @@ def test_a_slow_stage_is_shortened_and_all_parts_follow(plan: Plan) -> None:
     Course(plan).run()  # nothing is done again
     assert calls("tokenizer")[1:] == later
     assert Path("done").read_text().split() == ["stage1_tokenizer.cache", "sample", "judge"]
+
+
+@pytest.mark.parametrize(
+    ("search", "held_out", "done"),
+    [("0.1", 500, True), ("600", 500, False), ("-1", 500, False), ("0.1", 99, False)],
+)
+def test_how_to_draw_is_searched_for_where_there_is_time_and_enough_to_measure_by(
+    search: str, held_out: int, done: bool, plan: Plan, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(course, "DRAWING", 0.2)
+    monkeypatch.setattr(course, "SHORTEST_SEARCH", 0.5)
+    Path("search").write_text(search)
+    budget = Budget(tokenizer=1, caching=0.5, prior=1, ending=3)
+    Course(replace(plan, pictures=replace(plan.pictures, held_out=held_out), budget=budget)).run()
+    said = capsys.readouterr().out
+    searched = ["judge-search"] * done
+    assert Path("done").read_text().split() == ["stage1_tokenizer.cache", *searched, "sample", "judge"]
+    assert ("no settings are searched for" in said) is not done
+    assert Clock.read(plan.folder / "clock.json").total < 1.3 * budget.total
 
 
 def test_a_stopped_plan_resumes_where_it_was(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
