@@ -55,8 +55,9 @@ class Plan:
         return PLANS / self.name
 
     def expected_at(self, shape: Shape) -> tuple[float, float]:
-        """Images and grids that the stages would see at another shape, if time goes by pixels and by tokens."""
-        return self.images * self.shape.pixels / shape.pixels, self.grids * self.shape.tokens / shape.tokens
+        """Images and grids that the stages would see at another shape, if time goes by tokens."""
+        fewer = self.shape.tokens / shape.tokens
+        return self.images * fewer, self.grids * fewer
 
     @property
     def images(self) -> int:
@@ -100,9 +101,9 @@ def make_plan(name: str, request: Request, pictures: Pictures, machine: Machine,
     last = list(candidates)[-1]
     plan: Plan | None = None
     for shape, tokenizer in candidates.items():
-        if plan and enough(plan.images, plan.grids, pictures):
+        if plan and enough(plan.images, plan.grids, pictures, plan.shape):
             break
-        if plan is None or enough(*plan.expected_at(shape), pictures) or shape == last:
+        if plan is None or enough(*plan.expected_at(shape), pictures, shape) or shape == last:
             try:
                 plan = _plan_at(shape, tokenizer, name, request, pictures, machine, timing)
             except DoesNotFit:

@@ -11,7 +11,7 @@ from shared.data.config import DataConfig
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.run_config import PriorRun
 
-EVALUATIONS, SAVES, LINES = 6, 20, 100  # of a training
+EVALUATIONS, SAVES, LINES = 4, 20, 100  # of a training
 WARM_UP = 1 / 8  # of a training, at most
 Stage = Literal["tokenizer", "prior"]
 PRIOR = "prior."  # what a change of the prior's configuration begins with

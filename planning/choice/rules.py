@@ -15,7 +15,6 @@ FEW, SOME, MANY = 1_000, 10_000, 100_000  # pictures
 LARGE = 30_000  # pictures from which two views of each are enough
 IMAGES_BEFORE_CODES = 2_000  # that an encoder sees before the codebook is made of its vectors
 SMALLEST_PERCEPTUAL = 32  # pixels of the shorter side from which the perceptual loss is used
-MOST_HELD_OUT = 2_000  # pictures
 PICTURES_A_CLASS = 10
 TOKENS_A_CODE = 150  # of one view of all pictures: fewer, and a prior learns little of a code
 
@@ -29,7 +28,7 @@ def tokenizer_settings(
     settings = [
         Setting("data.source", source),
         Setting("data.image_size", [shape.height, shape.width], size_reason(pictures, shape)),
-        Setting("data.validation_fraction", held_out_share(pictures)),
+        Setting("data.validation_fraction", pictures.held_out_share),
         Setting("data.workers", 0 if on_cpu else min(8, max(1, machine.cores - 1))),
         Setting("data.augment", {"crop_scale": [0.9, 1.0], "flip": 0.5, "sharpness": 0.0, "autocontrast": 0.0},
             "mirrored and slightly cropped; take data.augment.flip=0 where left and right differ, as in writing"),
@@ -89,11 +88,6 @@ def codes_for(pictures: Pictures, shape: Shape, machine: Machine) -> int:
     if machine.kind == "cpu" or pictures.train < MANY:
         return 1024
     return 4096 if pictures.train < 10 * MANY else 16384
-
-
-def held_out_share(pictures: Pictures) -> float:
-    """The share of pictures held out: a twentieth, but few enough to be measured on often."""
-    return round(min(0.05, MOST_HELD_OUT / (pictures.train + pictures.held_out)), 6)
 
 
 def backbone(patch: int, machine: Machine) -> dict[str, object]:

@@ -5,9 +5,13 @@ from typing import NamedTuple
 from planning.survey.machine import Machine
 from planning.survey.pictures import Pictures
 
-SIZES = {"cpu": (96, 64), "other": (256, 128, 96, 64)}  # pixels on a side, largest first
-SMALLER = (48, 32, 24, 16)  # for pictures that are smaller than any of these
-FEWEST_IMAGES, FEWEST_GRIDS = 20_000, 30_000  # that tokenizer and prior must see for a size to be worth it
+SHAPES = {  # pixels on a side of an image, and of the patch that a token stands for; most tokens first
+    "cpu": ((96, 4), (64, 4), (96, 8), (64, 8)),
+    "other": ((256, 8), (96, 4), (128, 8), (64, 4), (64, 8)),
+}
+SMALLER = ((48, 4), (32, 2), (24, 2), (16, 2))  # for pictures that are smaller than any of these
+FEWEST_IMAGES = 20_000  # that a tokenizer must see for a shape to be worth it
+GRIDS_A_TOKEN = 200  # grids that a prior must see, for each token that a grid has
 EPOCHS = 100  # or so often each picture: of few pictures there is less to learn
 
 
@@ -38,29 +42,29 @@ class Shape(NamedTuple):
 
 
 def shapes(pictures: Pictures, machine: Machine) -> list[Shape]:
-    """What could be trained, most tokens first: no larger than the pictures are; the smallest in coarse patches too."""
-    sizes = SIZES.get(machine.kind, SIZES["other"])
+    """What could be trained, most tokens first: no larger than the pictures are."""
+    tried = SHAPES.get(machine.kind, SHAPES["other"])
     shorter = min(pictures.height, pictures.width)
-    fitting = [size for size in sizes if pictures.drawn or size <= shorter]
+    fitting = [(size, patch) for size, patch in tried if pictures.drawn or size <= shorter]
     if not fitting:
-        fitting = [next((size for size in SMALLER if size <= shorter), SMALLER[-1])]
-    fine = [shape_of(size, pictures.ratio) for size in fitting]
-    return [*fine, shape_of(fitting[-1], pictures.ratio, coarse=True)]
+        size, patch = next((shape for shape in SMALLER if shape[0] <= shorter), SMALLER[-1])
+        fitting = [(size, patch), (size, 2 * patch)]
+    return [shape_of(size, patch, pictures.ratio) for size, patch in fitting]
 
 
-def shape_of(size: int, ratio: float, coarse: bool = False) -> Shape:
-    """About `size` x `size` pixels in all, at a ratio of width to height. coarse: a quarter of the tokens."""
-    patch = (8 if size > 96 else 4 if size > 32 else 2) * (2 if coarse else 1)
+def shape_of(size: int, patch: int, ratio: float) -> Shape:
+    """About `size` x `size` pixels in all, at a ratio of width to height."""
     rows, columns = (max(2, round(size * ratio**power / patch)) for power in (-0.5, 0.5))
     return Shape(rows * patch, columns * patch, patch)
 
 
-def needed(pictures: Pictures) -> tuple[int, int]:
+def needed(pictures: Pictures, shape: Shape) -> tuple[int, int]:
     """Images for the tokenizer, and grids for the prior, from which on drawings become good."""
-    return min(FEWEST_IMAGES, EPOCHS * pictures.distinct), min(FEWEST_GRIDS, EPOCHS * pictures.distinct)
+    most = EPOCHS * pictures.distinct
+    return min(FEWEST_IMAGES, most), min(GRIDS_A_TOKEN * shape.tokens, most)
 
 
-def enough(images: float, grids: float, pictures: Pictures) -> bool:
-    """Whether so many images for the tokenizer, and grids for the prior, are worth training at a size."""
-    fewest_images, fewest_grids = needed(pictures)
+def enough(images: float, grids: float, pictures: Pictures, shape: Shape) -> bool:
+    """Whether so many images for the tokenizer, and grids for the prior, are worth training at a shape."""
+    fewest_images, fewest_grids = needed(pictures, shape)
     return images >= fewest_images and grids >= fewest_grids

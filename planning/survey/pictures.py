@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from shared.data.config import DataConfig
-from shared.data.open import open_datasets
+from shared.data.open import divided, open_datasets
 from shared.data.pictures.decode import UnreadableImage
 from shared.data.sources.source import counted, spread
 from shared.errors import UserError
@@ -17,6 +17,7 @@ SAMPLE = 64  # pictures looked at, evenly spread
 LOOKED_AT = 256  # pixels at which they are decoded: their true size is known where it is below 2.5 times that
 DRAWN = ("openmoji", "dicebear")  # sources that have any size
 SQUARE = 1.25  # pictures not wider than high by this factor, nor higher than wide, are taken for square
+MOST_HELD_OUT = 500  # pictures: each evaluation looks at them all
 TELLS_GREY = 8  # of 255: a picture in which no channel differs by more has no colours
 
 
@@ -24,7 +25,8 @@ TELLS_GREY = 8  # of 255: a picture in which no channel differs by more has no c
 class Pictures:
     """A set of pictures.
 
-    train, held_out: images trained on and measured on. distinct: pictures among those trained on, copies counted once.
+    train, held_out: images trained on and measured on. held_out_share: of all, where the set does not say which.
+    distinct: pictures among those trained on, copies counted once.
     height, width: of the median picture in pixels. lowest, highest: width / height that a tenth is below, and above.
     classes: how many there are; 0 where there are none. grey: whether none of those looked at has colours.
     drawn: whether they are drawn by a program, at any size.
@@ -32,6 +34,7 @@ class Pictures:
 
     train: int
     held_out: int
+    held_out_share: float
     distinct: int
     height: int
     width: int
@@ -70,21 +73,31 @@ def look_at(config: DataConfig) -> Pictures:
             grey.append(is_grey(picture))
     if not sizes:
         raise UserError(f"none of {len(train)} pictures of {config.where} that were looked at can be read")
+    share = held_out_share(config, len(train) + len(held_out))
+    train_N, held_out_N = divided(train.source, config.model_copy(update={"validation_fraction": share}))
     ratios = sorted(width / height for width, height in sizes)
     labels = train.source.labels
     return Pictures(
-        train=len(train),
-        held_out=len(held_out),
+        train=len(train_N),
+        held_out=len(held_out_N),
+        held_out_share=share,
         # The key of a picture in a streamed set is that of all that are read with it.
-        distinct=len(train) if train.source.blocks else len({train.source.keys[n] for n in train.indices.tolist()}),
+        distinct=len(train_N) if train.source.blocks else len({train.source.keys[n] for n in train_N.tolist()}),
         height=round(statistics.median(height for _, height in sizes)),
         width=round(statistics.median(width for width, _ in sizes)),
         lowest=ratios[len(ratios) // 10],
         highest=ratios[-1 - len(ratios) // 10],
-        classes=len({labels[index] for index in train.indices.tolist()}) if labels is not None else 0,
+        classes=len({labels[index] for index in train_N.tolist()}) if labels is not None else 0,
         grey=all(grey),
         drawn=drawn,
     )
+
+
+def held_out_share(config: DataConfig, pictures: int) -> float:
+    """The share of so many pictures that is held out: as the user says, and else few enough to be measured on often."""
+    if "validation_fraction" in config.model_fields_set:
+        return config.validation_fraction
+    return round(min(config.validation_fraction, MOST_HELD_OUT / pictures), 6)
 
 
 def is_grey(picture: Image.Image) -> bool:

@@ -29,7 +29,7 @@ def open_datasets(config: DataConfig, seed: int) -> tuple[ImageDataset, ImageDat
     Raises UserError for unusable data.
     """
     source = open_source(config)
-    train_N, validation_N = _divided(source, config)
+    train_N, validation_N = divided(source, config)
     log.info("%s: %s", shown(config.where), shown(what_was_found(source, train_N, validation_N)))
     return (
         ImageDataset(source, train_N, config, augmented=config.augment is not None, seed=seed),
@@ -102,7 +102,7 @@ def _open_file(path: Path, config: DataConfig) -> ImageSource:
     return tables.open_file(path, config)
 
 
-def _divided(source: ImageSource, config: DataConfig) -> tuple[Tensor, Tensor]:
+def divided(source: ImageSource, config: DataConfig) -> tuple[Tensor, Tensor]:
     """The images to train on and those to measure on, int64."""
     every_N = torch.arange(len(source))
     if source.held_out is None:

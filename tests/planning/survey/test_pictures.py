@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from planning.choice.configurations import data_config
-from planning.survey.pictures import is_grey, look_at
+from planning.survey.pictures import held_out_share, is_grey, look_at
+from shared.data.open import open_datasets
 from shared.errors import UserError
 from tests.pictures import picture
 from tests.planning.samples import pictures
@@ -54,3 +55,16 @@ def test_grey_is_what_has_no_colours() -> None:
 def test_nothing_there_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no folder"):
         look_at(data_config(str(tmp_path / "none"), ()))
+
+
+@pytest.mark.parametrize(("changes", "share"), [([], 0.05), (["data.validation_fraction=0.2"], 0.2)])
+def test_so_many_are_held_out_as_the_tokenizer_will_hold_out(
+    changes: list[str], share: float, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = data_config(str(drawings), changes)
+    assert held_out_share(config, 1_000) == share
+    assert held_out_share(config, 100_000) == (0.005 if not changes else share)
+    monkeypatch.setattr("planning.survey.pictures.MOST_HELD_OUT", 4)
+    found = look_at(data_config(str(drawings), changes))
+    trained = config.model_copy(update={"validation_fraction": found.held_out_share})
+    assert [found.train, found.held_out] == [len(part) for part in open_datasets(trained, seed=0)]
