@@ -133,10 +133,10 @@ def _plan_at(
     prior_run(prior, name, NO_LENGTH, request.changes)
     rates = timing(tokenizer, prior, shape, request.changes)
     seconds = 3600 * request.hours
-    used, views = tokenized(seconds, rates, pictures, views_for(pictures))
+    used, views = tokenized(seconds, rates, machine, pictures, views_for(pictures))
     tokenizer = (*tokenizer, *cache_settings(used if used < pictures.train else 0, views))
     pictures = replace(pictures, train=used, distinct=min(pictures.distinct, used))
-    budget = divide(seconds, rates, pictures, views)
+    budget = divide(seconds, rates, machine, pictures, views)
     return Plan(name, request, pictures, machine, shape, rates, budget, tokenizer, prior)
 
 

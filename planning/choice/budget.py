@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from planning.survey.machine import Machine
 from planning.survey.pace import Rates
 from planning.survey.pictures import Pictures
 
@@ -10,7 +11,7 @@ STARTING = 50.0  # seconds in which five commands start
 MOST_CACHING = 0.25  # of the hours
 TOKENIZER = 0.38  # of the training: a tokenizer is soon as good as it gets, a prior is not
 CACHING = 2.0  # times as fast as training (3 without bfloat16), an encoder alone turns images into tokens
-MOST_IMAGES = 300_000  # a small tokenizer gains little from more: the rest is the prior's
+MOST_IMAGES = {"cpu": 120_000, "other": 2_000_000}  # a tokenizer of that size gains little from more
 
 
 @dataclass(frozen=True)
@@ -28,33 +29,33 @@ class Budget:
         return self.tokenizer + self.caching + self.prior + self.ending
 
 
-def tokenized(seconds: float, rates: Rates, pictures: Pictures, views: int) -> tuple[int, int]:
+def tokenized(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, views: int) -> tuple[int, int]:
     """How many pictures are tokenized, and in how many views, `views` at most.
 
     No more than the prior will learn from, nor more than a quarter of `seconds` can tokenize; but at least one view of
     each, before pictures are left out.
     """
     for fewer in range(views, 0, -1):
-        used = _used(seconds, rates, pictures, fewer)
+        used = _used(seconds, rates, machine, pictures, fewer)
         if used == pictures.train:
             return used, fewer
     return used, 1
 
 
-def _used(seconds: float, rates: Rates, pictures: Pictures, views: int) -> int:
+def _used(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, views: int) -> int:
     """The most pictures for which that holds: the more are tokenized, the fewer the prior has time for."""
     fewest, most = 1, max(1, min(pictures.train, int(CACHING * rates.images * MOST_CACHING * seconds / views)))
     while fewest < most:
         used = (fewest + most + 1) // 2
-        grids = rates.grids * divide(seconds, rates, replace(pictures, train=used), views).prior
+        grids = rates.grids * divide(seconds, rates, machine, replace(pictures, train=used), views).prior
         fewest, most = (used, most) if used * views <= grids else (fewest, used - 1)
     return fewest
 
 
-def divide(seconds: float, rates: Rates, pictures: Pictures, views: int) -> Budget:
+def divide(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, views: int) -> Budget:
     """Divide `seconds` at the rates that this machine trains at."""
     ending = max(ENDING * seconds, min(SHORTEST_ENDING, seconds / 8))
     caching = min((pictures.train * views + pictures.held_out) / (CACHING * rates.images), MOST_CACHING * seconds)
     training = seconds - ending - caching - min(STARTING, seconds / 10)
-    tokenizer = min(TOKENIZER * training, MOST_IMAGES / rates.images)
+    tokenizer = min(TOKENIZER * training, MOST_IMAGES.get(machine.kind, MOST_IMAGES["other"]) / rates.images)
     return Budget(tokenizer, caching, training - tokenizer, seconds - training - caching)

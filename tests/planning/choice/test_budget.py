@@ -6,7 +6,7 @@ import pytest
 
 from planning.choice.budget import CACHING, MOST_CACHING, divide, tokenized
 from planning.survey.pace import Rates
-from tests.planning.samples import pictures
+from tests.planning.samples import MACHINE, pictures
 
 
 @pytest.mark.parametrize("hours", [0.1, 0.5, 2, 24])
@@ -14,14 +14,14 @@ from tests.planning.samples import pictures
 @pytest.mark.parametrize("rates", [Rates(39, 12), Rates(130, 45), Rates(4_000, 900)])
 def test_no_more_is_tokenized_than_a_prior_learns_from(hours: float, train: int, rates: Rates) -> None:
     def grids(used: int, views: int) -> float:
-        return rates.grids * divide(3600 * hours, rates, replace(all_of_them, train=used), views).prior
+        return rates.grids * divide(3600 * hours, rates, MACHINE, replace(all_of_them, train=used), views).prior
 
     def fits(used: int, views: int) -> bool:
         seconds = used * views / (CACHING * rates.images)
         return used * views <= grids(used, views) and seconds <= MOST_CACHING * 3600 * hours
 
     all_of_them = pictures(train=train)
-    used, views = tokenized(3600 * hours, rates, all_of_them, 4)
+    used, views = tokenized(3600 * hours, rates, MACHINE, all_of_them, 4)
     assert fits(used, views)
     if used == train:
         assert views == max(views for views in range(1, 5) if fits(train, views))  # as many views as there is time for
@@ -33,6 +33,14 @@ def test_no_more_is_tokenized_than_a_prior_learns_from(hours: float, train: int,
 
 def test_an_end_is_left_for_however_short_the_hours_are() -> None:
     for hours in (0.02, 0.1, 1, 10):
-        budget = divide(3600 * hours, Rates(40, 18), pictures(), 1)
+        budget = divide(3600 * hours, Rates(40, 18), MACHINE, pictures(), 1)
         assert budget.total == pytest.approx(3600 * hours)
         assert min(budget.tokenizer, budget.caching, budget.prior, budget.ending) > 0
+
+
+def test_what_a_small_tokenizer_does_not_need_is_the_priors() -> None:
+    short, long = (divide(3600 * hours, Rates(40, 18), MACHINE, pictures(), 1) for hours in (1, 8))
+    assert short.tokenizer / short.prior == pytest.approx(0.38 / 0.62)
+    assert long.tokenizer == 120_000 / 40
+    graphics = replace(MACHINE, kind="cuda")
+    assert divide(3600 * 8, Rates(40, 18), graphics, pictures(), 1).tokenizer > 2 * long.tokenizer
