@@ -6,7 +6,7 @@ from pathlib import Path
 from planning.choice.budget import Budget
 from planning.choice.rules import FEW
 from planning.choice.setting import reasons
-from planning.choice.shape import enough, needed
+from planning.choice.shape import needed
 from planning.clock import Clock
 from planning.plan import Plan
 from shared.disk.atomic import write_text
@@ -46,17 +46,17 @@ def expectations(plan: Plan) -> list[str]:
     pictures, shape = plan.pictures, plan.shape
     codes = next(setting.value["codes"] for setting in plan.tokenizer if setting.key == "model.quantiser")
     apart = min(shape.tokens, max(1, math.ceil(math.log(max(2, pictures.distinct), codes))))
-    images, grids = needed(pictures, shape)
+    (images, grids), seen = needed(pictures, shape), plan.expected_at(shape)
     said = [
         f"{apart} of the {shape.tokens} tokens of a picture can tell all {pictures.distinct:,} pictures apart: behind "
         "them a prior learns what pictures have in common, or each by heart"
     ]
     if pictures.distinct < FEW:
         said.append(f"with {pictures.distinct:,} pictures, expect copies: the page at the end shows the nearest ones")
-    if not enough(plan.images, plan.grids, pictures, shape):
+    if not plan.is_enough():
         said.append(
             f"these hours are short: drawings become good from about {images:,} images and {grids:,} grids on, which "
-            f"takes {plan.request.hours * max(images / plan.images, grids / plan.grids):.1f} hours here at this size"
+            f"takes {plan.request.hours * max(images / seen[0], grids / seen[1]):.1f} hours here at this size"
         )
     if plan.pictures.lowest * 2 < plan.pictures.highest:
         said.append(

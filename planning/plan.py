@@ -8,6 +8,7 @@ from typing import Any
 
 from planning.choice.budget import Budget, divide, tokenized
 from planning.choice.configurations import as_file, prior_run, tokenizer_run
+from planning.choice.prior_size import PriorSize, largest_worth, prior_sizes
 from planning.choice.rules import cache_settings, prior_settings, tokenizer_settings, views_for
 from planning.choice.setting import Setting
 from planning.choice.shape import Shape, enough, shapes
@@ -19,6 +20,7 @@ from shared.errors import UserError
 from shared.options.commands import command_of
 from shared.runs.run_directory import RUNS
 from shared.training.devices.memory import DoesNotFit
+from stage2_prior.run_config import PriorRun
 
 PLANS = RUNS / "plans"
 FILE = "plan.json"
@@ -44,6 +46,7 @@ class Plan:
     pictures: Pictures
     machine: Machine
     shape: Shape
+    size: PriorSize
     rates: Rates
     budget: Budget
     tokenizer: tuple[Setting, ...]
@@ -55,9 +58,15 @@ class Plan:
         return PLANS / self.name
 
     def expected_at(self, shape: Shape) -> tuple[float, float]:
-        """Images and grids that the stages would see at another shape, if time goes by tokens."""
+        """Images, and grids for the smallest prior, that there would be time for at a shape: time goes by tokens."""
         fewer = self.shape.tokens / shape.tokens
-        return self.images * fewer, self.grids * fewer
+        smaller = self.size.weights / prior_sizes(self.pictures, self.machine)[0].weights
+        return self.images * fewer, self.grids * smaller * fewer
+
+    def is_enough(self, shape: Shape | None = None) -> bool:
+        """Whether its hours are worth training at a shape; None: its own."""
+        shape = shape or self.shape
+        return enough(*self.expected_at(shape), self.pictures, shape)
 
     @property
     def images(self) -> int:
@@ -92,25 +101,38 @@ class Plan:
 
 
 def make_plan(name: str, request: Request, pictures: Pictures, machine: Machine, timing: Timing) -> Plan:
-    """Choose the largest images of which both stages can see enough within the hours.
+    """Choose the most tokens of which both stages can see enough within the hours, and then the size of the prior.
 
     timing: measures how fast this machine trains both stages. Raises UserError where the choices cannot be used, or
     where not even the smallest images fit into the memory.
     """
     candidates = _candidates(name, request, pictures, machine)
     last = list(candidates)[-1]
+    sizes = prior_sizes(pictures, machine)
     plan: Plan | None = None
     for shape, tokenizer in candidates.items():
-        if plan and enough(plan.images, plan.grids, pictures, plan.shape):
+        if plan and plan.is_enough():
             break
-        if plan is None or enough(*plan.expected_at(shape), pictures, shape) or shape == last:
+        if plan is None or plan.is_enough(shape) or shape == last:
             try:
-                plan = _plan_at(shape, tokenizer, name, request, pictures, machine, timing)
+                plan = _plan_at(shape, tokenizer, sizes[0], name, request, pictures, machine, timing)
             except DoesNotFit:
                 if shape == last:
                     raise
     assert plan is not None  # the last candidate was planned, or has raised
-    return plan
+    size = largest_worth(sizes, plan.grids * plan.shape.tokens)
+    larger = prior_settings(name, pictures, machine, size)
+    if _as_changed(larger, name, request) == _as_changed(plan.prior, name, request):
+        return plan
+    try:
+        return _plan_at(plan.shape, candidates[plan.shape], size, name, request, pictures, machine, timing)
+    except DoesNotFit:
+        return plan
+
+
+def _as_changed(prior: Sequence[Setting], name: str, request: Request) -> PriorRun:
+    """Stage two as the user's changes make it. Raises UserError where it cannot be used."""
+    return prior_run(prior, name, NO_LENGTH, request.changes)
 
 
 def _candidates(name: str, request: Request, pictures: Pictures, machine: Machine) -> dict[Shape, tuple[Setting, ...]]:
@@ -126,18 +148,18 @@ def _candidates(name: str, request: Request, pictures: Pictures, machine: Machin
 
 
 def _plan_at(
-    shape: Shape, tokenizer: tuple[Setting, ...], name: str, request: Request, pictures: Pictures, machine: Machine,
-    timing: Timing,
+    shape: Shape, tokenizer: tuple[Setting, ...], size: PriorSize, name: str, request: Request, pictures: Pictures,
+    machine: Machine, timing: Timing,
 ) -> Plan:  # fmt: skip
-    prior = tuple(prior_settings(name, pictures, machine))
-    prior_run(prior, name, NO_LENGTH, request.changes)
+    prior = tuple(prior_settings(name, pictures, machine, size))
+    _as_changed(prior, name, request)  # a slip is found before anything is timed
     rates = timing(tokenizer, prior, shape, request.changes)
     seconds = 3600 * request.hours
     used, views = tokenized(seconds, rates, machine, pictures, views_for(pictures))
     tokenizer = (*tokenizer, *cache_settings(used if used < pictures.train else 0, views))
     pictures = replace(pictures, train=used, distinct=min(pictures.distinct, used))
     budget = divide(seconds, rates, machine, pictures, views)
-    return Plan(name, request, pictures, machine, shape, rates, budget, tokenizer, prior)
+    return Plan(name, request, pictures, machine, shape, size, rates, budget, tokenizer, prior)
 
 
 def read_plan(folder: Path) -> Plan | None:
@@ -152,6 +174,7 @@ def read_plan(folder: Path) -> Plan | None:
             pictures=Pictures(**saved["pictures"]),
             machine=Machine(**saved["machine"]),
             shape=Shape(*saved["shape"]),
+            size=PriorSize(*saved["size"]),
             rates=Rates(**saved["rates"]),
             budget=Budget(**saved["budget"]),
             **settings,

@@ -5,17 +5,19 @@ model, and for 33,431 faces in an hour; 8 x 8 for 3,000 faces in less (docs/plan
 of configs/prior; no plan was trained on one yet.
 """
 
+from planning.choice.prior_size import MANY, PriorSize
 from planning.choice.setting import Setting
 from planning.choice.shape import Shape
 from planning.survey.machine import Machine
 from planning.survey.pictures import Pictures
 from shared.runs.run_directory import RUNS
 
-FEW, SOME, MANY = 1_000, 10_000, 100_000  # pictures
+FEW, SOME = 1_000, 10_000  # pictures
 LARGE = 30_000  # pictures from which two views of each are enough
 IMAGES_BEFORE_CODES = 2_000  # that an encoder sees before the codebook is made of its vectors
 SMALLEST_PERCEPTUAL = 32  # pixels of the shorter side from which the perceptual loss is used
 PICTURES_A_CLASS = 10
+RATE_TIMES_WIDTH = 0.4  # a prior's learning rate falls as its width grows, as in muP
 TOKENS_A_CODE = 150  # of one view of all pictures: fewer, and a prior learns little of a code
 
 
@@ -55,12 +57,11 @@ def tokenizer_settings(
     return settings
 
 
-def prior_settings(name: str, pictures: Pictures, machine: Machine) -> list[Setting]:
+def prior_settings(name: str, pictures: Pictures, machine: Machine, size: PriorSize) -> list[Setting]:
     """Stage two of the plan `name`, but for its length."""
     on_cpu = machine.kind == "cpu"
-    depth, width, heads = (6, 256, 4) if on_cpu else (9, 512, 8) if pictures.train < MANY else (12, 768, 12)
     dropout = 0.3 if pictures.train < FEW else 0.2 if pictures.train < SOME else 0.1 if pictures.train < MANY else 0.0
-    model = {"kind": "gpt", "depth": depth, "width": width, "heads": heads, "dropout": dropout}
+    model = {"kind": "gpt", **size._asdict(), "dropout": dropout}
     if tells_classes(pictures):
         model |= {"conditioning": "norm", "label_dropout": 0.15}
     return [
@@ -69,7 +70,7 @@ def prior_settings(name: str, pictures: Pictures, machine: Machine) -> list[Sett
             "model", model, f"dropout {dropout:g}, as {pictures.train:,} pictures are {amount_in_words(pictures.train)}"
         ),
         Setting("training.batch_size", 16 if on_cpu else 64),
-        Setting("training.learning_rate", 1.5e-3 if on_cpu else 8.0e-4 if width == 512 else 6.0e-4),
+        Setting("training.learning_rate", round(RATE_TIMES_WIDTH / size.width, 5)),
         Setting("training.final_learning_rate", 0.02),
         Setting("training.warm_up", 2000),
         Setting("training.ema_decay", 0.998 if on_cpu else 0.999),

@@ -11,7 +11,7 @@ SHAPES = {  # pixels on a side of an image, and of the patch that a token stands
 }
 SMALLER = ((48, 4), (32, 2), (24, 2), (16, 2))  # for pictures that are smaller than any of these
 FEWEST_IMAGES = 20_000  # that a tokenizer must see for a shape to be worth it
-GRIDS_A_TOKEN = 200  # grids that a prior must see, for each token that a grid has
+GRIDS_A_TOKEN = 600  # grids that the smallest prior must see, for each token that a grid has
 EPOCHS = 100  # or so often each picture: of few pictures there is less to learn
 
 
@@ -59,12 +59,12 @@ def shape_of(size: int, patch: int, ratio: float) -> Shape:
 
 
 def needed(pictures: Pictures, shape: Shape) -> tuple[int, int]:
-    """Images for the tokenizer, and grids for the prior, from which on drawings become good."""
+    """Images for the tokenizer, and grids for the smallest prior, from which on drawings become good."""
     most = EPOCHS * pictures.distinct
     return min(FEWEST_IMAGES, most), min(GRIDS_A_TOKEN * shape.tokens, most)
 
 
 def enough(images: float, grids: float, pictures: Pictures, shape: Shape) -> bool:
-    """Whether so many images for the tokenizer, and grids for the prior, are worth training at a shape."""
+    """Whether so many images for the tokenizer, and grids for the smallest prior, are worth training at a shape."""
     fewest_images, fewest_grids = needed(pictures, shape)
     return images >= fewest_images and grids >= fewest_grids

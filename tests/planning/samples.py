@@ -1,8 +1,11 @@
 """A set of pictures, a machine and a plan of them, made up."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from planning.choice.prior_size import CPU, PriorSize
+from planning.choice.setting import Setting, nested
 from planning.plan import Plan, Request, make_plan
 from planning.survey.machine import Machine
 from planning.survey.pace import Rates
@@ -25,14 +28,18 @@ def pictures(**changes: Any) -> Pictures:
 def plan_of(
     hours: float = 2.0, speed: float = 1.0, changes: tuple[str, ...] = (), fits: int = 10**9, **of_pictures: Any
 ) -> Plan:
-    """A plan on a machine that, at speed 1, trains on 40 images and 18 grids of 256 tokens a second.
+    """A plan on a machine that, at speed 1, trains on 40 images of 256 tokens and 40 such grids a second.
+
+    The grids are those of the smallest prior; a larger one takes as much longer as it has more weights.
 
     fits: pixels of the largest images that its memory can hold.
     """
 
-    def timing(tokenizer: object, prior: object, shape: Any, changes: object) -> Rates:
+    def timing(tokenizer: object, prior: Sequence[Setting], shape: Any, changes: object) -> Rates:
         if shape.pixels > fits:
             raise DoesNotFit(str(shape))
-        return Rates(speed * 40 * 256 / shape.tokens, speed * 18 * 256 / shape.tokens)
+        model = nested(prior)["model"]
+        smaller = CPU[0].weights / PriorSize(model["depth"], model["width"], 1).weights
+        return Rates(speed * 40 * 256 / shape.tokens, speed * smaller * 40 * 256 / shape.tokens)
 
     return make_plan("mine", Request("~/pictures", hours, changes), pictures(**of_pictures), MACHINE, timing)

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from planning.choice.configurations import as_file
+from planning.choice.prior_size import CPU
 from planning.page import as_text
-from planning.plan import FILE, read_plan
+from planning.plan import FILE, Plan, read_plan
 from shared.config import load_config
 from shared.errors import UserError
 from shared.training.devices.memory import DoesNotFit
@@ -58,7 +59,8 @@ def test_a_shape_that_was_asked_for_is_the_one_that_is_timed() -> None:
     assert "32 x 48" in as_text(small)
     coarse = plan_of(16, changes=("data.image_size=64", "model.backbone.stem=8"))
     assert (coarse.shape, coarse.shape.tokens) == ((64, 64, 16), 16)
-    assert coarse.grids == pytest.approx(coarse.budget.prior * 18 * 256 / 16, rel=0.01)
+    assert coarse.grids == pytest.approx(coarse.budget.prior * coarse.rates.grids, rel=0.01)
+    assert coarse.rates.images == 40 * 256 / 16
     coarse.write()
     run = load_config(TokenizerRun, coarse.folder / "tokenizer.yaml")
     assert run.model.backbone.patch == 16
@@ -69,6 +71,18 @@ def test_a_shape_that_was_asked_for_is_the_one_that_is_timed() -> None:
     assert quantiser.warm_up_vectors / more.shape.tokens <= more.images / 8
 
 
+def test_a_prior_grows_with_the_hours_unless_its_size_was_asked_for() -> None:
+    def width(plan: Plan) -> int:
+        plan.write()
+        return load_config(PriorRun, plan.folder / "prior.yaml").model.width
+
+    plans = [plan_of(hours, changes=("data.image_size=64", "model.backbone.stem=4")) for hours in (0.1, 1, 4, 32)]
+    assert [width(plan) for plan in plans] == [size.width for size in CPU]
+    for plan, size in zip(plans, CPU, strict=True):
+        assert plan.rates.grids == pytest.approx(40 * 256 / 64 * CPU[0].weights / size.weights)  # it is what was timed
+    assert width(plan_of(4, changes=("data.image_size=64", "prior.model.width=96"))) == 96
+
+
 def test_images_that_do_not_fit_give_way_to_smaller_ones() -> None:
     assert plan_of(16).shape.height == 96
     assert plan_of(16, fits=64 * 64).shape.height == 64
@@ -77,8 +91,8 @@ def test_images_that_do_not_fit_give_way_to_smaller_ones() -> None:
 
 
 def test_a_faster_machine_is_as_good_as_more_hours() -> None:
-    assert plan_of(2, speed=4).shape == plan_of(8).shape
-    assert plan_of(2, speed=4).images == pytest.approx(plan_of(8).images, rel=0.05)
+    assert plan_of(3, speed=4).shape == plan_of(12).shape
+    assert plan_of(3, speed=4).images == pytest.approx(plan_of(12).images, rel=0.05)
 
 
 def test_a_plan_says_what_is_to_be_feared() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from planning.choice.prior_size import CPU
 from planning.choice.rules import prior_settings, tokenizer_settings
 from planning.choice.shape import shape_of
 from planning.survey.pace import time_stages
@@ -20,12 +21,14 @@ def test_both_stages_are_timed(drawings: Path) -> None:
     few = pictures(train=10, distinct=10, classes=2)
     before = left()
     rates = []
-    for size in (16, 96):
-        shape = shape_of(size, 1.0)
+    for size, patch in ((16, 2), (96, 4)):
+        shape = shape_of(size, patch, 1.0)
         tokenizer = tokenizer_settings(str(drawings), few, MACHINE, shape)
         settings = [*tokenizer]
         rates.append(
-            time_stages(tokenizer, prior_settings("mine", few, MACHINE), shape, ["prior.model.depth=2"], seconds=4)
+            time_stages(
+                tokenizer, prior_settings("mine", few, MACHINE, CPU[0]), shape, ["prior.model.depth=2"], seconds=4
+            )
         )
         assert tokenizer == settings == tokenizer_settings(str(drawings), few, MACHINE, shape)  # as they were
     assert left() == before
@@ -35,7 +38,7 @@ def test_both_stages_are_timed(drawings: Path) -> None:
 
 def test_what_does_not_fit_is_said(drawings: Path) -> None:
     few = pictures(train=10, distinct=10)
-    shape = shape_of(16, 1.0)
-    settings = tokenizer_settings(str(drawings), few, MACHINE, shape), prior_settings("mine", few, MACHINE)
+    shape = shape_of(16, 2, 1.0)
+    settings = tokenizer_settings(str(drawings), few, MACHINE, shape), prior_settings("mine", few, MACHINE, CPU[0])
     with pytest.raises(DoesNotFit, match="does not fit"):
         time_stages(*settings, shape, ["training.batch_size=100000000"], seconds=4)
