@@ -121,8 +121,8 @@ def make_plan(name: str, request: Request, pictures: Pictures, machine: Machine,
                     raise
     assert plan is not None  # the last candidate was planned, or has raised
     size = largest_worth(sizes, plan.grids * plan.shape.tokens)
-    larger = prior_settings(name, pictures, machine, size)
-    if _as_changed(larger, name, request) == _as_changed(plan.prior, name, request):
+    chosen, planned = (prior_settings(name, pictures, machine, known) for known in (size, sizes[0]))
+    if _as_changed(chosen, name, request) == _as_changed(planned, name, request):
         return plan
     try:
         return _plan_at(plan.shape, candidates[plan.shape], size, name, request, pictures, machine, timing)
@@ -159,6 +159,7 @@ def _plan_at(
     tokenizer = (*tokenizer, *cache_settings(used if used < pictures.train else 0, views))
     pictures = replace(pictures, train=used, distinct=min(pictures.distinct, used))
     budget = divide(seconds, rates, machine, pictures, views)
+    prior = tuple(prior_settings(name, pictures, machine, size, budget.prior * rates.grids / pictures.train))
     return Plan(name, request, pictures, machine, shape, size, rates, budget, tokenizer, prior)
 
 

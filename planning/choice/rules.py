@@ -5,6 +5,8 @@ model, and for 33,431 faces in an hour; 8 x 8 for 3,000 faces in less (docs/plan
 of configs/prior; no plan was trained on one yet.
 """
 
+import math
+
 from planning.choice.prior_size import MANY, PriorSize
 from planning.choice.setting import Setting
 from planning.choice.shape import Shape
@@ -57,24 +59,32 @@ def tokenizer_settings(
     return settings
 
 
-def prior_settings(name: str, pictures: Pictures, machine: Machine, size: PriorSize) -> list[Setting]:
-    """Stage two of the plan `name`, but for its length."""
+def prior_settings(
+    name: str, pictures: Pictures, machine: Machine, size: PriorSize, epochs: float = math.inf
+) -> list[Setting]:
+    """Stage two of the plan `name`, but for its length. epochs: how often it sees each picture."""
     on_cpu = machine.kind == "cpu"
-    dropout = 0.3 if pictures.train < FEW else 0.2 if pictures.train < SOME else 0.1 if pictures.train < MANY else 0.0
+    dropout, why = dropout_for(pictures, epochs)
     model = {"kind": "gpt", **size._asdict(), "dropout": dropout}
     if tells_classes(pictures):
         model |= {"conditioning": "norm", "label_dropout": 0.15}
     return [
         Setting("tokens", str(RUNS / "tokenizer" / name / "tokens")),
-        Setting(
-            "model", model, f"dropout {dropout:g}, as {pictures.train:,} pictures are {amount_in_words(pictures.train)}"
-        ),
+        Setting("model", model, f"dropout {dropout:g}, as {why}"),
         Setting("training.batch_size", 16 if on_cpu else 64),
         Setting("training.learning_rate", round(RATE_TIMES_WIDTH / size.width, 5)),
         Setting("training.final_learning_rate", 0.02),
         Setting("training.warm_up", 2000),
         Setting("training.ema_decay", 0.998 if on_cpu else 0.999),
     ]
+
+
+def dropout_for(pictures: Pictures, epochs: float) -> tuple[float, str]:
+    """How much dropout a prior gets, and why: what it sees once or twice it does not learn by heart."""
+    if epochs < 2:
+        return 0.0, f"each picture is seen {epochs:.2g} times"
+    share = 0.3 if pictures.train < FEW else 0.2 if pictures.train < SOME else 0.1 if pictures.train < MANY else 0.0
+    return share, f"{pictures.train:,} pictures are {amount_in_words(pictures.train)}"
 
 
 def tells_classes(pictures: Pictures) -> bool:

@@ -83,6 +83,13 @@ def test_a_prior_grows_with_the_hours_unless_its_size_was_asked_for() -> None:
     assert width(plan_of(4, changes=("data.image_size=64", "prior.model.width=96"))) == 96
 
 
+def test_what_is_seen_but_once_needs_no_dropout() -> None:
+    for train, dropout in ((9_500, 0.2), (1_000_000, 0.0)):
+        plan = plan_of(2, train=train, distinct=train)
+        plan.write()
+        assert load_config(PriorRun, plan.folder / "prior.yaml").model.dropout == dropout
+
+
 def test_images_that_do_not_fit_give_way_to_smaller_ones() -> None:
     assert plan_of(16).shape.height == 96
     assert plan_of(16, fits=64 * 64).shape.height == 64
