@@ -6,7 +6,6 @@ Keys are those of the YAML files under configs/, for example data.source=~/pictu
 """
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -229,9 +228,7 @@ def main() -> None:
     config = load_config(TokenizerRun, find_config(args.config), args.overrides)
     if args.describe:
         description = description_of(config.model, config.data.height_width, config.training.precision)
-        print(f"{config.name}:\n{description}")
-        if args.json:
-            print(json.dumps({"name": config.name, **description.as_dict()}))
+        description.show(config.name, args.json)
         return
     run, held_out = train(config)
     quality = held_out.quality()

@@ -1,24 +1,38 @@
 """The tokens that a run is trained on: which they are, that they stay the same, and where they are afterwards."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from shared.disk.atomic import write_text
 from shared.errors import UserError
 from shared.options.commands import command_of
 from shared.runs.hub import TOKENIZER
-from shared.runs.run_directory import RunDirectory, newest_run, read_yaml
+from shared.runs.run_directory import RunDirectory, newest_run, read_yaml, runs_holding
 from shared.runs.token_cache import TokenCache, TokenInfo, open_cache, read_info
+
+CACHED = "tokens/tokens.json"  # in the run of a tokenizer, once its images are cached
 
 
 def find_tokens(tokens: str | None) -> Path:
     """The cache that was asked for, or that of the tokenizer trained last. UserError where a run was named instead."""
     if tokens is None:
-        return newest_run("tokenizer", "tokens/tokens.json") / "tokens"
+        return newest_run("tokenizer", CACHED) / "tokens"
     path = Path(tokens).expanduser()
     if (path / "tokens" / "tokens.json").exists():
         raise UserError(f"{path} is a tokenizer's run, and its token cache is inside of it: tokens={path / 'tokens'}")
     return path
+
+
+def open_tokens(tokens: str | None) -> TokenCache | None:
+    """The cache that `find_tokens` finds; None where none was asked for and there is none yet.
+
+    Raises UserError where it cannot be used.
+    """
+    if tokens is None and not runs_holding("tokenizer", CACHED):
+        return None
+    return open_cache(find_tokens(tokens))
 
 
 def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
@@ -36,19 +50,34 @@ def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
     write_text(cache.info.as_json(), run.path / "tokens.json")
 
 
-def amount_line(cache: TokenCache) -> str:
-    """How much there is to learn from, for people.
+@dataclass(frozen=True)
+class Amount:
+    """How much there is to learn from: `images` of `length` tokens out of `codes`, in `views` each.
 
-    At the earliest, N images are told apart by their first ceil(log2 N / log2 K) tokens out of K codes. A prior learns
-    the tokens behind those by heart, unless images have parts in common ("entropy cliff", arXiv 2605.06207).
+    per_code: how often a code comes in one view of all images, on average. tell_apart: after how many tokens N images
+    can all be told apart at the earliest, ceil(log2 N / log2 K). A prior learns the tokens behind those by heart,
+    unless images have parts in common ("entropy cliff", arXiv 2605.06207).
     """
-    info = cache.info
-    images, length = len(cache.tokens["train"]) // info.views, info.grid[0] * info.grid[1]
-    apart = min(length, max(1, math.ceil(math.log2(images) / math.log2(info.codes)))) if info.codes > 1 else length
-    return (
-        f"tokens: {images:,} images of {length}, views of each: {info.views}; a code of the {info.codes:,} comes "
-        f"{images * length / info.codes:,.1f} times a view; tokens that can tell all images apart: {apart}"
-    )
+
+    images: int
+    length: int
+    views: int
+    codes: int
+    per_code: float
+    tell_apart: int
+
+    @classmethod
+    def of(cls, cache: TokenCache) -> Self:
+        info = cache.info
+        images, length = len(cache.tokens["train"]) // info.views, info.grid[0] * info.grid[1]
+        apart = min(length, max(1, math.ceil(math.log2(images) / math.log2(info.codes)))) if info.codes > 1 else length
+        return cls(images, length, info.views, info.codes, images * length / info.codes, apart)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.images:,} images of {self.length}, views of each: {self.views}; a code of the {self.codes:,} comes "
+            f"{self.per_code:,.1f} times a view; tokens that can tell all images apart: {self.tell_apart}"
+        )
 
 
 def changed_keys(before: TokenInfo, now: TokenInfo) -> list[str]:

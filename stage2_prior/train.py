@@ -39,10 +39,11 @@ from shared.training.trainee import Trainee
 from stage2_prior.context_noise import ContextNoise
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.evaluate import TokenPrediction, evaluate
+from stage2_prior.judging.description import describe
 from stage2_prior.memory import training_memory
 from stage2_prior.prior import Prior, build_prior
 from stage2_prior.run_config import PriorRun
-from stage2_prior.tokens import amount_line, find_tokens, remember_tokens
+from stage2_prior.tokens import Amount, find_tokens, remember_tokens
 
 DEFAULT_CONFIG = "configs/demo/prior.yaml"
 SHOWN = 16  # grids drawn whenever held-out ones are evaluated
@@ -115,7 +116,7 @@ def prepare_run(
     processes = accelerator.num_processes if config.training.shard else 1
     memory = memory_line(config, cache, accelerator.device, processes)
     if accelerator.is_main_process:
-        print(f"{memory}\n{amount_line(cache)}")
+        print(f"{memory}\ntokens: {Amount.of(cache)}")
         begin(run, config, accelerator.num_processes, may_lengthen)
         remember_tokens(run, cache)
     accelerator.wait_for_everyone()
@@ -247,9 +248,14 @@ def main() -> None:
     """Read the command line, train, say what was written."""
     parser = argparse.ArgumentParser(prog=command_of("train-prior"), description=__doc__.split("\n")[0])
     parser.epilog = "Keys are those of the YAML files under configs/. Resumes if interrupted."
-    parser.add_argument("--json", action="store_true", help="with --keys: as JSON, on the last line")
+    parser.add_argument("--describe", action="store_true", help="say what the prior is made of, and do not train")
+    parser.add_argument("--json", action="store_true", help="with --describe and --keys: as JSON, on the last line")
     args = parse_command_line(parser, DEFAULT_CONFIG, PriorRun)
-    run, report = train(load_config(PriorRun, find_config(args.config), args.overrides))
+    config = load_config(PriorRun, find_config(args.config), args.overrides)
+    if args.describe:
+        describe(config).show(config.name, args.json)
+        return
+    run, report = train(config)
     if not PartialState().is_main_process:
         return
     best, images = best_so_far(run)

@@ -216,12 +216,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def newest_run(stage: str, file: str, otherwise: Path | None = None) -> Path:
-    """The run of `stage` ("tokenizer" or "prior") under `runs/` that was trained last and holds `file`.
+def runs_holding(stage: str, file: str) -> list[Path]:
+    """The runs of `stage` ("tokenizer" or "prior") under `runs/` that hold `file`; the one trained last comes last."""
+    found = [config for config in (RUNS / stage).glob("*/config.yaml") if (config.parent / file).exists()]
+    return [config.parent for config in sorted(found, key=lambda config: config.stat().st_mtime)]
 
-    Where there is none, `otherwise`; UserError where that is None.
-    """
-    found = [config.parent for config in (RUNS / stage).glob("*/config.yaml") if (config.parent / file).exists()]
+
+def newest_run(stage: str, file: str, otherwise: Path | None = None) -> Path:
+    """The last of `runs_holding`. Where there is none, `otherwise`; UserError where that is None."""
+    found = runs_holding(stage, file)
     if not found and otherwise:
         return otherwise
     if not found:
@@ -229,7 +232,7 @@ def newest_run(stage: str, file: str, otherwise: Path | None = None) -> Path:
             f"no run under {RUNS / stage} holds {file}: train one first, with {command_of(f'train-{stage}')} "
             f"(in a clone: make {stage})"
         )
-    return max(found, key=lambda run: (run / "config.yaml").stat().st_mtime)
+    return found[-1]
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ import yaml
 from shared.errors import UserError
 from shared.runs.run_directory import RunDirectory
 from shared.runs.token_cache import TokenCache, TokenInfo, write_cache
-from stage2_prior.tokens import amount_line, changed_keys, find_tokens, open_tokens_of, remember_tokens, tokens_of
+from stage2_prior.tokens import Amount, changed_keys, find_tokens, open_tokens_of, remember_tokens, tokens_of
 
 INFO = TokenInfo(
     grid=(3, 4), codes=20, code_dim=8, tokenizer="nowhere", fingerprint="0", source="none",
@@ -78,4 +78,4 @@ def test_how_much_there_is_to_learn_from_is_told(images: int, views: int, codes:
     )  # fmt: skip
     grids = np.zeros((images * views, 64), np.uint16)
     cache = TokenCache(Path(), info, {"train": grids}, {"train": None}, torch.empty(0))
-    assert re.search(f"{said}$", amount_line(cache))
+    assert re.search(f"{said}$", str(Amount.of(cache)))
