@@ -14,11 +14,13 @@ from shared.reporting.page import Section, captioned, page, tags
 from shared.runs.run_directory import RUNS
 from shared.training.log import read_metrics
 
-PARTS = {
+PARTS = {  # of a course, in its order
     "tokenizer": "training the tokenizer",
     "caching": "tokenizing",
     "prior": "training the prior",
     "searching": "finding how to draw",
+    "drawing": "drawing",
+    "judging": "judging",
 }
 
 

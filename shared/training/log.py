@@ -58,11 +58,15 @@ def forget_after(metrics: Path, images: int) -> None:
 
 def _images_of(line: str) -> float:
     try:
-        return json.loads(line)["images"]
+        return float(json.loads(line)["images"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl; none where the run was too short to log any."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The lines of a run's metrics.jsonl; none where the run was too short to log any.
+
+    One that was cut short, by a kill or because it is being written, is left out.
+    """
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if math.isfinite(_images_of(line))]

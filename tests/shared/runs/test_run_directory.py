@@ -1,5 +1,6 @@
 """Run directories: whole or not there, never harmed."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from shared.disk.atomic import write_atomically
 from shared.disk.manifest import Damaged, write_manifest
 from shared.errors import UserError
 from shared.runs.fingerprint import fingerprint
-from shared.runs.run_directory import RunDirectory, newest_run
+from shared.runs.run_directory import RunDirectory, newest_run, runs_holding
 from shared.runs.weights import load_strictly
 from tests.full_disk import largest_file
 from tests.narrow import present
@@ -196,6 +197,18 @@ def test_a_failed_atomic_write_leaves_nothing_behind(tmp_path: Path) -> None:
         write_atomically(path, half)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_runs_are_listed_with_the_last_trained_last(tmp_path: Path) -> None:
+    for number, (name, file) in enumerate((("a", "ema.safetensors"), ("b", "other"), ("c", "ema.safetensors"))):
+        run = tmp_path / "runs" / "prior" / name
+        run.mkdir(parents=True)
+        (run / file).touch()
+        (run / "config.yaml").touch()
+        os.utime(run / "config.yaml", (1000 + number,) * 2)
+    found = runs_holding("prior", "ema.safetensors")
+    assert found == [Path("runs/prior/a"), Path("runs/prior/c")]
+    assert newest_run("prior", "ema.safetensors") == found[-1]
 
 
 def test_without_a_run_the_command_to_type_is_named() -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from shared.runs.run_directory import RunDirectory
-from shared.training.log import Log, forget_after
+from shared.training.log import Log, forget_after, read_metrics
 
 
 def test_metrics_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
@@ -21,3 +21,12 @@ def test_a_last_step_beyond_the_length_of_the_run_fills_the_bar(tmp_path: Path) 
         log.advance(32)
     log.close()
     assert log.bar.n == 100
+
+
+def test_a_line_that_is_being_written_is_not_read(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+    lines = [{"images": images, "loss": 1 / images} for images in (16, 32)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    for cut in ("", '{"images": 48, "lo', "[1", "\0\0"):
+        (tmp_path / "metrics.jsonl").write_text(text + cut)
+        assert read_metrics(tmp_path / "metrics.jsonl") == lines
