@@ -84,14 +84,14 @@ def test_a_plan_that_is_done_shows_its_end() -> None:
     plan = written_plan()
     log("tokenizer", *LOGGED["tokenizer"])
     log("prior", *LOGGED["prior"])
-    set_clock(plan, age=10_000, seconds=dict.fromkeys(PARTS, 720.0), done=list(PARTS))
+    set_clock(plan, age=10_000, seconds=dict.fromkeys(PARTS, 600.0), done=list(PARTS))
     view = view_of(plan.folder)
     assert sentence(view) == "Done: 1.00 of 2 hours are used"
     assert len(outcome(plan)) == 2
     assert all(html.escape(said) in view.end for said in outcome(plan).values())
     assert "22.0 dB" in view.end
     assert "7.12 bits per token on held-out grids, 6.54 in training" in view.end
-    assert "1.00 hours: training the tokenizer 12.0 min" in view.end
+    assert "1.00 hours: training the tokenizer 10.0 min" in view.end
     assert view.standing.count("<td>done") == len(PARTS)
 
 
