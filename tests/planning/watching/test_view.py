@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_a_plan_on_its_way_says_what_runs_and_how_far_it_is() -> None:
     plan = written_plan()
     log("tokenizer", *LOGGED["tokenizer"])
     log("prior", *LOGGED["prior"])
-    values = {
+    values: dict[str, Any] = {
         "seconds": {"tokenizer": 360.0, "prior": 90.0},
         "done": ["tokenizer", "caching"],
         "lengths": {"prior": 400},

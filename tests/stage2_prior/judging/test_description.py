@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from shared.errors import UserError
 from shared.runs.token_cache import TokenInfo, write_cache
 from stage2_prior import train as stage2
+from stage2_prior.config import HybridConfig
 from stage2_prior.judging.description import ASSUMED, description_of
 from stage2_prior.memory import training_memory
 from stage2_prior.prior import Prior, build_prior
@@ -49,8 +50,8 @@ def test_weights_and_memory_of_each_kind(options: dict[str, Any]) -> None:
 
 def test_flops_of_attention_are_those_of_the_formula() -> None:
     description = description_of(prior_config(**SMALL, kind="gpt"), INFO)
-    blocks = [module for module in real_prior({"kind": "gpt"}).blocks.modules() if isinstance(module, torch.nn.Linear)]
-    products = 2 * LENGTH * sum(linear.weight.numel() for linear in blocks)
+    modules = [module for block in real_prior({"kind": "gpt"}).blocks for module in block.modules()]
+    products = 2 * LENGTH * sum(module.weight.numel() for module in modules if isinstance(module, torch.nn.Linear))
     attention = DEPTH * 2 * 2 * LENGTH**2 * WIDTH  # queries by keys, and weights by values
     assert description.flops == {"blocks": products + attention, "head": 2 * LENGTH * WIDTH * CODES}
     assert description.table_flops == 0
@@ -69,7 +70,8 @@ def test_flops_are_those_that_torch_counts_of_a_real_forward_pass(options: dict[
     prior, description = real_prior(options), description_of(prior_config(**SMALL, **options), INFO)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         prior(prior.inputs(torch.randint(CODES, (5, LENGTH))))
-    layers = sum(prior.config.is_attention(layer) for layer in range(DEPTH)) if options["kind"] == "hybrid" else 0
+    config = prior.config
+    layers = sum(config.is_attention(layer) for layer in range(DEPTH)) if isinstance(config, HybridConfig) else 0
     attention = layers * 4 * LENGTH**2 * WIDTH  # a CPU's is not counted by torch
     expected = 5 * (sum(description.flops.values()) - attention) + description.table_flops
     assert counter.get_total_flops() == expected
