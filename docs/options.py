@@ -1,19 +1,21 @@
-"""Writes docs/options.md, every key of every configuration: python docs/options.py"""
+"""Writes docs/options.md, every key of every configuration, and their schemas for editors: python docs/options.py"""
 
 from pathlib import Path
 
 from shared.config import Config
 from shared.options.keys import as_markdown, keys_of
+from shared.options.schema import schema_text
 from stage1_tokenizer.comparing.config import Comparison
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.run_config import PriorRun
 
-PAGE = Path(__file__).with_name("options.md")
+DOCS = Path(__file__).parent
 COMMANDS: dict[str, tuple[str, type[Config]]] = {
     "Stage one": ("`python -m stage1_tokenizer.train`, `make tokenizer`", TokenizerRun),
     "Stage two": ("`python -m stage2_prior.train`, `make prior`", PriorRun),
     "Comparisons": ("`python -m stage1_tokenizer.compare`, `make compare`", Comparison),
 }
+SCHEMAS: dict[str, type[Config]] = {"tokenizer": TokenizerRun, "prior": PriorRun, "comparison": Comparison}
 OPENING = """\
 # Options
 
@@ -21,7 +23,12 @@ Every key of every configuration. Change one on the command line with `key=value
 keys of a command, `--keys model.quantiser` those below a key; `--json` prints them for programs. A key with names in
 brackets is read by those kinds only.
 
-This page is generated: `make docs` writes it from the code.
+An editor with YAML schemas (such as VS Code with Red Hat's YAML extension) completes keys, explains them and marks
+misspelt ones in a file that begins, as those in `configs/` do, with `# yaml-language-server: $schema=` and the path of
+`tokenizer.json`, `prior.json` or `comparison.json` of `docs/schema/`. Without a clone, write that file with
+`tessera train-tokenizer --schema > tokenizer.json` or `tessera train-prior --schema > prior.json`.
+
+This page is generated, and so are the schemas: `make docs` writes them from the code.
 """
 
 
@@ -33,5 +40,12 @@ def options_page() -> str:
     return "\n".join([OPENING, *sections])
 
 
+def pages() -> dict[Path, str]:
+    """Every file that is made from the code, and what it is to hold."""
+    schemas = {DOCS / f"schema/{name}.json": schema_text(model) for name, model in SCHEMAS.items()}
+    return {DOCS / "options.md": options_page(), **schemas}
+
+
 if __name__ == "__main__":
-    PAGE.write_text(options_page(), encoding="utf-8")
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")

@@ -1,4 +1,6 @@
-"""The command line of what reads a configuration: CONFIG.yaml key=value ..., and --keys, which says what there is."""
+"""The command line of what reads a configuration: CONFIG.yaml key=value ..., and --keys, which says what there is, to
+people; --schema says it to editors.
+"""
 
 import argparse
 import json
@@ -7,13 +9,14 @@ import sys
 
 from shared.config import Config
 from shared.options.keys import as_plain, as_text, keys_of
+from shared.options.schema import schema_text
 
 
 def parse_command_line(parser: argparse.ArgumentParser, default: str, model: type[Config]) -> argparse.Namespace:
     """What `parser` reads, and beside it `config`, a YAML file (`default` where none is named), and its `overrides`.
 
     With --keys, prints the keys of `model` instead and ends the command; --json, which the parser may have, prints them
-    as one JSON array. Raises UserError where there is no such key.
+    as one JSON array. --schema prints its JSON schema instead. Raises UserError where there is no such key.
     """
     parser.add_argument("config", nargs="?", default=default, help=f"a YAML file (default: {default})")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of the file, e.g. name=mine")
@@ -22,7 +25,15 @@ def parse_command_line(parser: argparse.ArgumentParser, default: str, model: typ
         help="list every key with type, default and meaning, and do nothing else; a key in place of the file lists "
         "what is below it: --keys model.quantiser",
     )  # fmt: skip
+    parser.add_argument(
+        "--schema", action="store_true",
+        help="print the JSON schema of the configuration, by which an editor completes and checks a YAML file, and do "
+        "nothing else",
+    )  # fmt: skip
     args = parser.parse_intermixed_args()
+    if args.schema:
+        print(schema_text(model), end="")
+        sys.exit(0)
     if args.keys:
         keys = keys_of(model, "" if args.config == default else args.config)
         print(json.dumps(as_plain(keys)) if vars(args).get("json") else as_text(keys))

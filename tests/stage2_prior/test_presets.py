@@ -1,4 +1,4 @@
-"""configs/prior/: each file has the number of weights that its first line says, and is named after it."""
+"""configs/prior/: each file has the number of weights that its first words say, and is named after it."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def weights(run: PriorRun) -> int:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_presets_are_of_the_size_they_say(path: Path) -> None:
     run = load_config(PriorRun, path)
-    first, *_ = path.read_text().splitlines()
+    _, first, *_ = path.read_text().splitlines()  # behind the one that names a schema
     said = re.search(r"(\d+)M weights", first)
     assert said is not None
     assert weights(run) == pytest.approx(int(said[1]) * 1e6, rel=0.05)

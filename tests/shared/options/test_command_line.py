@@ -54,6 +54,16 @@ def test_keys_are_listed_for_programs_too(monkeypatch: pytest.MonkeyPatch, capsy
     assert (key["key"], key["default"], key["meaning"]) == ("side", "3", "In pixels.")
 
 
+def test_the_schema_is_printed_and_nothing_else_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["command", "--schema"])
+    with pytest.raises(SystemExit) as ended:
+        parse_command_line(argparse.ArgumentParser(), "usual.yaml", Size)
+    assert ended.value.code == 0
+    assert json.loads(capsys.readouterr().out)["properties"]["side"]["description"] == "In pixels."
+
+
 def test_a_key_that_is_not_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["command", "--keys", "sid"])
     with pytest.raises(UserError, match="did you mean 'side'"):
