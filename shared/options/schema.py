@@ -1,7 +1,7 @@
 """The JSON schema of a configuration: what an editor completes keys, shows their meaning and finds slips by."""
 
 import json
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic.json_schema import GenerateJsonSchema
 
@@ -41,7 +41,7 @@ def _needed(model: type[Config]) -> dict[str, Any]:
     return ({"required": required} if required else {}) | ({"properties": inside} if inside else {})
 
 
-def _is_config(annotation: Any) -> bool:
+def _is_config(annotation: Any) -> TypeGuard[type[Config]]:
     return isinstance(annotation, type) and issubclass(annotation, Config)
 
 
