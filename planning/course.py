@@ -1,6 +1,7 @@
 """Does what a plan says, one command after another, within its hours; resumes if interrupted."""
 
 import json
+import math
 import shlex
 import signal
 import subprocess
@@ -113,13 +114,11 @@ class Course:
         """Find how this prior draws best, where there is time and enough to measure by; a plan does not fail for it."""
         if "searching" in self.clock.done:
             return
-        found = self._seconds_left() >= SHORTEST_SEARCH and self.plan.pictures.held_out >= FEWEST_HELD_OUT
+        end = self.plan.budget.total - DRAWING
+        found = end - self.clock.total >= SHORTEST_SEARCH and self.plan.pictures.held_out >= FEWEST_HELD_OUT
         if found:
             command = [*script("judge"), "--prior", str(self.prior), "--search"]
-            with self.clock.running("searching") as tick, running(command) as process:
-                while (status := process.poll()) is None and self._seconds_left() > 0:
-                    time.sleep(POLL)
-                    tick()
+            status = self._status("searching", command, end)
             if status in STOPPED:
                 check(status, command)
             found = status == 0
@@ -127,19 +126,18 @@ class Course:
             print(f"no settings are searched for; `{command_of('judge')} --search` finds how to draw best", flush=True)
         self.clock.finish("searching")
 
-    def _seconds_left(self) -> float:
-        """Until drawing must begin."""
-        return self.plan.budget.total - self.clock.total - DRAWING
-
     def _do(self, part: str, command: Command) -> None:
-        if part in self.clock.done:
-            return
+        if part not in self.clock.done:
+            check(self._status(part, command), command)
+            self.clock.finish(part)
+
+    def _status(self, part: str, command: Command, end: float = math.inf) -> int | None:
+        """The exit status of a command, run as a part; None where the clock came to `end` first and it was stopped."""
         with self.clock.running(part) as tick, running(command) as process:
-            while process.poll() is None:
+            while (status := process.poll()) is None and self.clock.total < end:
                 time.sleep(POLL)
                 tick()
-        check(process.returncode, command)
-        self.clock.finish(part)
+        return status
 
 
 def module(name: str) -> list[str]:
@@ -169,7 +167,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def check(status: int, command: Command) -> None:
+def check(status: int | None, command: Command) -> None:
     """Raise `signals.Stopped` where a command was stopped, and UserError where it failed."""
     if status in STOPPED:
         raise signals.Stopped("stopped: the same command resumes, and so does its clock.", signals.RESUME)

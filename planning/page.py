@@ -4,15 +4,16 @@ import math
 from pathlib import Path
 
 from planning.choice.budget import Budget
-from planning.choice.rules import FEW
 from planning.choice.setting import reasons
 from planning.choice.shape import needed
 from planning.clock import Clock
 from planning.plan import Plan
+from planning.survey.pictures import FEW
 from shared.disk.atomic import write_text
 from shared.reporting.page import Section, captioned, page, tags
 from shared.runs.run_directory import RUNS
 from shared.training.log import read_metrics
+from stage2_prior.tokens import tokens_apart
 
 PARTS = {  # of a course, in its order
     "tokenizer": "training the tokenizer",
@@ -47,7 +48,7 @@ def expectations(plan: Plan) -> list[str]:
     """What can be said before anything is trained, each a sentence without a full stop."""
     pictures, shape = plan.pictures, plan.shape
     codes = next(setting.value["codes"] for setting in plan.tokenizer if setting.key == "model.quantiser")
-    apart = min(shape.tokens, max(1, math.ceil(math.log(max(2, pictures.distinct), codes))))
+    apart = tokens_apart(pictures.distinct, shape.tokens, codes)
     (images, grids), seen = needed(pictures, shape), plan.expected_at(shape)
     said = [
         f"{apart} of the {shape.tokens} tokens of a picture can tell all {pictures.distinct:,} pictures apart: behind "

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +156,8 @@ def _plan_at(
     rates = timing(tokenizer, prior, shape, request.changes)
     seconds = 3600 * request.hours
     used, views = tokenized(seconds, rates, machine, pictures, views_for(pictures))
-    tokenizer = (*tokenizer, *cache_settings(used if used < pictures.train else 0, views))
-    pictures = replace(pictures, train=used, distinct=min(pictures.distinct, used))
+    all_of_them, pictures = used == pictures.train, pictures.limited(used)
+    tokenizer = (*tokenizer, *cache_settings(pictures, views, all_of_them))
     budget = divide(seconds, rates, machine, pictures, views)
     prior = tuple(prior_settings(name, pictures, machine, size, budget.prior * rates.grids / pictures.train))
     return Plan(name, request, pictures, machine, shape, size, rates, budget, tokenizer, prior)

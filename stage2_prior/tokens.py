@@ -54,9 +54,7 @@ def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
 class Amount:
     """How much there is to learn from: `images` of `length` tokens out of `codes`, in `views` each.
 
-    per_code: how often a code comes in one view of all images, on average. tell_apart: after how many tokens N images
-    can all be told apart at the earliest, ceil(log2 N / log2 K). A prior learns the tokens behind those by heart,
-    unless images have parts in common ("entropy cliff", arXiv 2605.06207).
+    per_code: how often a code comes in one view of all images, on average. tell_apart: `tokens_apart`.
     """
 
     images: int
@@ -70,14 +68,23 @@ class Amount:
     def of(cls, cache: TokenCache) -> Self:
         info = cache.info
         images, length = len(cache.tokens["train"]) // info.views, info.grid[0] * info.grid[1]
-        apart = min(length, max(1, math.ceil(math.log2(images) / math.log2(info.codes)))) if info.codes > 1 else length
-        return cls(images, length, info.views, info.codes, images * length / info.codes, apart)
+        per_code, apart = images * length / info.codes, tokens_apart(images, length, info.codes)
+        return cls(images, length, info.views, info.codes, per_code, apart)
 
     def __str__(self) -> str:
         return (
             f"{self.images:,} images of {self.length}, views of each: {self.views}; a code of the {self.codes:,} comes "
             f"{self.per_code:,.1f} times a view; tokens that can tell all images apart: {self.tell_apart}"
         )
+
+
+def tokens_apart(images: int, length: int, codes: int) -> int:
+    """After how many of their `length` tokens N images can all be told apart at the earliest: ceil(log2 N / log2 K).
+
+    A prior learns the tokens behind those by heart, unless images have parts in common ("entropy cliff",
+    arXiv 2605.06207). codes: K.
+    """
+    return min(length, max(1, math.ceil(math.log2(images) / math.log2(codes)))) if codes > 1 else length
 
 
 def changed_keys(before: TokenInfo, now: TokenInfo) -> list[str]:

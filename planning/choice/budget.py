@@ -1,6 +1,6 @@
 """How the hours of a plan divide: what is trained on, and what lies before, between and after."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from planning.survey.machine import Machine
 from planning.survey.pace import Rates
@@ -47,7 +47,7 @@ def _used(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, vi
     fewest, most = 1, max(1, min(pictures.train, int(CACHING * rates.images * MOST_CACHING * seconds / views)))
     while fewest < most:
         used = (fewest + most + 1) // 2
-        grids = rates.grids * divide(seconds, rates, machine, replace(pictures, train=used), views).prior
+        grids = rates.grids * divide(seconds, rates, machine, pictures.limited(used), views).prior
         fewest, most = (used, most) if used * views <= grids else (fewest, used - 1)
     return fewest
 

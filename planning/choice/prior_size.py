@@ -3,9 +3,8 @@
 from typing import NamedTuple
 
 from planning.survey.machine import Machine
-from planning.survey.pictures import Pictures
+from planning.survey.pictures import MANY, Pictures
 
-MANY = 100_000  # pictures, of which there is more to learn
 TOKENS_A_WEIGHT = 3  # seen in training: with fewer, a smaller prior that sees more grids learns more (docs/plan.md)
 
 

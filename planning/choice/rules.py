@@ -1,20 +1,18 @@
 """What a plan chooses besides the size of its images, by rules that anybody can read.
 
-Those for a CPU were read off trainings on one, of tokens out of 1,024 codes at 64 px: 16 x 16 of them in the bundled
-model, and for 33,431 faces in an hour; 8 x 8 for 3,000 faces in less (docs/plan.md). Those for a GPU are the presets'
-of configs/prior; no plan was trained on one yet.
+Those for a CPU were read off trainings on one, of tokens out of 1,024 codes (docs/plan.md, docs/bundled-model.md).
+Those for a GPU are the presets' of configs/prior; no plan was trained on one yet.
 """
 
 import math
 
-from planning.choice.prior_size import MANY, PriorSize
+from planning.choice.prior_size import PriorSize
 from planning.choice.setting import Setting
 from planning.choice.shape import Shape
 from planning.survey.machine import Machine
-from planning.survey.pictures import Pictures
+from planning.survey.pictures import FEW, MANY, SOME, Pictures
 from shared.runs.run_directory import RUNS
 
-FEW, SOME = 1_000, 10_000  # pictures
 LARGE = 30_000  # pictures from which two views of each are enough
 IMAGES_BEFORE_CODES = 2_000  # that an encoder sees before the codebook is made of its vectors
 SMALLEST_PERCEPTUAL = 32  # pixels of the shorter side from which the perceptual loss is used
@@ -32,7 +30,6 @@ def tokenizer_settings(
     settings = [
         Setting("data.source", source),
         Setting("data.image_size", [shape.height, shape.width], size_reason(pictures, shape)),
-        Setting("data.validation_fraction", pictures.held_out_share),
         Setting("data.workers", 0 if on_cpu else min(8, max(1, machine.cores - 1))),
         Setting("data.augment", {"crop_scale": [0.9, 1.0], "flip": 0.5, "sharpness": 0.0, "autocontrast": 0.0},
             "mirrored and slightly cropped; take data.augment.flip=0 where left and right differ, as in writing"),
@@ -49,6 +46,8 @@ def tokenizer_settings(
         Setting("training.warm_up", 1600),
         Setting("training.ema_decay", 0.998),
     ]  # fmt: skip
+    if pictures.held_out_share:
+        settings.append(Setting("data.validation_fraction", pictures.held_out_share))
     if pictures.classes and not tells_classes(pictures):
         said = f"{pictures.classes:,} classes are left out: fewer than {PICTURES_A_CLASS} pictures each"
         settings.append(Setting("data.labels", "none", said))
@@ -120,13 +119,14 @@ def views_for(pictures: Pictures) -> int:
     return 4 if pictures.train < LARGE else 2 if pictures.train < 10 * MANY else 1
 
 
-def cache_settings(used: int, views: int) -> list[Setting]:
-    """What is tokenized: `used` pictures, 0 where it is all of them, in `views` views each."""
+def cache_settings(used: Pictures, views: int, all_of_them: bool) -> list[Setting]:
+    """What is tokenized: the pictures that are used, in `views` views each."""
     why = f"of each picture {views} views are tokenized, so that a prior learns it less by heart" if views > 1 else ""
     settings = [Setting("cache.views", views, why)]
-    if used:
+    if not all_of_them:
+        limit = used.train + used.held_out if used.held_out_share else used.train
         settings.append(
-            Setting("data.limit", used, f"{used:,} of the pictures: a prior cannot learn from more in time")
+            Setting("data.limit", limit, f"{used.train:,} of the pictures: a prior cannot learn from more in time")
         )
     return settings
 

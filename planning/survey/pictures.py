@@ -2,7 +2,7 @@
 
 import statistics
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -13,6 +13,7 @@ from shared.data.pictures.decode import UnreadableImage
 from shared.data.sources.source import counted, spread
 from shared.errors import UserError
 
+FEW, SOME, MANY = 1_000, 10_000, 100_000  # pictures, in words
 SAMPLE = 64  # pictures looked at, evenly spread
 LOOKED_AT = 256  # pixels at which they are decoded: their true size is known where it is below 2.5 times that
 DRAWN = ("openmoji", "dicebear")  # sources that have any size
@@ -50,6 +51,13 @@ class Pictures:
         ratio = self.width / self.height
         return 1.0 if 1 / SQUARE <= ratio <= SQUARE else min(4.0, max(0.25, ratio))
 
+    def limited(self, train: int) -> "Pictures":
+        """As few of them that so many are trained on."""
+        held_out = (
+            round(train * self.held_out_share / (1 - self.held_out_share)) if self.held_out_share else self.held_out
+        )
+        return replace(self, train=train, held_out=held_out, distinct=min(self.distinct, train))
+
     def __str__(self) -> str:
         parts = [f"{self.train} to train on, {self.held_out} held out"]
         if copies := self.train - self.distinct:
@@ -73,7 +81,8 @@ def look_at(config: DataConfig) -> Pictures:
             grey.append(is_grey(picture))
     if not sizes:
         raise UserError(f"none of {len(train)} pictures of {config.where} that were looked at can be read")
-    share = held_out_share(config, len(train) + len(held_out))
+    own = train.source.held_out is not None  # it says which are held out
+    share = 0.0 if own else held_out_share(config, len(train) + len(held_out))
     train_N, held_out_N = divided(train.source, config.model_copy(update={"validation_fraction": share}))
     ratios = sorted(width / height for width, height in sizes)
     labels = train.source.labels

@@ -14,7 +14,7 @@ from tests.planning.samples import MACHINE, pictures
 @pytest.mark.parametrize("rates", [Rates(39, 12), Rates(130, 45), Rates(4_000, 900)])
 def test_no_more_is_tokenized_than_a_prior_learns_from(hours: float, train: int, rates: Rates) -> None:
     def grids(used: int, views: int) -> float:
-        return rates.grids * divide(3600 * hours, rates, MACHINE, replace(all_of_them, train=used), views).prior
+        return rates.grids * divide(3600 * hours, rates, MACHINE, all_of_them.limited(used), views).prior
 
     def fits(used: int, views: int) -> bool:
         seconds = used * views / (CACHING * rates.images)

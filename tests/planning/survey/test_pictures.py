@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from planning.choice.configurations import data_config
+from planning.choice.rules import cache_settings
+from planning.choice.setting import Setting
 from planning.survey.pictures import held_out_share, is_grey, look_at
 from shared.data.open import open_datasets
 from shared.errors import UserError
@@ -68,3 +70,20 @@ def test_so_many_are_held_out_as_the_tokenizer_will_hold_out(
     found = look_at(data_config(str(drawings), changes))
     trained = config.model_copy(update={"validation_fraction": found.held_out_share})
     assert [found.train, found.held_out] == [len(part) for part in open_datasets(trained, seed=0)]
+
+
+@pytest.mark.parametrize("changes", [[], ["data.held_out=val"]])
+def test_of_a_limited_set_so_many_are_trained_on_and_held_out(
+    changes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        folder = tmp_path / "set" / ("val" if number % 5 == 0 else "train")
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(40, 40, (number, 2 * number, 200)).save(folder / f"{number}.png")
+    monkeypatch.setattr("planning.survey.pictures.MOST_HELD_OUT", 4)
+    found = look_at(data_config(str(tmp_path / "set"), changes)).limited(20)
+    settings = [*cache_settings(found, 1, all_of_them=False), Setting("data.validation_fraction", found.held_out_share)]
+    of_data = [f"{setting.key}={setting.value}" for setting in settings if setting.key.startswith("data.")]
+    made = open_datasets(data_config(str(tmp_path / "set"), [*changes, *of_data]), seed=0)
+    assert [found.train, found.held_out] == [len(part) for part in made]
+    assert found.train == 20
