@@ -29,7 +29,7 @@ def links_of(plan: Plan) -> str:
         RUNS / "prior" / plan.name / "report.html": "the nearest real picture of each drawing",
     }
     there = {quote(shown(path.as_posix())): said for path, said in pages.items() if path.is_file()}
-    return f"<p>{', '.join(map(_link, there, there.values()))}</p>" if there else ""
+    return f"<p>{' · '.join(map(_link, there, there.values()))}</p>" if there else ""
 
 
 def _link(address: str, said: str) -> str:
