@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import shutil
 import socket
 import subprocess
@@ -20,12 +21,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from planning.page import PARTS, as_text, outcome
+from planning.watching.view import view_of
 from shared.data.pixels import to_uint8
 from shared.errors import UserError
 from shared.reporting.curves import curves_section
 from shared.reporting.page import Section, png_of_pixels, strip
 from shared.reporting.page import page as report_page
 from shared.runs.token_cache import open_cache
+from shipped import OPENMOJI
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.judging.similarity import psnr_of
@@ -35,6 +39,7 @@ from stage2_prior.decoding.filters import SamplingConfig, filter_logits
 from stage2_prior.decoding.guidance import GuidanceConfig
 from tests.launch import ROOT
 from tests.narrow import present
+from tests.planning.watching.samples import LOGGED, log, set_clock, written_plan
 from tests.tiny import generate, prior_run, save_drawings, tokenizer_run
 
 gr = pytest.importorskip("gradio", reason="the web page needs gradio: make develop")
@@ -44,21 +49,27 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="testing the web pa
 import web  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
-TABS = ("Draw", "Reconstruct", "Complete", "Codebook")
+TABS = ("Draw", "Reconstruct", "Complete", "Codebook", "Plans")
 PATIENCE = 60_000  # ms
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> web.Run:
-    """A tiny tokenizer and prior, trained in seconds."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a tiny tokenizer and prior were trained, in seconds."""
     folder = tmp_path_factory.mktemp("web")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("TESSERA_CACHE", str(folder / "cache"))
         tokenizer, _ = stage1.train(tokenizer_run(save_drawings(folder / "drawings")))
         cache_tokens(tokenizer.path)
-        prior, _ = stage2.train(prior_run())
-        return web.load_run(folder / prior.path, folder / tokenizer.path)
+        stage2.train(prior_run())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> web.Run:
+    """Both."""
+    return web.load_run(place / "runs/prior/tiny", place / "runs/tokenizer/tiny")
 
 
 @pytest.fixture(scope="module")
@@ -338,8 +349,12 @@ def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Any], drawing: P
     page = open_page(390, 844)
     page.get_by_role("button", name="Draw", exact=True).click()
     page.locator("#drawn img").nth(15).wait_for()
+    log("tokenizer", *LOGGED["tokenizer"])
+    set_clock(written_plan(), seconds=dict.fromkeys(PARTS, 60.0), done=list(PARTS))
     for tab in TABS:
         page.get_by_role("tab", name=tab).click()
+        if tab == "Plans":
+            page.locator("#plan-curves img").last.wait_for()
         upload = page.locator("[role=tabpanel]:visible input[type=file]")
         if upload.count():
             upload.set_input_files(drawing)
@@ -397,6 +412,83 @@ def test_stop_ends_the_drawing(open_page: Callable[..., Any], monkeypatch: pytes
             stop.click()
     assert ended.is_set()
     assert len(rows) < PATIENCE / 100
+
+
+def test_a_plan_is_watched_without_a_reload(open_page: Callable[..., Any]) -> None:
+    plan = written_plan()
+    set_clock(plan, seconds={"tokenizer": 1.0}, lengths={"tokenizer": 400})
+    page = open_page()
+    page.get_by_role("tab", name="Plans").click()
+    page.get_by_text("Running: training the tokenizer, 0 of 400 images").wait_for()
+    assert page.locator("#plan-text pre").inner_text() == as_text(plan)
+    pre = page.locator("#plan-text pre").element_handle()
+    log("tokenizer", *LOGGED["tokenizer"])
+    page.get_by_text("Running: training the tokenizer, 300 of 400 images").wait_for()
+    page.locator("#plan-curves figure", has_text="21.99 held out").wait_for()
+    assert pre.is_visible()  # what did not change was left alone, with the focus and what is marked in it
+    set_clock(plan, age=1000, seconds={"tokenizer": 1.0}, lengths={"tokenizer": 400})
+    page.get_by_text("Nothing is running").wait_for()
+    log("prior", *LOGGED["prior"])
+    set_clock(plan, seconds=dict.fromkeys(PARTS, 60.0), done=list(PARTS))
+    for said in outcome(plan).values():
+        page.locator("#plan-end").get_by_text(said).wait_for()
+    assert page.get_by_label("Plan", exact=True).input_value() == "mine: done"
+    (plan.folder / "plan.json").write_text("{")
+    page.locator("#plan-standing").get_by_text(f"{plan.folder}/plan.json cannot be read").wait_for()
+    page.locator("#plan-text pre").wait_for(state="detached")
+
+
+def test_plans_can_be_watched_and_their_priors_used_by_keyboard(
+    run: web.Run, open_page: Callable[..., Any], place: Path
+) -> None:
+    set_clock(written_plan(), seconds=dict.fromkeys(PARTS, 60.0), done=list(PARTS))
+    shutil.copytree(place / "runs", "runs", dirs_exist_ok=True)
+    Path("runs/prior/tiny").rename("runs/prior/mine")
+    page = open_page()
+    page.get_by_role("tab", name="Draw").focus()
+    for _ in range(2 * len(TABS)):
+        if page.evaluate("document.activeElement.innerText") == "Plans":
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    use = page.get_by_role("button", name="Draw with its prior")
+    use.wait_for()
+    page.get_by_label("Plan", exact=True).focus()
+    for _ in range(3):
+        if use.evaluate("it => it == document.activeElement"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Draw", exact=True).wait_for()
+    menu = page.get_by_label("Prior", exact=True)
+    page.wait_for_function("menu => menu.value == 'runs/prior/mine'", arg=menu.element_handle())
+    choose(page, "How many", 2)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    wait_for_pictures(page, "drawn", expected_drawings(run, 2, seed=0))
+
+
+def test_another_prior_is_chosen_and_the_page_is_about_it(
+    run: web.Run, open_page: Callable[..., Any], drawing: Path
+) -> None:
+    page = open_page()
+    page.get_by_role("tab", name="Reconstruct").click()
+    page.locator("[role=tabpanel]:visible input[type=file]").set_input_files(drawing)
+    page.get_by_text("out of 64 codes").last.wait_for()
+    page.get_by_label("Prior", exact=True).click()
+    page.get_by_role("option", name="OpenMoji").click()
+    other = web.load_run(OPENMOJI, None)
+    page.get_by_text(web.describe(other)).wait_for()
+    x_BCHW = web.open_picture(other, str(drawing))[None]
+    psnr = psnr_of(other.tokenizer.detokenize(other.tokenizer.tokenize(x_BCHW)), x_BCHW).item()
+    page.get_by_text(f"PSNR {psnr:.2f} dB").wait_for()
+    page.get_by_role("tab", name="Codebook").click()
+    page.locator("#codes img").nth(web.CODES_ON_A_PAGE - 1).wait_for()
+    page.get_by_role("tab", name="Draw").click()
+    choose(page, "How many", 1)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.locator("#drawn img").wait_for()
+    *_, html = web.draw(other, *controls(num=1, guide_to=other.prior.length))
+    wait_for_pictures(page, "drawn", pictures_of(html))
 
 
 # Without a browser
@@ -500,7 +592,7 @@ def test_messages_are_text_not_html(run: web.Run) -> None:
         yield "before"
         raise UserError("<b>name</b>.png cannot be read")
 
-    answers = web.answer(handler, run)()
+    answers = web.answer(handler, web.Runs(run))(run.name)
     assert next(answers) == "before"
     with pytest.raises(gr.Error) as raised:
         next(answers)
@@ -547,8 +639,9 @@ def test_programs_get_the_same_sentence_and_the_log_no_traceback(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_program_cannot_name_a_file_of_this_computer(address: str, drawing: Path) -> None:
-    answer = httpx.post(f"{address}gradio_api/call/reconstruct", json={"data": [{"path": str(drawing)}]}).json()
+def test_a_program_cannot_name_a_file_of_this_computer(run: web.Run, address: str, drawing: Path) -> None:
+    data = {"data": [{"path": str(drawing)}, run.name]}
+    answer = httpx.post(f"{address}gradio_api/call/reconstruct", json=data).json()
     said = httpx.get(f"{address}gradio_api/call/reconstruct/{answer['event_id']}").text
     assert "event: error" in said
     assert "no picture was uploaded: upload the file itself" in said
@@ -564,6 +657,82 @@ def test_an_upload_of_too_many_bytes_is_refused_before_it_is_read(address: str, 
             answer += it.recv(10_000).decode()
     assert answer.startswith("HTTP/1.1 413")
     assert "this page takes 250 MB" in answer
+
+
+def test_programs_see_a_plan_as_its_files_are(address: str) -> None:
+    client = gradio_client.Client(address, verbose=False)
+    menu, standing, *_ = client.predict(None, api_name="/show_plan")
+    assert menu["choices"] == []
+    assert standing == web.NO_PLANS
+    plan = written_plan()
+    log("prior", *LOGGED["prior"])
+    set_clock(plan, seconds={"tokenizer": 60.0, "prior": 60.0}, done=["tokenizer", "caching"])
+    client = gradio_client.Client(address, verbose=False)  # a new visitor, who was told nothing yet
+    menu, *parts = client.predict("../up", api_name="/show_plan")  # clients are not told of buttons
+    assert menu["choices"] == [["mine: running", "mine"]]
+    assert parts == list(view_of(plan.folder))
+    (plan.folder / "clock.json").write_text("[")
+    _, standing, *_ = client.predict("mine", api_name="/show_plan")
+    assert standing.startswith(f"<p>{plan.folder}/clock.json cannot be read")
+
+
+def test_what_did_not_change_is_not_sent_again(run: web.Run) -> None:
+    plan, runs = written_plan(), web.Runs(run)
+    *first, known = web.show_plan(runs, None, ())
+    assert gr.skip() not in first
+    *second, known = web.show_plan(runs, "mine", known)
+    assert second == [gr.skip()] * len(first)
+    set_clock(plan, seconds={"tokenizer": 60.0})
+    menu, standing, *others, _ = web.show_plan(runs, "mine", known)
+    assert menu.choices == [("mine: running", "mine")]
+    assert standing == view_of(plan.folder).standing
+    assert others == [gr.skip()] * len(others)
+
+
+def test_pages_of_plans_are_given_out_and_no_other_file(address: str) -> None:
+    plan = written_plan()
+    (plan.folder / "index.html").write_text("<p>the end")
+    answer = httpx.get(f"{address}runs/plans/mine/index.html")
+    assert (answer.text, answer.headers["content-type"]) == ("<p>the end", "text/html; charset=utf-8")
+    for other in ("runs/plans/mine/plan.json", "runs/plans/none/index.html", "runs/plans/%2e%2e/index.html"):
+        assert httpx.get(f"{address}{other}").status_code == 404
+
+
+def test_every_run_that_has_weights_can_be_chosen(run: web.Run, place: Path) -> None:
+    shutil.copytree(place / "runs", "runs")
+    Path("runs/prior/empty").mkdir()
+    shutil.copy("runs/prior/tiny/config.yaml", "runs/prior/empty")
+    for number in range(web.IN_MEMORY):
+        shutil.copytree("runs/prior/tiny", f"runs/prior/run{number}")
+    runs = web.Runs(run)
+    first, *others, last = runs.directories()
+    assert (first, last) == (run.name, "OpenMoji, the model that comes along")
+    assert sorted(others) == [f"runs/prior/run{number}" for number in range(web.IN_MEMORY)] + ["runs/prior/tiny"]
+    assert runs.of(run.name) is run
+    chosen = [runs.of(f"runs/prior/run{number}") for number in range(web.IN_MEMORY)]
+    assert list(runs.loaded.values()) == chosen  # the first made way
+    assert [found.name for found in chosen] == sorted(others)[:-1]
+    assert runs.of("runs/prior/run0") is chosen[0]
+    again = runs.of(run.name)
+    assert again is not run
+    assert np.array_equal(
+        expected_drawings(again, 2, 0), expected_drawings(run, 2, 0)
+    )  # loaded anew, with the tokenizer that it was said to have
+    for name in ("runs/prior/empty", "../up"):
+        with pytest.raises(UserError, match="there is no such prior"):
+            runs.of(name)
+
+
+def test_a_run_that_was_trained_on_is_loaded_anew(run: web.Run, place: Path) -> None:
+    shutil.copytree(place / "runs", "runs")
+    runs, weights = web.Runs(run), Path("runs/prior/tiny/ema.safetensors")
+    before = runs.of("runs/prior/tiny")
+    assert runs.of("runs/prior/tiny") is before
+    os.utime(weights)
+    after = runs.of("runs/prior/tiny")
+    assert after is not before
+    weights.unlink()
+    assert not after.outdated
 
 
 def test_a_run_that_is_missing_ends_the_command_in_one_message() -> None:

@@ -82,4 +82,4 @@ def test_the_web_page_names_the_packages_that_it_needs(site: Path, tmp_path: Pat
     said = subprocess.run([sys.executable, "-m", "tessera.web"], env=environment, capture_output=True, text=True)
     assert said.returncode == 1
     assert said.stderr.startswith("error: the web page needs gradio, which is not installed: ")
-    assert said.stderr.strip().endswith("-m pip install 'gradio>=6.0'")
+    assert said.stderr.strip().endswith("-m pip install 'gradio>=6.31'")
