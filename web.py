@@ -106,12 +106,12 @@ CSS = """
 .plan p, .plan dl, .plan table, .plan figure { margin: 0 0 10px }
 .plan p, .plan dd, .plan code { overflow-wrap: anywhere }
 .plan a { text-decoration: underline }
-.plan table { width: auto; border-collapse: collapse; text-align: left }
-.plan :is(th, td) { padding: 4px 14px 4px 0 !important; vertical-align: top }
-.plan :is(th, td) { border: solid var(--border-color-primary) !important; border-width: 0 0 1px !important }
-.plan table { border-width: 0 !important }
+.plan table { width: auto; border-width: 0; border-collapse: collapse; text-align: left }
+.plan th, .plan td { padding: 4px 14px 4px 0; border-width: 0; vertical-align: top }
+.plan tr { border: solid var(--border-color-primary); border-width: 0 0 1px }
 .plan progress { appearance: none; width: 100%; min-width: 90px; height: 8px; border: 0 }
-.plan progress, .plan progress::-webkit-progress-bar { background: var(--border-color-primary) }
+.plan progress { background: var(--border-color-primary) }
+.plan progress::-webkit-progress-bar { background: var(--border-color-primary) }
 .plan progress::-webkit-progress-value { background: var(--color-accent) }
 .plan progress::-moz-progress-bar { background: var(--color-accent) }
 .plan dt { font-weight: 600 }
