@@ -29,6 +29,7 @@ from shared.options.commands import command_of
 from shared.reporting.findings import Findings
 from shared.runs.run_directory import DRAWING, newest_run
 from shared.runs.token_cache import TokenInfo
+from shared.training.devices.accelerator import plain_accelerator
 from stage1_tokenizer.cache import open_views, tokens_of_views
 from stage1_tokenizer.judging.networks import open_networks
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
@@ -151,7 +152,7 @@ def main() -> None:
     """Read the command line, judge, say what was written."""
     args = parse_arguments()
     run = args.prior or newest_run("prior", "ema.safetensors")
-    accelerator = Accelerator()
+    accelerator = plain_accelerator()
     check_writable(run / "evaluation")
     found: dict[str, Any]
     if args.search:

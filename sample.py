@@ -30,6 +30,7 @@ from shared.runs.hub import WHICH_PRIOR, local_run, prior_directory
 from shared.runs.run_directory import RUNS
 from shared.runs.token_cache import TokenInfo
 from shared.text import shown
+from shared.training.devices.device import best_device
 from stage1_tokenizer.judging.pictures import decode_rows
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.class_label import class_labels
@@ -181,7 +182,7 @@ def main() -> None:
     """Draw, decode, write, say what was written."""
     args = parse_arguments()
     check(args)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device()
     run = prior_directory(args.prior)
     sampling, guidance = settings_of(args, read_settings(run))
     out = args.out or (run if RUNS in run.parents or run == args.prior else Path()) / "samples"
@@ -212,7 +213,7 @@ def main() -> None:
     seconds = time.perf_counter() - start
     print(
         f"wrote {task.total} images and {panel.path}: {task.total / seconds:.1f} images/s, "
-        f"{to_draw / drawing:.0f} tokens/s on {device}\n"
+        f"{to_draw / drawing:.0f} tokens/s on {device.type}\n"
         f"next: look at them; draw others with --seed {args.seed + 1}, tamer ones with --temperature 0.85"
     )
 

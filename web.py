@@ -43,6 +43,7 @@ from shared.runs.run_directory import RUNS, WEIGHTS, runs_holding
 from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import uses_of
 from shared.text import shown
+from shared.training.devices.device import best_device
 from shipped import OPENMOJI
 from stage1_tokenizer.judging.pictures import (
     ERROR_LEVELS,
@@ -832,8 +833,8 @@ def picture(caption: str, elem_id: str | None = None) -> gr.Image:
 
 
 def load_run(prior_run: Path, tokenizer_run: Path | None) -> Run:
-    """The prior of a run directory and its tokenizer, on a GPU if there is one. Raises UserError where they are not."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    """The prior of a run directory and its tokenizer, on the best device. Raises UserError where they are not."""
+    device = best_device()
     when = when_written(prior_run)  # before they are read: what is written meanwhile is then read again
     prior, info = load_prior(prior_run)
     tokenizer = matching_tokenizer(info, prior_run, tokenizer_run)

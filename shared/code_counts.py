@@ -6,6 +6,8 @@ Shapes: Q tokens of one place, K codes that a token may name, N places.
 import torch
 from torch import Tensor
 
+from shared.training.devices.precision import widest
+
 
 def code_numbers(tokens: Tensor, codes: int, tokens_per_place: int = 1) -> Tensor:
     """Tokens, int64 of any shape in raster order, numbered through all codebooks: (N * Q,) int64 in 0 .. Q * K - 1.
@@ -26,7 +28,7 @@ def count_codes(tokens: Tensor, codes: int, tokens_per_place: int = 1) -> Tensor
 
 def perplexity(counts_K: Tensor) -> Tensor:
     """exp of the entropy of the codes' use: K when all are used equally, 1 when one takes all. Scalar float32."""
-    p_K = counts_K.double() / counts_K.sum().clamp(min=1)
+    p_K = counts_K.to(widest(counts_K.device)) / counts_K.sum().clamp(min=1)
     return torch.exp(-(p_K * p_K.clamp(min=1e-30).log()).sum()).float()
 
 

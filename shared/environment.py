@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 
+from shared.training.devices.device import best_device
+
 PACKAGES = ("torch", "torchvision", "accelerate", "datasets", "numpy", "x-transformers", "mamba-ssm", "triton")
 
 
 def machine() -> str:
     """The device, cores, system, and versions of Python and torch."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     system = f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{device}, {torch.get_num_threads()} of {os.cpu_count()} cores, {system}"
+    return f"{device_name(best_device())}, {torch.get_num_threads()} of {os.cpu_count()} cores, {system}"
 
 
 def cores() -> set[int]:
@@ -32,6 +33,13 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called: a GPU's name, or that of the CPU."""
+    if device.type in ("cuda", "xpu"):
+        return torch.get_device_module(device).get_device_name(device)
+    return processor() if device.type == "cpu" else f"{processor()} ({device.type})"
 
 
 def processor() -> str:

@@ -30,6 +30,7 @@ from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import newest_run, read_yaml
 from shared.runs.token_cache import Rows, Split, TokenInfo, open_cache, write_cache
 from shared.runs.uses import count_uses
+from shared.training.devices.accelerator import plain_accelerator
 from shared.training.devices.gather import gather_rows
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -41,7 +42,7 @@ def cache_tokens(run: Path, batch_size: int = 64) -> Path:
     Training images have `cache.views` views, validation images one. A whole cache of the same tokenizer, images and
     preprocessing is left as it is. Where there are several processes, each must call it.
     """
-    accelerator = Accelerator()
+    accelerator = plain_accelerator()
     tokenizer = load_tokenizer(run).to(accelerator.device)
     config = parse_config(TokenizerRun, read_yaml(run / "config.yaml"), where=f"{run}/config.yaml")
     data = config.data.model_copy(update={"source": config.cache.source or config.data.source})

@@ -9,12 +9,11 @@ import argparse
 import json
 from pathlib import Path
 
-from accelerate import Accelerator
-
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.options.commands import command_of
 from shared.runs.run_directory import newest_run
+from shared.training.devices.accelerator import plain_accelerator
 from stage1_tokenizer.judging.evaluation import evaluate_run
 
 
@@ -35,7 +34,7 @@ def main() -> None:
         raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")
     run = args.tokenizer or newest_run("tokenizer", "ema.safetensors")
     check_writable(run / "evaluation")
-    accelerator = Accelerator()
+    accelerator = plain_accelerator()
     found = evaluate_run(run, args.split, args.batch_size, args.inception, accelerator)
     if accelerator.is_main_process:
         print(f"{found.markdown()}\nwrote {run / 'evaluation' / args.split}.json, .md and .png")

@@ -25,6 +25,8 @@ from shared.errors import UserError, run_command
 from shared.options.commands import command_of
 from shared.runs.run_directory import newest_run
 from shared.runs.token_cache import Split, TokenCache
+from shared.training.devices.accelerator import plain_accelerator
+from shared.training.devices.precision import widest
 from stage2_prior.prior import Prior, Weights, load_prior
 from stage2_prior.tokens import open_tokens_of
 
@@ -68,7 +70,7 @@ def evaluate(
     rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     total = len(cache.tokens[split])
     grids = min(total, most_grids or total)
-    sums_h3 = torch.zeros(prior.grid[0], 3, dtype=torch.float64, device=device)
+    sums_h3 = torch.zeros(prior.grid[0], 3, dtype=widest(device), device=device)
     # As many forward passes on each process, since those of a sharded prior run together: at the end, some grids are
     # predicted once more, and not counted.
     for places in torch.arange(rank, -(-grids // ranks) * ranks, ranks).split(batch_size):
@@ -87,10 +89,10 @@ def evaluate(
 
 
 def _summed_figures(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
-    """(3,) float64: bits, tokens ranked first, tokens among the first five."""
-    nats = F.cross_entropy(logits_NV, tokens_N, reduction="none").double().sum()
+    """(3,), float64 where the device has it: bits, tokens ranked first, tokens among the first five."""
+    nats = F.cross_entropy(logits_NV, tokens_N, reduction="none").to(widest(logits_NV.device)).sum()
     hits_NK = logits_NV.topk(min(5, logits_NV.shape[1])).indices == tokens_N[:, None]
-    return torch.stack([nats / math.log(2), hits_NK[:, 0].sum().double(), hits_NK.sum().double()])
+    return torch.stack([nats / math.log(2), hits_NK[:, 0].sum().to(nats.dtype), hits_NK.sum().to(nats.dtype)])
 
 
 def evaluate_run(
@@ -168,7 +170,7 @@ def main() -> None:
             raise UserError(f"--{name} must be at least 1, not {value}")
     run = args.prior or newest_run("prior", "ema.safetensors")
     check_writable(run)
-    accelerator = Accelerator()
+    accelerator = plain_accelerator()
     figures = evaluate_run(run, args.weights, args.batch_size, args.grids, accelerator)
     if not accelerator.is_main_process:
         return

@@ -245,17 +245,21 @@ class Prior(nn.Module, Shareable):
     def step(self, token_B: Tensor, state: PriorState) -> Tensor:
         """Take in one more id per sequence, updating `state` in place; returns (B, codes) logits of the next token.
 
-        The plain form, which the decoding engine is tested against; `Decoder` draws many times as fast.
+        The plain form, which the decoding engine is tested against, and which it takes where it has no kernels;
+        `Decoder` draws many times as fast on a CPU and on CUDA.
         """
         if not state.cursor.position:
             self.condition(token_B, state)
-        table_KR = self.vocabulary.table()
+        logits_BV = self.take_in(token_B, state, self.vocabulary.table())
+        state.cursor.advance()
+        return logits_BV
+
+    def take_in(self, token_B: Tensor, state: PriorState, table_KR: Tensor) -> Tensor:
+        """`step`, of a state whose classes are known (`condition`), and whose cursor the caller moves."""
         x_BD = self._embed(token_B[:, None], table_KR, offset=state.cursor.index_1)[:, 0]
         for block, states, modulation in zip(self.blocks, state.blocks, state.modulations[:-1], strict=True):
             x_BD = block.step(x_BD, states, modulation)
-        logits_BV = self._logits(self._last_norm(x_BD, state.modulations[-1]), table_KR)
-        state.cursor.advance()
-        return logits_BV
+        return self._logits(self._last_norm(x_BD, state.modulations[-1]), table_KR)
 
     def _apart(self, inputs_BL: Tensor) -> tuple[Tensor, Tensor]:
         """The kinds of views (B,) that start tokens tell, and the inputs as if they were all of view 0."""

@@ -4,10 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-
-from shared.environment import cores, processor
+from shared.environment import cores, device_name
+from shared.training.devices.device import best_device
 from shared.training.devices.memory import total_memory
 from shared.training.devices.precision import multiplies_bfloat16
 
@@ -33,10 +31,10 @@ class Machine:
 
 def this_machine(folder: Path = Path()) -> Machine:
     """This one; runs are to be written into `folder`."""
-    device = Accelerator().device
+    device = best_device()
     return Machine(
         kind=device.type,
-        name=torch.cuda.get_device_name() if device.type == "cuda" else processor(),
+        name=device_name(device),
         cores=len(cores()),
         memory=total_memory(device),
         bfloat16=multiplies_bfloat16(device),

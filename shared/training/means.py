@@ -6,16 +6,19 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from shared.training.devices.precision import widest
+
 
 class Means:
     """Running means of a step's metrics between two log lines; values stay on their device until they are read.
 
     Each is the mean of its finite values, on all processes. `bad_steps` counts those skipped since the last line. Sums
-    are float64, so that they are exact, and the same in any order.
+    are float64 where the device has it, so that they are exact, and the same in any order.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
+        self.accelerator, self.device = accelerator, accelerator.device
+        self.dtype = widest(self.device)
         self.last: dict[str, Tensor] = {}
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
@@ -23,14 +26,14 @@ class Means:
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """Add one forward pass's scalars; all processes have the same ones."""
-        self.last = {name: value.detach().double() for name, value in metrics.items()}
+        self.last = {name: value.detach().to(self.dtype) for name, value in metrics.items()}
         for name, value in self.last.items():
             self.sums[name] = value.nan_to_num(0, 0, 0) + self.sums.get(name, 0)
-            self.counts[name] = value.isfinite().double() + self.counts.get(name, 0)
+            self.counts[name] = value.isfinite().to(self.dtype) + self.counts.get(name, 0)
 
     def not_finite(self) -> list[str]:
         """Names of the last forward pass's scalars that are not finite on some process; each must call it."""
-        counts = self._over_processes({name: (~value.isfinite()).double() for name, value in self.last.items()})
+        counts = self._over_processes({name: (~value.isfinite()).to(self.dtype) for name, value in self.last.items()})
         return [name for name, count in counts.items() if count]
 
     def take(self) -> dict[str, float]:
@@ -50,7 +53,10 @@ class Means:
         """Go on with a line begun before a stop, by any number of processes; the first one takes over its sums."""
         mine = float(self.accelerator.is_main_process)
         self.sums, self.counts = (
-            {name: mine * torch.as_tensor(value, dtype=torch.float64) for name, value in state_dict[key].items()}
+            {
+                name: mine * torch.as_tensor(value, dtype=self.dtype, device=self.device)
+                for name, value in state_dict[key].items()
+            }
             for key in ("sums", "counts")
         )
         self.bad_steps = state_dict["bad_steps"]
@@ -59,5 +65,5 @@ class Means:
         """Sums over all processes, on the CPU."""
         if not values:
             return {}
-        summed = torch.stack([value.to(self.accelerator.device) for value in values.values()])
+        summed = torch.stack([value.to(self.device) for value in values.values()])
         return dict(zip(values, self.accelerator.reduce(summed, "sum").cpu(), strict=True))

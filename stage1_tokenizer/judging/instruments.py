@@ -19,6 +19,7 @@ from shared.reporting.findings import NotMeasured
 from shared.reporting.set_distances import distances, few_images
 from shared.runs.fingerprint import fingerprint_of
 from shared.training.devices.gather import gather_rows
+from shared.training.devices.precision import widest
 from stage1_tokenizer.judging.figures import NOISED, OF_NOISED, SET_FIGURES, TITLES
 from stage1_tokenizer.judging.networks import open_networks, open_perceptual
 from stage1_tokenizer.judging.patch_grid import patch_gradients, patch_grid_index
@@ -72,17 +73,17 @@ class Instrument(Protocol):
 
 
 class Average:
-    """The mean of a similarity over all images, summed in float64."""
+    """The mean of a similarity over all images, summed in float64 where the device has it."""
 
     def __init__(self, name: str, similarity: Similarity) -> None:
         self.name, self.similarity = name, similarity
         self.sum: Tensor | float = 0.0
 
     def see(self, batch: Reconstructed) -> None:
-        self.sum += self.similarity(batch.x_hat_BCHW, batch.x_BCHW).double().sum()
+        self.sum += self.similarity(batch.x_hat_BCHW, batch.x_BCHW).to(widest(batch.x_BCHW.device)).sum()
 
     def read(self, accelerator: Accelerator, images: int) -> Readings:
-        mine = torch.as_tensor(self.sum, dtype=torch.float64, device=accelerator.device)
+        mine = torch.as_tensor(self.sum, dtype=widest(accelerator.device), device=accelerator.device)
         return Readings({self.name: accelerator.reduce(mine, "sum").item() / images})
 
 
@@ -108,7 +109,7 @@ class PatchGrid:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.patch = tokenizer.config.backbone.patch
-        self.gradients = torch.zeros(2, 2, 2, dtype=torch.float64, device=tokenizer.device)
+        self.gradients = torch.zeros(2, 2, 2, dtype=widest(tokenizer.device), device=tokenizer.device)
 
     def see(self, batch: Reconstructed) -> None:
         pair = (batch.x_hat_BCHW, batch.x_BCHW)

@@ -8,15 +8,17 @@ import math
 import torch
 from torch import Tensor
 
+from shared.training.devices.precision import widest
+
 
 def patch_gradients(x_BCHW: Tensor, patch: int) -> Tensor:
     """Sum and count of |difference between neighbouring pixels| across the borders of patches and inside them.
 
-    (2, 2) float64: borders or inside, then sum or count. Both directions.
+    (2, 2), float64 where the device has it: borders or inside, then sum or count. Both directions.
     """
-    totals = x_BCHW.new_zeros(2, 2, dtype=torch.float64)
+    totals = x_BCHW.new_zeros(2, 2, dtype=widest(x_BCHW.device))
     for dim in (-2, -1):
-        steps = x_BCHW.diff(dim=dim).abs().double().movedim(dim, 0).flatten(1)
+        steps = x_BCHW.diff(dim=dim).abs().to(totals.dtype).movedim(dim, 0).flatten(1)
         at_border = torch.arange(1, len(steps) + 1, device=x_BCHW.device) % patch == 0
         for row, chosen in enumerate((at_border, ~at_border)):
             totals[row] += torch.stack([steps[chosen].sum(), chosen.sum() * steps.shape[1]])

@@ -30,6 +30,7 @@ from shared.reporting.page import (
     strip,
 )
 from shared.runs.fingerprint import fingerprint
+from shared.training.devices.device import best_device
 from shared.training.log import read_metrics
 from stage1_tokenizer.judging.images import datasets_of
 from stage1_tokenizer.judging.pictures import decode_codes
@@ -53,7 +54,7 @@ TITLES = {
 
 def write_report(run: Path) -> Path:
     """Write the page of a run, ended or not, and return its path; UserError where it has no weights."""
-    tokenizer = load_tokenizer(run).to("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = load_tokenizer(run).to(best_device())
     [held_out] = datasets_of(run, "validation")
     lines = read_metrics(run / "metrics.jsonl")
     sections = [

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from shared.data.pixels import to_float, to_uint8
 from shared.data.vision import torchvision  # noqa: F401  # before torchmetrics imports it
+from shared.training.devices.precision import widest
 
 # isort: split
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
@@ -20,7 +21,7 @@ SSIM_WINDOW = 11  # pixels on a side
 
 def psnr_of(x_hat_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     """Peak signal-to-noise ratio (B,) in dB of images in [-1, 1] rounded to 8 bits; at most that of one wrong level."""
-    pixels = to_uint8(x_hat_BCHW).double(), to_uint8(x_BCHW).double()
+    pixels = _levels(x_hat_BCHW), _levels(x_BCHW)
     psnr_B = peak_signal_noise_ratio(*pixels, data_range=255.0, reduction="none", dim=(1, 2, 3))
     one_level = 10 * math.log10(255**2 * x_BCHW[0].numel())
     return psnr_B.clamp(max=one_level)  # an exact reconstruction has no finite PSNR, and a mean needs one
@@ -33,7 +34,7 @@ def ssim(x_hat_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     Gaussian window of deviation 1.5, K1 = 0.01, K2 = 0.03, the mean over all pixels and the three channels. Images are
     reflected at their borders, as torchmetrics does; with whole windows only, the third decimal differs.
     """
-    pixels = to_uint8(x_hat_BCHW).double(), to_uint8(x_BCHW).double()
+    pixels = _levels(x_hat_BCHW), _levels(x_BCHW)
     ssim_B = structural_similarity_index_measure(*pixels, data_range=255.0, reduction="none")
     return ssim_B  # type: ignore[return-value]  # a tuple only where more is asked for
 
@@ -41,6 +42,11 @@ def ssim(x_hat_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
 def squared_error(x_hat_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     """Mean squared error (B,) of images in [-1, 1]."""
     return (x_hat_BCHW - x_BCHW).square().mean(dim=(1, 2, 3))
+
+
+def _levels(x_BCHW: Tensor) -> Tensor:
+    """An image in [-1, 1] as 8-bit levels, in float64 where its device has it."""
+    return to_uint8(x_BCHW).to(widest(x_BCHW.device))
 
 
 def rounded(similarity: Similarity) -> Similarity:

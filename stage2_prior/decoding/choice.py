@@ -1,5 +1,7 @@
 """Choosing tokens from logits: guidance, filters and draw, by `cpu/choose.py` or `gpu/choose.py`.
 
+A device without kernels leaves it to the CPU: MPS lacks the float64 that a draw needs.
+
 Shapes: R rows of logits, B = R (or R / 2 with guidance) of tokens, V codes, U levels of the tree of `draw.py`.
 """
 
@@ -8,12 +10,14 @@ from functools import cache
 
 from torch import Tensor
 
+from stage2_prior.decoding.backend import backend_of
 from stage2_prior.decoding.cpu.choose import choose_on_cpu
 from stage2_prior.decoding.draw import draw
 from stage2_prior.decoding.filters import SamplingConfig, filter_logits
 from stage2_prior.decoding.guidance import guide
 
-# (logits (R, V), uniforms (B, U), guidance scale (1,) or None) -> tokens (B,)
+# (logits (R, V), uniforms (B, U), guidance scale (1,) or None) -> tokens (B,). All on the device of the logits, but
+# uniforms on the CPU where that has no kernels.
 Choose = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 MOST_CODES = 2**16  # of which one program of a GPU holds all logits; of more, PyTorch's operations choose
@@ -24,15 +28,15 @@ def chooser(config: SamplingConfig) -> Choose:
     """How tokens are chosen: guided where a scale is given, filtered as `config` says, drawn."""
 
     def choose(logits_RV: Tensor, uniforms_BU: Tensor, scale_1: Tensor | None) -> Tensor:
-        on_gpu = logits_RV.device.type != "cpu"
-        if on_gpu and logits_RV.shape[1] <= MOST_CODES:
+        by_triton = backend_of(logits_RV.device) == "triton"
+        if by_triton and logits_RV.shape[1] <= MOST_CODES:
             # Not above: Triton comes with PyTorch's builds for GPUs only.
             from stage2_prior.decoding.gpu.choose import choose_on_gpu
 
             return choose_on_gpu(logits_RV, uniforms_BU, scale_1, config)
         logits_BV = logits_RV if scale_1 is None else guide(logits_RV.float(), scale_1)
-        if on_gpu:
+        if by_triton:
             return draw(filter_logits(logits_BV.float(), config), uniforms_BU)
-        return choose_on_cpu(logits_BV, uniforms_BU, config)
+        return choose_on_cpu(logits_BV.cpu(), uniforms_BU, config).to(logits_RV.device)
 
     return choose

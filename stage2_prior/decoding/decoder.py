@@ -22,8 +22,9 @@ class Decoder:
 
     Weights are laid out once, here: a prior that was trained on needs another decoder. Unless `exact`, they are rounded
     to what the hardware is fast with, bfloat16 or (on a CPU that does not multiply that) float16, and keys and values
-    to bfloat16; recurrent states are float32. Memory for a batch comes with the first call, and is kept for the next.
-    One thread draws with a decoder at a time. Raises UserError for fewer than one row.
+    to bfloat16; recurrent states are float32. Where `backend_of` the device has no kernels, all is float32. Memory for
+    a batch comes with the first call, and is kept for the next. One thread draws with a decoder at a time. Raises
+    UserError for fewer than one row.
     """
 
     @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 A step takes in one id a row and draws the next token. On CUDA it is that of `gpu/step.py`, captured in a graph, filters
 and draw included, and replayed for every position: nothing is launched from Python, and nothing waits for the host. On
-a CPU it is that of `cpu/step.py`.
+a CPU it is that of `cpu/step.py`, elsewhere that of `plain.py`.
 
 Shapes: B images, R rows (B; with guidance B conditional ones, then B unconditional ones), L grid length, K prefix
 length, V codes, U random numbers per token.
@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from shared.errors import UserError
+from stage2_prior.decoding.backend import backend_of
 from stage2_prior.decoding.choice import Choose
 from stage2_prior.decoding.cpu.spare_cores import SpareCores
 from stage2_prior.decoding.cpu.step import PackedWeights
 from stage2_prior.decoding.draw import strides
+from stage2_prior.decoding.plain import PlainWeights
 from stage2_prior.decoding.step import Weights
 from stage2_prior.prior import Prior, PriorState
 
@@ -44,11 +46,13 @@ class Engine:
     def __init__(self, weights: Weights, rows: int) -> None:
         prior, self.weights, self.rows = weights.model, weights, rows
         self.device = device = prior.norm.weight.device
+        self.backend = backend_of(device)
         self.state = prior.init_state(rows, dtype=weights.dtype)
         self.input_R = torch.zeros(rows, dtype=torch.long, device=device)
         self.tokens_LR = torch.zeros(prior.length, rows, dtype=torch.long, device=device)
         levels = len(strides(prior.codes))
-        self.uniforms_LRU = torch.zeros(prior.length, rows, levels, dtype=torch.float64, device=device)
+        where = device if self.backend == "triton" else "cpu"  # what tokens are chosen on
+        self.uniforms_LRU = torch.zeros(prior.length, rows, levels, dtype=torch.float64, device=where)
         self.scale_L = torch.ones(prior.length, device=device)
         self.spare_cores = SpareCores()
         self.graphs: dict[tuple[int, bool, Choose], Callable[[], None]] = {}
@@ -78,7 +82,7 @@ class Engine:
         batch.uniforms_LBU.copy_(uniforms_BLU.transpose(0, 1))
         self._take_in_known(batch, start_R.to(self.device), prefix_BK.to(self.device))
         cursor = batch.state.cursor
-        with self.spare_cores.adapting() if on_cpu(self.device) else nullcontext(_nothing) as adapt:
+        with self.spare_cores.adapting() if self.backend == "numba" else nullcontext(_nothing) as adapt:
             for position in range(known, len(self.tokens_LR)):
                 adapt()
                 step()
@@ -113,7 +117,7 @@ class Engine:
 
     def _step(self, batch: Batch, choose: Choose) -> Callable[[], None]:
         """The step of this batch; on CUDA captured, and kept for batches of the same size."""
-        if on_cpu(self.device):
+        if self.backend != "triton":
             return partial(take_step, batch, self.weights.step(batch.state), choose)
         key = (len(batch.input_R), batch.scale_L is not None, choose)
         if key not in self.graphs:
@@ -135,7 +139,8 @@ def take_step(batch: Batch, step: Callable[[Tensor], Tensor], choose: Choose) ->
     index_1 = batch.state.cursor.index_1
     logits_RV = step(batch.input_R)
     scale_1 = None if batch.scale_L is None else batch.scale_L.index_select(0, index_1)
-    drawn_B = choose(logits_RV, batch.uniforms_LBU.index_select(0, index_1)[0], scale_1)
+    uniforms_BU = batch.uniforms_LBU.index_select(0, index_1.to(batch.uniforms_LBU.device))[0]
+    drawn_B = choose(logits_RV, uniforms_BU, scale_1)
     batch.tokens_LB.index_copy_(0, index_1, drawn_B[None])
     batch.input_R.view(-1, len(drawn_B)).copy_(drawn_B)
     index_1.add_(1)
@@ -168,8 +173,11 @@ def _replay(graph: torch.cuda.CUDAGraph, step: Callable[[], None]) -> None:
 
 def lay_out(prior: Prior, exact: bool) -> Weights:
     """A prior's weights for the device that it is on. Raises UserError for a GPU where Triton is missing."""
-    if on_cpu(prior.norm.weight.device):
+    backend = backend_of(prior.norm.weight.device)
+    if backend == "numba":
         return PackedWeights(prior, exact)
+    if backend == "plain":
+        return PlainWeights(prior)
     try:
         from stage2_prior.decoding.gpu.step import StaticWeights  # Triton comes with PyTorch's builds for GPUs only
     except ImportError as error:
@@ -177,8 +185,3 @@ def lay_out(prior: Prior, exact: bool) -> Weights:
             f"drawing on a GPU needs Triton, which cannot be imported ({error}): pip install triton"
         ) from error
     return StaticWeights(prior, exact)
-
-
-def on_cpu(device: torch.device) -> bool:
-    """Whether Numba's kernels do the work, rather than Triton's."""
-    return device.type == "cpu"

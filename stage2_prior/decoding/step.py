@@ -1,6 +1,7 @@
 """One decoding step, whatever computes it: each part of the model bound to the memory of a batch's rows.
 
 `cpu/step.py` and `gpu/step.py` supply what a backend has of its own: how rows begin, norms, mixes and scores.
+`plain.py` takes the prior's own step instead.
 
 Shapes: R rows, D width, K = V of the table.
 """

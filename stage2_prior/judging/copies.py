@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shared.runs.token_cache import Split, TokenCache
+from shared.training.devices.precision import widest
 
 PART = 64  # images compared at once with a piece of the training set
 PIECE = 1024  # training images
@@ -27,7 +28,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 class Nearest(NamedTuple):
-    """Of each image the nearest of the training images: its row, and how far away it is, float64."""
+    """Of each image the nearest of the training images: its row, and how far away it is, in `widest`."""
 
     rows_N: Tensor
     distances_N: Tensor
@@ -40,12 +41,12 @@ def nearest(judged_ND: Tensor, *training_MD: Tensor | np.ndarray, distance: Dist
     the set or several, whose rows count on; an array is of grids, of any integer type, possibly memory-mapped. Never
     more than a piece of it is at hand.
     """
-    lowest_N = torch.full((len(judged_ND),), torch.inf, dtype=torch.float64, device=judged_ND.device)
+    lowest_N = torch.full((len(judged_ND),), torch.inf, dtype=widest(judged_ND.device), device=judged_ND.device)
     rows_N = torch.zeros(len(judged_ND), dtype=torch.int64, device=judged_ND.device)
     for start, piece_GD in _pieces(training_MD):
         piece_GD = piece_GD.to(judged_ND.device)
         found = [distance(part_BD, piece_GD).min(dim=1) for part_BD in judged_ND.split(PART)]
-        distances_N = torch.cat([part.values for part in found]).double()
+        distances_N = torch.cat([part.values for part in found]).to(lowest_N.dtype)
         rows_N = torch.where(distances_N < lowest_N, start + torch.cat([part.indices for part in found]), rows_N)
         lowest_N = torch.minimum(distances_N, lowest_N)
     return Nearest(rows_N.cpu(), lowest_N.cpu())
@@ -67,13 +68,14 @@ def _pieces(parts: Sequence[Tensor | np.ndarray]) -> Iterator[tuple[int, Tensor]
 
 
 def between_features(features_BD: Tensor, others_GD: Tensor) -> Tensor:
-    """Euclidean, in float64 and without matrix products, in whose rounding near-copies would drown."""
-    return torch.cdist(features_BD.double(), others_GD.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    """Euclidean, in `widest` and without matrix products, in whose rounding near-copies would drown."""
+    dtype = widest(features_BD.device)
+    return torch.cdist(features_BD.to(dtype), others_GD.to(dtype), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def differing_tokens(grids_BL: Tensor, others_GL: Tensor) -> Tensor:
     """The share of places at which two grids have different tokens, from 0 (a copy) to 1."""
-    return 1 - (grids_BL[:, None] == others_GL).sum(-1).double() / grids_BL.shape[1]
+    return 1 - (grids_BL[:, None] == others_GL).sum(-1).to(widest(grids_BL.device)) / grids_BL.shape[1]
 
 
 def nearest_by_code_vectors(tokens_NL: Tensor, cache: TokenCache, split: Split = "train") -> Nearest:

@@ -9,11 +9,19 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from shared.training.devices.allocator import keep_freed_memory
+from shared.training.devices.device import best_device
+
+
+def plain_accelerator() -> Accelerator:
+    """Device and processes, as `accelerate launch` (or nothing) set them up, for what only measures or draws."""
+    best_device()  # says what is to be said of it
+    return Accelerator(mixed_precision="no")
 
 
 def make_accelerator() -> Accelerator:
-    """Device and processes, as `accelerate launch` (or nothing) set them up. Precision is `Trainee.autocast`'s."""
+    """The same for a training. Precision is `Trainee.autocast`'s."""
     atexit.register(_leave_the_others)
+    best_device()
     # Codebook statistics are each rank's own until they are reduced on purpose.
     own_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
     accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[own_buffers])

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,10 @@ from shared.errors import UserError
 # Bytes in training for each weight: itself, its gradient, two moments of AdamW and the moving average, in float32.
 TRAINING_BYTES = 20
 # An estimate beyond this share of the memory is refused. Compiled for CUDA, a model keeps less than is estimated here,
-# and running out ends in a message; on a CPU the system would kill the process.
-REFUSED = {"cpu": 1.0, "cuda": 2.0}
+# and running out ends in a message; where it is the system's memory (CPU, MPS), that would kill the process.
+REFUSED = {"cuda": 2.0}
+REFUSED_ELSEWHERE = 1.0
+OF_THEIR_OWN: dict[str, Any] = {"cuda": torch.cuda, "xpu": torch.xpu}  # with memory that is not the system's
 
 
 class DoesNotFit(UserError):
@@ -61,15 +64,15 @@ def check_fits(
             f"training.batch_size={batch_size // 2} training.accumulation={accumulation * 2} takes half as much for "
             f"the {unit}s, and trains with as many a step"
         )
-    if needed > REFUSED[device.type] * total:
+    if needed > REFUSED.get(device.type, REFUSED_ELSEWHERE) * total:
         raise DoesNotFit(f"this training does not fit. {line}; {hint}")
     return f"{line}. It may not fit: {hint}"
 
 
 def total_memory(device: torch.device) -> int:
     """Bytes of memory that `device`, or this process on a CPU, can have at most."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
+    if device.type in OF_THEIR_OWN:
+        return OF_THEIR_OWN[device.type].mem_get_info(device)[1]
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")  # of a container
     text = limit.read_text().strip() if limit.is_file() else "max"
@@ -77,9 +80,9 @@ def total_memory(device: torch.device) -> int:
 
 
 def reset_peak_memory() -> None:
-    """Count peak memory from now on: CUDA's, or this process's on Linux."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    """Count peak memory from now on: CUDA's or XPU's, or this process's on Linux."""
+    if own := _own_memory():
+        own.reset_peak_memory_stats()
         return
     try:
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is in use (man 5 proc)
@@ -88,15 +91,20 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> float | None:
-    """Bytes of CUDA memory, or of this process, libraries included; None where the system does not say."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    """Bytes of CUDA or XPU memory, or of this process, libraries included; None where the system does not say."""
+    if own := _own_memory():
+        return own.max_memory_allocated()
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
         return None
     lines = [line.split() for line in status.splitlines() if line.startswith("VmHWM:")]
     return 1024 * float(lines[0][1]) if lines else None
+
+
+def _own_memory() -> Any:
+    """`torch.cuda` or `torch.xpu`, where there is such a device; None elsewhere."""
+    return next((module for module in OF_THEIR_OWN.values() if module.is_available()), None)
 
 
 def _size(count: int) -> str:

@@ -17,6 +17,7 @@ from stage2_prior.decoding.draw import draw, strides, uniforms
 from stage2_prior.decoding.engine import Engine, lay_out
 from stage2_prior.decoding.filters import SamplingConfig, filter_logits
 from stage2_prior.decoding.guidance import guide
+from stage2_prior.decoding.plain import PlainWeights
 from stage2_prior.prior import Prior
 from tests.stage2_prior.decoding.cpu.test_product import packed_dtypes
 from tests.tiny import generate, prior_config
@@ -80,6 +81,22 @@ def test_the_engine_draws_what_the_plain_loop_draws(kind: dict[str, Any], cfg_sc
     tokens_BHW = generate(prior, range(3), 0, SAMPLING, labels_B=labels_B, cfg_scale=cfg_scale,
                           prefix_tokens_BK=prefix_BK, exact=True)  # fmt: skip
     assert torch.equal(tokens_BHW, plain_loop(prior, labels_B, cfg_scale, prefix_BK))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_device_without_kernels_draws_what_a_cpu_draws(kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    prior, labels_B = random_prior(**kind), torch.tensor([2, 0, 1])
+    calls: list[dict[str, Any]] = [
+        {"labels_B": labels_B, "cfg_scale": 2.5},
+        {"prefix_tokens_BK": torch.randint(40, (3, 9))},
+        {"config": SAMPLING, "seed": 1},
+    ]
+    expected = [generate(prior, range(3), **call, exact=True) for call in calls]
+    monkeypatch.setattr(engine, "backend_of", lambda device: "plain")
+    decoder = Decoder(prior, rows=2)
+    assert isinstance(decoder.weights, PlainWeights)
+    for call, expected_BHW in zip(calls, expected, strict=True):
+        assert torch.equal(decoder.generate(range(3), **call), expected_BHW)
 
 
 def decoder_logits(prior: Prior, tokens_BL: Tensor, known: int, exact: bool) -> Tensor:
@@ -181,7 +198,7 @@ def test_the_path_that_is_captured_on_a_gpu(kind: dict[str, Any], monkeypatch: p
     pytest.importorskip("triton", reason="Triton is not installed, so the path on a GPU cannot be tested")
     captured: list[Callable[[], None]] = []
     monkeypatch.setattr(engine, "capture", capture)
-    monkeypatch.setattr(engine, "on_cpu", lambda device: False)
+    monkeypatch.setattr(engine, "backend_of", lambda device: "triton")
     prior, labels_B, prefix_BK = random_prior(**kind, grid=(2, 2)), torch.tensor([2, 0]), torch.randint(40, (2, 2))
     decoder = Decoder(prior, rows=2, exact=True)
     tokens_BHW = decoder.generate(range(2), 0, SAMPLING, labels_B=labels_B, cfg_scale=2.5)

@@ -39,3 +39,10 @@ def test_the_total_is_what_the_system_says() -> None:
     with open("/proc/meminfo") as file:
         kib = int(file.readline().split()[1])
     assert 0 < total_memory(CPU) <= 1024 * kib
+
+
+def test_mps_has_the_memory_of_the_system() -> None:
+    mps = torch.device("mps")
+    assert total_memory(mps) == total_memory(CPU)
+    with pytest.raises(UserError, match="does not fit"):
+        check_fits(GIB, GIB // 64, batch_size=10**9, accumulation=2, device=mps)
