@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .NOTPARALLEL:
-.PHONY: help install develop demo mine tokenizer prior sample openmoji compare web test check docs bench torture
+.PHONY: help install develop demo mine tokenizer prior sample openmoji compare web test check docs wheel bench torture
 
 help:
 	@echo "make demo        train a small tokenizer and prior on real drawings, and draw from them (17 minutes on 2 CPU cores without bfloat16)"
@@ -16,6 +16,7 @@ help:
 	@echo "make openmoji    train the model that comes with Tessera anew (hours)"
 	@echo "make test        run the tests (make check: linter and types; make bench: benchmarks   [BENCH=... ARGS=...])"
 	@echo "make docs        build the documentation into site/"
+	@echo "make wheel       build a wheel, install it into an empty environment and use it there (minutes; the package index)"
 	@echo "make torture     60 kills of training and caching, 10,000 broken images: see that nothing is lost   [ARGS=\"--kills 500\"]"
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
@@ -79,6 +80,9 @@ docs: install
 	$(PIP_INSTALL) '.[docs]'
 	PYTHONPATH=. $(BIN)/python docs/options.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+wheel: develop
+	$(BIN)/python -m pytest tests/wheel.py
 
 bench: develop
 	$(BIN)/python -m tests.benchmarks.$(or $(BENCH),mamba2) $(ARGS)

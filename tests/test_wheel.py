@@ -1,7 +1,6 @@
 """What is installed without a clone: all of it is there, and commands run from an empty folder."""
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.built import ROOMS, SCRIPTS, copy_sources
 from tests.launch import ROOT
 
-ROOMS = ("planning", "shared", "shipped", "stage1_tokenizer", "stage2_prior")
-SCRIPTS = ("judge.py", "plan.py", "sample.py", "share.py", "web.py")
 BUILD = "from setuptools import build_meta; print(build_meta.build_wheel('out'))"
 
 
@@ -23,11 +21,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("setuptools", reason="building a wheel needs setuptools>=77")
     if int(version("setuptools").split(".")[0]) < 77:
         pytest.skip("building a wheel needs setuptools>=77")
-    copy = tmp_path_factory.mktemp("clone")
-    for folder in (*ROOMS, "configs"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in (*SCRIPTS, "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, copy)
+    copy = copy_sources(tmp_path_factory.mktemp("clone"))
     built = subprocess.run([sys.executable, "-c", BUILD], cwd=copy, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return next((copy / "out").glob("*.whl"))
