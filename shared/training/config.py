@@ -1,7 +1,7 @@
 """The options of a training, whichever stage's."""
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
@@ -35,8 +35,10 @@ class TrainingConfig(Config):
     """Images in one forward pass of one process."""
     accumulation: PositiveInt = 1
     """Forward passes before one optimiser step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """adamw, or muon: Muon for the matrices of attention, Mamba-2 and MLPs, and AdamW for all else."""
     learning_rate: float = Field(3e-4, gt=0)
-    """The highest learning rate of AdamW."""
+    """The highest learning rate of the optimiser."""
     final_learning_rate: float = Field(0.1, ge=0, le=1)
     """Cosine decay ends at this fraction of learning_rate."""
     warm_up: int = Field(0, ge=0)
@@ -44,7 +46,7 @@ class TrainingConfig(Config):
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """Decay of AdamW's two moments."""
     weight_decay: float = Field(0.05, ge=0)
-    """AdamW's weight decay; none on norms, biases, codes, A_log, D, dt_bias."""
+    """Decoupled weight decay; none on norms, biases, codes, A_log, D, dt_bias."""
     clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""
     max_bad_steps: PositiveInt = 10

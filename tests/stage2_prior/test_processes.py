@@ -85,6 +85,8 @@ def by_two() -> None:
     train("sharded-killed", sharded)
     train("two-then-one", sharded, killed_at=HALF)
     train("one-then-two", sharded)
+    train("muon-sharded", configuration(2, shard=True, optimizer="muon"), killed_at=HALF)
+    train("muon-sharded", configuration(2, shard=True, optimizer="muon"))
     with pytest.MonkeyPatch.context() as patch:
         spoil_last_step_of_rank_1(patch)
         train("spoilt", configuration(2, shard=True, images=HALF, save_every=STEP))
@@ -97,6 +99,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with chdir(place):
         write_random_cache()
         train("one", configuration(1, shard=True))  # alone, it has nothing to share
+        train("muon-one", configuration(1, optimizer="muon"))
         train("half", configuration(1), killed_at=HALF)
         shutil.copytree("half", "one-then-two")  # this process has locked the other
         launch(__file__)
@@ -112,13 +115,13 @@ def state_of(run: Path, age: int = 0) -> State:
 SAME = ["whole", "sharded", "sharded-accumulating", "sharded-killed", "two-then-one", "one-then-two"]
 
 
-@pytest.mark.parametrize("name", SAME)
-def test_two_processes_log_and_learn_what_one_does(runs: Path, name: str) -> None:
-    one, two = logged(runs / "one" / RUN), logged(runs / name / RUN)
+@pytest.mark.parametrize(("name", "alone"), [*((name, "one") for name in SAME), ("muon-sharded", "muon-one")])
+def test_two_processes_log_and_learn_what_one_does(runs: Path, name: str, alone: str) -> None:
+    one, two = logged(runs / alone / RUN), logged(runs / name / RUN)
     assert len(one) == len(two) == 8 + 2
     for line, other in zip(one, two, strict=True):
         assert other == pytest.approx(line, rel=1e-5, abs=1e-5)
-    ours, theirs = state_of(runs / "one" / RUN), state_of(runs / name / RUN)
+    ours, theirs = state_of(runs / alone / RUN), state_of(runs / name / RUN)
     torch.testing.assert_close(ours.model, theirs.model, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.ema, theirs.ema, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.training["optimizer"], theirs.training["optimizer"], rtol=1e-3, atol=1e-5)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
@@ -31,6 +31,7 @@ from tests.tiny import prior_config
 
 BASE, WIDEST, STEPS, RATE = 64, 512, 4, 3e-3
 CODES, GRID = 64, (4, 4)
+Optimizer = Literal["adamw", "muon"]
 SMALL_PRIOR = {"depth": 2, "width": BASE, "heads": 4, "headdim": 16, "d_state": 16, "pattern": "ma", "head_rank": 16}
 SMALL_BACKBONE = {"depth": 2, "smoothing": False, "width": BASE, "patch": 8, "positions": 4}
 PRIORS: dict[str, dict[str, Any]] = {
@@ -86,7 +87,9 @@ def tokenizer_loss(tokenizer: nn.Module) -> Tensor:
     return F.mse_loss(tokenizer(x_BCHW).images_BCHW, x_BCHW)
 
 
-def sizes(model: nn.Module, loss_of: Callable[[nn.Module], Tensor], rate: float = RATE) -> Sizes:
+def sizes(
+    model: nn.Module, loss_of: Callable[[nn.Module], Tensor], rate: float = RATE, optimizer_name: Optimizer = "adamw"
+) -> Sizes:
     """Train for a few steps, and compare what each module gives before and after."""
     seen: dict[str, Tensor] = {}
     for name, module in model.named_modules():
@@ -94,7 +97,7 @@ def sizes(model: nn.Module, loss_of: Callable[[nn.Module], Tensor], rate: float 
             _record_scores(seen, f"{name}.scores", module)
         if not isinstance(module, nn.ModuleList) and not name.startswith("quantiser"):
             module.register_forward_hook(_recorder(seen, name or "whole"))
-    optimizer = make_optimizer(model, TrainingConfig(images=1))
+    optimizer = make_optimizer(model, TrainingConfig(images=1, optimizer=optimizer_name))
     loss_of(model)
     first = dict(seen)
     for _ in range(STEPS):
@@ -137,22 +140,27 @@ def build(name: str, width: int, base: int | None) -> nn.Module:
     return (tokenizer_of if name in BACKBONES else prior_of)(width, base, MODELS[name])
 
 
-def growth(name: str, width: int, base: int | None, rate: float = RATE) -> dict[str, float]:
+def growth(
+    name: str, width: int, base: int | None, rate: float = RATE, optimizer: Optimizer = "adamw"
+) -> dict[str, float]:
     """How many times as large each module's first values (`init`) and their changes are as at the base width."""
     loss_of = tokenizer_loss if name in BACKBONES else prior_loss
-    narrow, wide = (sizes(model, loss_of, rate) for model in (build(name, BASE, None), build(name, width, base)))
+    models = build(name, BASE, None), build(name, width, base)
+    narrow, wide = (sizes(model, loss_of, rate, optimizer) for model in models)
     of_first = {f"{name}, init": wide.first[name] / narrow.first[name] for name in narrow.first}
     return of_first | {name: wide.change[name] / narrow.change[name] for name in narrow.change}
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_coordinates_change_as_much_at_every_width_under_mup_only(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "optimizer"), [*((name, "adamw") for name in MODELS), *((name, "muon") for name in ("gpt", "mamba", "hybrid"))]
+)
+def test_coordinates_change_as_much_at_every_width_under_mup_only(name: str, optimizer: Optimizer) -> None:
     for width in WIDTHS:
-        grown = growth(name, width, BASE)
+        grown = growth(name, width, BASE, optimizer=optimizer)
         assert {key: value for key, value in grown.items() if value > STAYS} == {}
         changes = {key: value for key, value in grown.items() if not key.endswith("init")}
         assert {key: value for key, value in changes.items() if value < 0.4} == {}
-    assert max(growth(name, WIDEST, None).values()) > GROWS
+    assert max(growth(name, WIDEST, None, optimizer=optimizer).values()) > GROWS
 
 
 def _undo_learning_rates(layer: mup.LAYERS, *_: Any) -> None:
@@ -170,16 +178,17 @@ def _undo_ends(layer: mup.LAYERS, growth: float, _: bool, ends_width: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "undo"),
+    ("name", "undo", "optimizer"),
     [
-        *((name, _undo_learning_rates) for name in MODELS),
-        ("gpt", _undo_constant_start),
-        ("hybrid", _undo_ends),
-        ("attention tokenizer", _undo_ends),
+        *((name, _undo_learning_rates, "adamw") for name in MODELS),
+        ("gpt", _undo_learning_rates, "muon"),
+        ("gpt", _undo_constant_start, "adamw"),
+        ("hybrid", _undo_ends, "adamw"),
+        ("attention tokenizer", _undo_ends, "adamw"),
     ],
 )
 def test_the_coordinate_check_sees_each_exponent(
-    name: str, undo: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    name: str, undo: Callable[..., None], optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widen = mup._widen
 
@@ -189,7 +198,7 @@ def test_the_coordinate_check_sees_each_exponent(
         undo(*given)
 
     monkeypatch.setattr(mup, "_widen", widen_without)
-    assert max(growth(name, WIDEST, BASE).values()) > GROWS
+    assert max(growth(name, WIDEST, BASE, optimizer=optimizer).values()) > GROWS
 
 
 def test_the_coordinate_check_sees_the_factor_of_tied_logits(monkeypatch: pytest.MonkeyPatch) -> None:
