@@ -114,5 +114,5 @@ def test_numbers_in_quotes_are_what_configurations_read(own_directory: Path) -> 
 
 def test_keys_are_explained() -> None:
     described = VALIDATORS["tokenizer"].schema["$defs"]["TokenizerTrainingConfig"]["properties"]["learning_rate"]
-    assert described["description"] == "The highest learning rate of AdamW."
+    assert described["description"] == "The highest learning rate of the optimiser."
     assert described["default"] == 3e-4
