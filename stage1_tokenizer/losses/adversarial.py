@@ -5,6 +5,7 @@ This file holds the formulas and the schedule; `adversarial_training.py` trains 
 Shapes: B images, C channels, H x W pixels.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -43,8 +44,10 @@ class AdversarialConfig(Config):
     """The fraction over which its weight then rises from 0."""
     weight: float = Field(0.4, gt=0)
     """Weight of the adversarial loss; taming-transformers has 0.8, and a fixed one is often 0.1."""
+    matching: float = Field(0.0, ge=0)
+    """Weight of `matching_loss`, the discriminator's own perceptual loss; it rises as `weight` does."""
     adaptive: bool = True
-    """Whether the weight is multiplied by `adaptive_weight`; a fixed one must be fitted to the other losses."""
+    """Whether both weights are multiplied by their `adaptive_weight`; a fixed one must be fitted to the other losses."""
     lecam: float = Field(0.001, ge=0)
     """Weight of the LeCam regulariser; more helps where there are few images."""
     learning_rate: float = Field(2e-4, gt=0)
@@ -86,6 +89,17 @@ def generator_loss(fake: Tensor, loss: GanLoss) -> Tensor:
     al. 2014, section 3).
     """
     return -fake.float().mean() if loss == "hinge" else F.softplus(-fake.float()).mean()
+
+
+def matching_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """How far a discriminator's features of decoded images are from those of the images themselves: a float32 scalar.
+
+    The mean of |f(x) - f(x_hat)| in each layer, and of the layers: a perceptual loss that costs no other network (Larsen
+    et al. 2016, "Autoencoding beyond pixels using a learned similarity metric"; Wang et al. 2018, "High-Resolution Image
+    Synthesis and Semantic Manipulation with Conditional GANs", eq. 4).
+    """
+    layers = [F.l1_loss(f_hat.float(), f.float()) for f, f_hat in zip(real, fake, strict=True)]
+    return torch.stack(layers).mean()
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, loss: GanLoss) -> Tensor:
@@ -156,14 +170,20 @@ class Critic(nn.Module):
             loss = loss + self.config.lecam * terms["lecam"]
         return Verdict(loss, terms)
 
-    def mislead(self, x_hat_BCHW: Tensor) -> Tensor:
-        """The loss of a tokenizer that decoded these images; no gradient reaches the discriminator, nor is it changed.
+    def mislead(self, x_hat_BCHW: Tensor, x_BCHW: Tensor) -> dict[str, Tensor]:
+        """The losses of a tokenizer that decoded images x as x_hat, `adversarial` and, where it counts, `matching`.
 
-        In eval mode, or the spectral norms would go on with their iteration.
+        No gradient reaches the discriminator, nor is it changed: in train mode, the spectral norms would iterate.
         """
         self.discriminator.eval().requires_grad_(False)
         try:
-            return generator_loss(self.discriminator(x_hat_BCHW), self.config.loss)
+            fake = self.discriminator.judge(x_hat_BCHW)
+            losses = {"adversarial": generator_loss(fake.logits, self.config.loss)}
+            if self.config.matching:
+                with torch.no_grad():
+                    real = self.discriminator.judge(x_BCHW)
+                losses["matching"] = matching_loss(real.features, fake.features)
+            return losses
         finally:
             self.discriminator.train().requires_grad_(True)
 

@@ -4,7 +4,7 @@ One step of training:
 
     adversarial.begin_step()
     for each batch:
-        loss, terms = adversarial.mislead(x_hat, reconstruction loss)   a part of the tokenizer's loss
+        loss, terms = adversarial.mislead(x_hat, x, reconstruction loss)   a part of the tokenizer's loss
         (the tokenizer's backward pass)
         terms = adversarial.learn(x, x_hat)                             the discriminator's own backward pass
     adversarial.end_step()
@@ -47,7 +47,7 @@ class AdversarialTraining:
         optimizer = torch.optim.Adam(critic.parameters(), config.learning_rate, config.betas)
         self.critic = critic.to(trainee.accelerator.device)
         self.wrapped, self.optimizer = trainee.accelerator.prepare(self.critic, optimizer)
-        self.learns, self.weight, self.batches = False, 0.0, 0
+        self.learns, self.counts, self.batches = False, 0.0, 0
         self._buffers: list[Tensor] = []  # as they were before the step
         trainee.also_save(adversary=self)  # a name in checkpoints
 
@@ -58,24 +58,26 @@ class AdversarialTraining:
         rate = trainee.length.learning_rate(trainee.images, training)
         self.learns, self.batches = factor > 0, 0
         self._buffers = [buffer.clone() for buffer in self.critic.buffers()]
-        self.weight = self.config.weight * counting_factor(trainee.progress, self.config)
+        self.counts = counting_factor(trainee.progress, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor * rate / training.learning_rate
 
-    def mislead(self, x_hat_BCHW: Tensor, reconstruction: Tensor) -> tuple[Tensor | float, Terms]:
+    def mislead(self, x_hat_BCHW: Tensor, x_BCHW: Tensor, reconstruction: Tensor) -> tuple[Tensor | float, Terms]:
         """What decoded images add to the tokenizer's loss, and the metrics of it; nothing while they do not count.
 
         reconstruction: the loss without this one and the codebook's, which `adaptive_weight` compares it with.
         """
-        if not self.weight:
+        if not self.counts:
             return 0.0, {}
-        loss = self.critic.mislead(x_hat_BCHW)
-        weight = torch.full_like(loss.detach(), self.weight)
-        terms = {"adversarial": loss}
-        if self.config.adaptive:
-            terms["adaptive_weight"] = adaptive_weight(reconstruction, loss, self.last_layer.weight)
-            weight = weight * terms["adaptive_weight"]
-        return weight * loss, {**terms, "adversarial_weight": weight}
+        terms, total = {}, torch.zeros((), device=x_hat_BCHW.device)
+        given = {"adversarial": self.config.weight, "matching": self.config.matching}
+        for name, loss in self.critic.mislead(x_hat_BCHW, x_BCHW).items():
+            weight = torch.full_like(loss.detach(), self.counts * given[name])
+            if self.config.adaptive:
+                weight = weight * adaptive_weight(reconstruction, loss, self.last_layer.weight)
+            terms |= {name: loss, f"{name}_weight": weight}
+            total = total + weight * loss
+        return total, terms
 
     def learn(self, x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Terms:
         """Accumulate the discriminator's gradient of one batch, if it is time; returns the metrics of it."""

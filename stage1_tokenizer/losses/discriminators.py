@@ -1,5 +1,7 @@
 """Discriminators: images -> logits, high for what looks like a photograph or drawing, low for what looks decoded.
 
+Each is called for logits alone, or asked by `judge` for the features too that it came to them by.
+
 None has batch norm: its running statistics mix real and decoded images, and differ between processes.
 
 Shapes: B images, C channels, H x W pixels or feature positions, S scales, h x w the grid of logits.
@@ -7,7 +9,7 @@ Shapes: B images, C channels, H x W pixels or feature positions, S scales, h x w
 
 import math
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +60,25 @@ class FeaturesConfig(Config):
 DiscriminatorConfig = Annotated[PatchganConfig | StyleganConfig | FeaturesConfig, Field(discriminator="kind")]
 
 
-def build_discriminator(config: DiscriminatorConfig, image_size: tuple[int, int]) -> nn.Module:
+class Judgement(NamedTuple):
+    """Of images: logits (B, ...), and the features (B, C, H, W) of each layer or scale, the finest first."""
+
+    logits: Tensor
+    features: list[Tensor]
+
+
+class Discriminator(nn.Module):
+    """Images (B, 3, H, W) in [-1, 1] -> logits (B, ...)."""
+
+    def judge(self, x_BCHW: Tensor) -> Judgement:
+        """The logits, and what they were computed from."""
+        raise NotImplementedError
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.judge(x_BCHW).logits
+
+
+def build_discriminator(config: DiscriminatorConfig, image_size: tuple[int, int]) -> Discriminator:
     """Images (B, 3, H, W) in [-1, 1] -> logits (B, ...), for images of `image_size` (height, width).
 
     Raises UserError where they are too small (see `check_discriminator_size`), or frozen weights are missing.
@@ -89,7 +109,7 @@ def minimum_size(config: DiscriminatorConfig) -> int:
     return 8 if isinstance(config, StyleganConfig) else MINIMUM_SIZE["stlpips", config.net]
 
 
-class PatchDiscriminator(nn.Sequential):
+class PatchDiscriminator(Discriminator):
     """Images (B, 3, H, W) -> logits (B, 1, h, w), one for each patch.
 
     Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks", appendix 6.1.2, with spectral
@@ -104,7 +124,17 @@ class PatchDiscriminator(nn.Sequential):
             if config.norm == "group":
                 layers.append(nn.GroupNorm(GROUPS, width))
             layers.append(nn.LeakyReLU(0.2))
-        super().__init__(*layers, patch_conv(config, widths[-1], 1, stride=1))
+        super().__init__()
+        for number, layer in enumerate([*layers, patch_conv(config, widths[-1], 1, stride=1)]):
+            self.add_module(str(number), layer)
+
+    def judge(self, x_BCHW: Tensor) -> Judgement:
+        features = []
+        for layer in self.children():
+            x_BCHW = layer(x_BCHW)
+            if isinstance(layer, nn.LeakyReLU):
+                features.append(x_BCHW)
+        return Judgement(x_BCHW, features)
 
 
 def patch_conv(config: PatchganConfig, channels: int, width: int, stride: int) -> nn.Module:
@@ -113,7 +143,7 @@ def patch_conv(config: PatchganConfig, channels: int, width: int, stride: int) -
     return spectral(conv) if config.norm == "spectral" else conv
 
 
-class StyleDiscriminator(nn.Module):
+class StyleDiscriminator(Discriminator):
     """Images (B, 3, H, W) of one size -> logits (B, 1).
 
     Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", section 4.1: residual blocks that
@@ -132,10 +162,12 @@ class StyleDiscriminator(nn.Module):
         self.hidden = nn.Linear(widths[-1] * positions, widths[-1])
         self.logit = nn.Linear(widths[-1], 1)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        h_BCHW = self.blocks(leaky(self.from_rgb(x_BCHW)))
-        h_BCHW = leaky(self.conv(add_deviation(h_BCHW)))
-        return self.logit(leaky(self.hidden(h_BCHW.flatten(1))))
+    def judge(self, x_BCHW: Tensor) -> Judgement:
+        features = [leaky(self.from_rgb(x_BCHW))]
+        for block in self.blocks:
+            features.append(block(features[-1]))
+        h_BCHW = leaky(self.conv(add_deviation(features[-1])))
+        return Judgement(self.logit(leaky(self.hidden(h_BCHW.flatten(1)))), features)
 
 
 class HalvingBlock(nn.Module):
@@ -177,7 +209,7 @@ def add_deviation(x_BCHW: Tensor) -> Tensor:
     return torch.cat([x_BCHW, deviation_B1HW.to(x_BCHW.dtype)], dim=1)
 
 
-class FeatureDiscriminator(nn.Module):
+class FeatureDiscriminator(Discriminator):
     """Images (B, 3, H, W) -> logits (B, S, h, w): a small head on each scale of a frozen classifier.
 
     After Sauer et al. 2021, "Projected GANs Converge Faster". Each scale's logits are averaged over the coarsest grid,
@@ -189,12 +221,12 @@ class FeatureDiscriminator(nn.Module):
         self.frozen = build_perceptual(StlpipsConfig(net=config.net), "cpu")
         self.heads = nn.ModuleList(feature_head(channels, config.width) for channels in CHANNELS[config.net])
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        features = self.frozen.unit_features(x_BCHW)
+    def judge(self, x_BCHW: Tensor) -> Judgement:
         # Of unit length, a feature vector's entries are of size 1 / sqrt(C).
-        logits = [head(f * math.sqrt(f.shape[1])) for head, f in zip(self.heads, features, strict=True)]
+        features = [f * math.sqrt(f.shape[1]) for f in self.frozen.unit_features(x_BCHW)]
+        logits = [head(f) for head, f in zip(self.heads, features, strict=True)]
         grid = logits[-1].shape[2:]
-        return torch.cat([F.adaptive_avg_pool2d(scale, grid) for scale in logits], dim=1)
+        return Judgement(torch.cat([F.adaptive_avg_pool2d(scale, grid) for scale in logits], dim=1), features)
 
 
 def feature_head(channels: int, width: int) -> nn.Module:

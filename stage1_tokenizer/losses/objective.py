@@ -60,8 +60,8 @@ class Objective:
             reconstruction, terms = self._judge(result.images_BCHW, x_BCHW)
             loss = reconstruction + result.codebook_loss
             if self.adversarial:
-                adversarial_loss, adversarial_terms = self.adversarial.mislead(result.images_BCHW, reconstruction)
-                loss, terms = loss + adversarial_loss, terms | adversarial_terms
+                added, added_terms = self.adversarial.mislead(result.images_BCHW, x_BCHW, reconstruction)
+                loss, terms = loss + added, terms | added_terms
         self.trainee.backward(loss)
         if self.adversarial:
             terms |= self.adversarial.learn(x_BCHW, result.images_BCHW)

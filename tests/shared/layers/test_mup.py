@@ -152,7 +152,8 @@ def growth(
 
 
 @pytest.mark.parametrize(
-    ("name", "optimizer"), [*((name, "adamw") for name in MODELS), *((name, "muon") for name in ("gpt", "mamba", "hybrid"))]
+    ("name", "optimizer"),
+    [*((name, "adamw") for name in MODELS), *((name, "muon") for name in ("gpt", "mamba", "hybrid"))],
 )
 def test_coordinates_change_as_much_at_every_width_under_mup_only(name: str, optimizer: Optimizer) -> None:
     for width in WIDTHS:

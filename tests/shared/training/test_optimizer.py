@@ -48,7 +48,9 @@ OTHERS = r"stem_projection|projection|to_codes|from_codes|head\.\d|upsample\.pro
 
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_muon_is_for_the_linear_layers_of_a_tokenizer_but_a_few(kind: str) -> None:
-    config = TokenizerConfig.model_validate({"backbone": {"kind": kind, **BACKBONES[kind]}, "quantiser": {"kind": "fsq"}})
+    config = TokenizerConfig.model_validate(
+        {"backbone": {"kind": kind, **BACKBONES[kind]}, "quantiser": {"kind": "fsq"}}
+    )
     tokenizer = Tokenizer(config)
     linear = {f"{name}.weight" for name, layer in tokenizer.named_modules() if isinstance(layer, nn.Linear)}
     others = {name for name in linear if re.search(rf"(^|\.)({OTHERS})\.weight$", name)}

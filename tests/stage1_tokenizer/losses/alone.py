@@ -56,7 +56,7 @@ def learn_a_part(batch: str, folder: str) -> None:
     for quarter in (2 * rank, 2 * rank + 1):
         one.learn(x_BCHW.chunk(4)[quarter], x_hat_BCHW.chunk(4)[quarter])
     decoded = one.trainee.wrapped(torch.randn(2, 4) + rank)
-    loss, terms = one.mislead(decoded, decoded.square().mean())
+    loss, terms = one.mislead(decoded, torch.zeros_like(decoded), decoded.square().mean())
     assert isinstance(loss, Tensor)
     one.trainee.backward(loss)
     has: dict[str, object] = {"critic": gradients(one.critic), "decoder": gradients(one.trainee.model)}

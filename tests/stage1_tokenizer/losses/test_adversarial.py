@@ -19,6 +19,7 @@ from stage1_tokenizer.losses.adversarial import (
     counting_factor,
     discriminator_loss,
     generator_loss,
+    matching_loss,
     learning_factor,
 )
 from stage1_tokenizer.losses.discriminators import PatchganConfig
@@ -173,17 +174,31 @@ def test_the_discriminator_does_not_teach_the_tokenizer_while_it_learns(norm: st
 
 
 def test_misleading_leaves_the_discriminator_as_it_is() -> None:
-    critic = Critic(AdversarialConfig(discriminator=SMALL), (16, 16))
+    critic = Critic(AdversarialConfig(discriminator=SMALL, matching=1.0), (16, 16))
     before = {name: tensor.clone() for name, tensor in critic.state_dict().items()}
     assert any(name.endswith(".u") for name in before)
-    x_hat = torch.rand(2, 3, 16, 16, requires_grad=True)
-    critic.mislead(x_hat).backward()
-    assert present(x_hat.grad).abs().sum() > 0
+    x, x_hat = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16, requires_grad=True)
+    for loss in critic.mislead(x_hat, x).values():
+        x_hat.grad = None
+        loss.backward(retain_graph=True)
+        assert present(x_hat.grad).abs().sum() > 0
     assert all(parameter.grad is None and parameter.requires_grad for parameter in critic.parameters())
     assert critic.discriminator.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in critic.state_dict().items())
     critic(x_hat, x_hat)
     assert not all(torch.equal(tensor, before[name]) for name, tensor in critic.state_dict().items())
+
+
+def test_matching_is_the_mean_difference_of_each_layer_and_nothing_between_equal_images() -> None:
+    real, fake = (
+        [torch.zeros(2, 3, 4, 4), torch.ones(2, 5, 2, 2)],
+        [torch.full((2, 3, 4, 4), -2.0), torch.zeros(2, 5, 2, 2)],
+    )
+    assert matching_loss(real, fake).item() == pytest.approx((2 + 1) / 2)
+    critic = Critic(AdversarialConfig(discriminator=SMALL, matching=1.0), (16, 16))
+    x = torch.rand(2, 3, 16, 16)
+    assert critic.mislead(x, x)["matching"] == 0
+    assert "matching" not in Critic(AdversarialConfig(discriminator=SMALL), (16, 16)).mislead(x, x)
 
 
 def test_lecam_enters_the_discriminators_loss_with_its_weight() -> None:

@@ -15,6 +15,8 @@ from shared.errors import UserError
 from shared.runs.weights import read_weights
 from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder
 from stage1_tokenizer.backbones.sequence import AttentionConfig, SequenceDecoder
+from stage1_tokenizer.losses.adversarial import adaptive_weight
+from stage1_tokenizer.losses.discriminators import Judgement
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
@@ -51,7 +53,7 @@ def test_each_side_learns_only_from_its_own_loss() -> None:
     decoder, z, x = one.trainee.model, torch.randn(4, 4, device=DEVICE), torch.rand(4, 3, 16, 16, device=DEVICE)
     one.begin_step()
     x_hat = decoder(z)
-    loss, _ = one.mislead(x_hat, (x_hat - x).square().mean())
+    loss, _ = one.mislead(x_hat, x, (x_hat - x).square().mean())
     assert isinstance(loss, Tensor)
     one.trainee.backward(loss)
     assert all(parameter.grad is None for parameter in one.critic.parameters())
@@ -63,28 +65,40 @@ def test_each_side_learns_only_from_its_own_loss() -> None:
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_the_weight_is_ramped_and_applied(adaptive: bool) -> None:
-    one = adversary({"start": 0.1, "warm_up": 0.1, "ramp": 0.4, "weight": 0.8, "adaptive": adaptive})
+def test_both_weights_are_ramped_and_applied(adaptive: bool) -> None:
+    given = {"adversarial": 0.8, "matching": 0.5}
+    moments = {"start": 0.1, "warm_up": 0.1, "ramp": 0.4}
+    one = adversary({**moments, "weight": 0.8, "matching": 0.5, "adaptive": adaptive})
     one.trainee.images = 300
     one.begin_step()
-    x_hat = one.trainee.model(torch.randn(4, 4, device=DEVICE))
-    loss, terms = one.mislead(x_hat, x_hat.square().mean())
-    expected = 0.8 * 0.25 * (terms["adaptive_weight"].item() if adaptive else 1)
-    assert terms["adversarial_weight"].item() == pytest.approx(expected)
-    assert float(loss) == pytest.approx(expected * terms["adversarial"].item())
-    assert ("adaptive_weight" in terms) == adaptive
+    x, x_hat = torch.rand(4, 3, 16, 16, device=DEVICE), one.trainee.model(torch.randn(4, 4, device=DEVICE))
+    reconstruction = x_hat.square().mean()
+    loss, terms = one.mislead(x_hat, x, reconstruction)
+    total = 0.0
+    for name, term in one.critic.mislead(x_hat, x).items():
+        ratio = adaptive_weight(reconstruction, term, one.last_layer.weight).item() if adaptive else 1
+        assert terms[f"{name}_weight"].item() == pytest.approx(given[name] * 0.25 * ratio, rel=1e-4)
+        total += given[name] * 0.25 * ratio * term.item()
+    assert len(terms) == 2 * len(given)
+    assert float(loss) == pytest.approx(total, rel=1e-4)
 
 
 def test_nothing_is_computed_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     one = adversary({"start": 0.5, "warm_up": 0.25, "ramp": 0.1})
     judged: list[int] = []
-    one.critic.discriminator.register_forward_hook(lambda *_: judged.append(one.trainee.images))
+    judge = one.critic.discriminator.judge
+
+    def judge_and_note(x_BCHW: Tensor) -> Judgement:
+        judged.append(one.trainee.images)
+        return judge(x_BCHW)
+
+    monkeypatch.setattr(one.critic.discriminator, "judge", judge_and_note)
     x = torch.rand(2, 3, 16, 16, device=DEVICE)
     for images in (0, 499, 600, 800):
         one.trainee.images = images
         one.begin_step()
         x_hat = one.trainee.model(torch.randn(2, 4, device=DEVICE))
-        loss, terms = one.mislead(x_hat, x_hat.square().mean())
+        loss, terms = one.mislead(x_hat, x, x_hat.square().mean())
         assert bool(terms) == (images == 800) == isinstance(loss, Tensor)
         assert bool(one.learn(x, x_hat)) == (images >= 600)
         one.end_step()
@@ -139,13 +153,13 @@ def test_a_compiled_tokenizers_last_layer_stays_out_of_its_graph() -> None:
             decoder.compile(backend=backend)
         one.begin_step()
         x_hat = one.trainee.wrapped(z)
-        loss, terms = one.mislead(x_hat, x_hat.square().mean())
+        loss, terms = one.mislead(x_hat, torch.zeros_like(x_hat), x_hat.square().mean())
         assert isinstance(loss, Tensor)
         first, last = (decoder.get_parameter(f"{layer}.weight") for layer in ("first", "last_layer"))
         assert ("CompiledFunctionBackward" in users(first, x_hat)) == (backend is not None)
         assert "CompiledFunctionBackward" not in users(last, x_hat)
         one.trainee.backward(loss)
-        weights.append(terms["adaptive_weight"])
+        weights.append(terms["adversarial_weight"])
     torch.testing.assert_close(*weights)
 
 
@@ -188,7 +202,7 @@ def test_a_run_is_the_same_up_to_where_the_adversary_counts(drawings: Path) -> N
     lines = [json.loads(line) for line in Path("on/metrics.jsonl").read_text().splitlines()]
     logged = {line["images"]: line.keys() for line in lines if "loss" in line}
     judging = {"discriminator", "logits_real", "logits_fake", "lecam"}
-    counting = {"adversarial", "adversarial_weight", "adaptive_weight"}
+    counting = {"adversarial", "adversarial_weight"}
     assert not (judging | counting) & logged[16]
     assert judging <= logged[48]
     assert not counting & logged[48]
@@ -234,7 +248,7 @@ def test_processes_share_gradients_means_and_weights(tmp_path: Path) -> None:
     assert first["lecam"] == second["lecam"]
     assert first["lecam"]["updates"] == 2
     assert first["terms"]["adversarial"] != second["terms"]["adversarial"]
-    assert first["terms"]["adaptive_weight"] == second["terms"]["adaptive_weight"]
+    assert first["terms"]["adversarial_weight"] == second["terms"]["adversarial_weight"]
     assert all(torch.equal(one, other) for one, other in zip(first["decoder"], second["decoder"], strict=True))
     alone = adversary({**ALWAYS, "lecam": 0.1}, accumulation=2)
     alone.begin_step()

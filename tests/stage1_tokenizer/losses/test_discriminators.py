@@ -46,6 +46,18 @@ def test_each_kind_judges_each_image_and_tells_it_what_to_change(config: Discrim
     assert all(parameter.grad is not None for parameter in discriminator.parameters())
 
 
+@pytest.mark.parametrize(("config", "layers"), list(zip(CONFIGS, (3, 3, 3, 5), strict=True)), ids=str)
+def test_each_kind_gives_the_features_it_judges_by_the_finest_first(config: DiscriminatorConfig, layers: int) -> None:
+    x, discriminator = images(), build_discriminator(config, (24, 32)).eval()
+    logits, features = discriminator.judge(x)
+    assert torch.equal(logits, discriminator(x))
+    sizes = [f.shape[2] * f.shape[3] for f in features]
+    assert len(sizes) == layers and sizes == sorted(sizes, reverse=True)
+    one_else = torch.cat([images(1), x[1:]])
+    for f, other in zip(features, discriminator.judge(one_else).features, strict=True):
+        assert not torch.equal(f[0], other[0])
+
+
 @pytest.mark.parametrize("config", [*CONFIGS, PatchganConfig(), FeaturesConfig(net="vgg")], ids=str)
 def test_the_smallest_image_is_judged_and_a_smaller_one_refused(config: DiscriminatorConfig) -> None:
     smallest = minimum_size(config)
