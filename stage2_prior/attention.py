@@ -80,6 +80,7 @@ class Attention(nn.Module):
         self.heads, self.headdim, self.length = heads, width // heads, length
         self.score_factor, self.scale = score_factor, score_factor * self.headdim**-0.5
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.qkv_proj.weight._parts = 3  # type: ignore[attr-defined]  # read by `shared.training.muon`
         self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
         self.rotary = rotary

@@ -1,7 +1,7 @@
-"""Muon: each matrix of a layer moves by the nearest orthogonal matrix to its gradient's running mean.
+"""Muon: each matrix of a layer moves by the orthogonal matrix that is nearest to its gradient's running mean.
 
-Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; learning rate and weight decay are AdamW's,
-by the factor of Liu et al. 2025, "Muon is Scalable for LLM Training", equation 4. What is no such matrix is left to AdamW.
+Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". With the factor of Liu et al. 2025, "Muon
+is Scalable for LLM Training", equation 4, it takes AdamW's learning rate and weight decay. AdamW moves all else.
 
 Shapes: N matrices of one shape (R, C).
 """
@@ -24,7 +24,8 @@ RMS = 0.2  # of AdamW's updates, about
 class Muon(torch.optim.Optimizer):
     """Muon for the groups marked `muon`, whose parameters are matrices (R, C), and AdamW for the others.
 
-    One optimiser, so that one state is saved and resumed. Of a sharded matrix each process computes the whole update.
+    One optimiser, so that one state is saved and resumed. A matrix tagged with `_parts` is that many, one above the
+    other: queries', keys' and values' are. Of a sharded one, each process computes the whole update.
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], dtype: torch.dtype, **options: Any) -> None:
@@ -46,14 +47,16 @@ class Muon(torch.optim.Optimizer):
                 self._step_matrices(group)
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
-        alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        """Those of one shape at once, which takes half as long where they are small."""
+        alike: dict[tuple[torch.Size, int], list[Tensor]] = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None:
-                alike[parameter.shape].append(parameter)
-        for parameters in alike.values():
+                alike[parameter.shape, getattr(parameter, "_parts", 1)].append(parameter)
+        for (shape, parts), parameters in alike.items():
             means_NRC = torch.stack([self._mean(parameter) for parameter in parameters])
+            means_NRC = means_NRC.view(-1, shape[0] // parts, shape[1])
             updates_NRC = orthogonal(means_NRC, self.dtype) * (RMS * max(means_NRC.shape[1:]) ** 0.5)
-            for parameter, update_RC in zip(parameters, updates_NRC, strict=True):
+            for parameter, update_RC in zip(parameters, updates_NRC.view(-1, *shape), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.sub_(part_of(update_RC, parameter), alpha=group["lr"])
 
@@ -70,7 +73,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrices_NRC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """About U V^T of each matrix U S V^T, float32: singular values between 0.7 and 1.2 instead of S.
 
-    Newton-Schulz iteration with an odd polynomial of degree 5. Singular values below a thousandth of the norm stay smaller.
+    Newton-Schulz iteration with an odd polynomial of degree 5. Values of S below a thousandth of its norm stay smaller.
     """
     a, b, c = COEFFICIENTS
     rows, columns = matrices_NRC.shape[1:]
@@ -79,4 +82,4 @@ def orthogonal(matrices_NRC: Tensor, dtype: torch.dtype = torch.float32) -> Tens
     for _ in range(ITERATIONS):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return (x.mT if rows > columns else x).float()
+    return (x.mT if rows > columns else x).float().contiguous()

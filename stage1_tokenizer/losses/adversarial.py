@@ -47,7 +47,7 @@ class AdversarialConfig(Config):
     matching: float = Field(0.0, ge=0)
     """Weight of `matching_loss`, the discriminator's own perceptual loss; it rises as `weight` does."""
     adaptive: bool = True
-    """Whether both weights are multiplied by their `adaptive_weight`; a fixed one must be fitted to the other losses."""
+    """Whether each weight is multiplied by `adaptive_weight`; a fixed one must be fitted to the other losses."""
     lecam: float = Field(0.001, ge=0)
     """Weight of the LeCam regulariser; more helps where there are few images."""
     learning_rate: float = Field(2e-4, gt=0)
@@ -94,9 +94,9 @@ def generator_loss(fake: Tensor, loss: GanLoss) -> Tensor:
 def matching_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """How far a discriminator's features of decoded images are from those of the images themselves: a float32 scalar.
 
-    The mean of |f(x) - f(x_hat)| in each layer, and of the layers: a perceptual loss that costs no other network (Larsen
-    et al. 2016, "Autoencoding beyond pixels using a learned similarity metric"; Wang et al. 2018, "High-Resolution Image
-    Synthesis and Semantic Manipulation with Conditional GANs", eq. 4).
+    The mean of |f(x) - f(x_hat)| in each layer, and over the layers: a perceptual loss without another network (Larsen
+    et al. 2016, "Autoencoding beyond pixels using a learned similarity metric"; Wang et al. 2018, "High-Resolution
+    Image Synthesis and Semantic Manipulation with Conditional GANs", eq. 4).
     """
     layers = [F.l1_loss(f_hat.float(), f.float()) for f, f_hat in zip(real, fake, strict=True)]
     return torch.stack(layers).mean()

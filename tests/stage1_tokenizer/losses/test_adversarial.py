@@ -19,8 +19,8 @@ from stage1_tokenizer.losses.adversarial import (
     counting_factor,
     discriminator_loss,
     generator_loss,
-    matching_loss,
     learning_factor,
+    matching_loss,
 )
 from stage1_tokenizer.losses.discriminators import PatchganConfig
 from stage1_tokenizer.losses.objective import LossConfig

@@ -52,7 +52,8 @@ def test_each_kind_gives_the_features_it_judges_by_the_finest_first(config: Disc
     logits, features = discriminator.judge(x)
     assert torch.equal(logits, discriminator(x))
     sizes = [f.shape[2] * f.shape[3] for f in features]
-    assert len(sizes) == layers and sizes == sorted(sizes, reverse=True)
+    assert len(sizes) == layers
+    assert sizes == sorted(sizes, reverse=True)
     one_else = torch.cat([images(1), x[1:]])
     for f, other in zip(features, discriminator.judge(one_else).features, strict=True):
         assert not torch.equal(f[0], other[0])
