@@ -1,6 +1,6 @@
 """Everything a stage-one run is made of."""
 
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -32,6 +32,8 @@ class TokenizerTrainingConfig(TrainingConfig):
     """
     noise_neighbours: PositiveInt = 100
     """A token is then replaced by one of that many other codes, those nearest to its own."""
+    decoder_only: bool = False
+    """Whether encoder and codes stay as in init, so that images keep their tokens, and the decoder alone is trained."""
 
 
 class TokenizerRun(RunConfig):
@@ -47,6 +49,12 @@ class TokenizerRun(RunConfig):
     """How long and how fast it is trained."""
     cache: CacheConfig = CacheConfig()
     """What is tokenized once it is trained."""
+
+    @model_validator(mode="after")
+    def _decoder_has_tokens(self) -> Self:
+        if self.training.decoder_only and not self.init:
+            raise ValueError("training.decoder_only needs init, the tokenizer whose decoder is to be trained: init=RUN")
+        return self
 
     @model_validator(mode="before")
     @classmethod

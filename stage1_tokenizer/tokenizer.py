@@ -67,9 +67,11 @@ class Tokenizer(nn.Module, Shareable):
     """`tokenize(images) -> tokens`, `detokenize(tokens) -> images`; `forward` does both, for training.
 
     token_noise: what replaces some of the tokens that the decoder gets in training; None: nothing.
+    frozen_tokens: whether images keep their tokens in training (`freeze_tokens`).
     """
 
     token_noise: TokenNoise | None = None
+    frozen_tokens = False
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -117,8 +119,14 @@ class Tokenizer(nn.Module, Shareable):
 
         The tokens it returns are the images', whatever `token_noise` had the decoder see.
         """
-        quantised = self.quantiser(self._encode(images_BCHW))
+        quantised = self._as_tokenized(images_BCHW) if self.frozen_tokens else self.quantiser(self._encode(images_BCHW))
         return Reconstruction(self._decode(self._noised(quantised)), quantised.tokens_BHW, quantised.loss)
+
+    def freeze_tokens(self) -> None:
+        """From now on train the decoder alone, so that what was tokenized before stays right."""
+        self.frozen_tokens = True
+        for part in (self.encoder, self.to_codes, self.quantiser):
+            part.requires_grad_(False)
 
     def begin_step(self, progress: float) -> None:
         """Call it before each optimiser step with the fraction of the run that is over; for what is annealed."""
@@ -145,6 +153,10 @@ class Tokenizer(nn.Module, Shareable):
                 f"{patch}, and both sides must be multiples of it (set data.image_size)"
             )
         return image_size[0] // patch, image_size[1] // patch * self.tokens_per_place
+
+    def _as_tokenized(self, images_BCHW: Tensor) -> Quantised:
+        tokens_BHW = self.tokenize(images_BCHW)
+        return Quantised(self.quantiser.lookup(tokens_BHW), tokens_BHW, torch.zeros((), device=self.device))
 
     def _encode(self, images_BCHW: Tensor) -> Tensor:
         self.grid((images_BCHW.shape[-2], images_BCHW.shape[-1]))

@@ -44,6 +44,7 @@ from stage1_tokenizer.token_noise import TokenNoise
 from stage1_tokenizer.tokenizer import Tokenizer
 
 DEFAULT_CONFIG = "configs/demo/tokenizer.yaml"
+TOKENIZING = ("encoder", "to_codes", "quantiser")  # the parts of a tokenizer that its tokens depend on
 
 
 def train(
@@ -62,7 +63,10 @@ def train(
     torch.manual_seed(training.seed)
     tokenizer = Tokenizer(config.model)
     if config.init and run.newest() is None:
-        accelerator.print(begin_with(tokenizer, config.init, config.init_without))
+        kept = TOKENIZING if training.decoder_only else ()
+        accelerator.print(begin_with(tokenizer, config.init, config.init_without, kept))
+    if training.decoder_only:
+        tokenizer.freeze_tokens()
     begin_run(config, run, tokenizer, train_set, accelerator, may_lengthen=path is None)
     if training.token_noise:
         tokenizer.token_noise = TokenNoise(training.token_noise, training.noise_neighbours)
@@ -83,7 +87,7 @@ def train(
             trainee.means.add(objective.learn(images.to(accelerator.device, non_blocking=True)))
         gradient_norm = trainee.end_step()
         objective.end_step()
-        replaced = tokenizer.quantiser.maintain(trainee.optimizer, trainee.ema.average.get("quantiser.codebook"))
+        replaced = maintain_codes(tokenizer, trainee)
         # Log
         log.advance(trainee.step_images)
         if replaced:
@@ -102,6 +106,13 @@ def train(
     trainee.stop_if_asked(run)
     held_out.draw(run.samples / "reconstructions.png")
     return run, held_out
+
+
+def maintain_codes(tokenizer: Tokenizer, trainee: Trainee) -> int:
+    """How many codes that nothing wins any more were replaced."""
+    if tokenizer.frozen_tokens:
+        return 0
+    return tokenizer.quantiser.maintain(trainee.optimizer, trainee.ema.average.get("quantiser.codebook"))
 
 
 def begin_run(
@@ -174,7 +185,7 @@ class HeldOut:
 def log_means(log: Log, trainee: Trainee, tokenizer: Tokenizer, gradient_norm: float) -> None:
     """Log what the steps since the last line had on average, and how the codes are used once there are any."""
     means = {**trainee.means.take(), **trainee.data_wait.take()}
-    if tokenizer.quantiser.initialised:
+    if tokenizer.quantiser.initialised and not tokenizer.frozen_tokens:
         counts_K = tokenizer.quantiser.window_counts()
         means |= {"usage": usage(counts_K).item(), "perplexity": perplexity(counts_K).item()}
     rate = trainee.optimizer.param_groups[0]["lr"]
@@ -199,16 +210,16 @@ def check_warm_up(config: TokenizerRun, tokens: int) -> None:
         )
 
 
-def begin_with(tokenizer: Tokenizer, init: str, without: Sequence[str]) -> str:
+def begin_with(tokenizer: Tokenizer, init: str, without: Sequence[str], kept: Sequence[str] = ()) -> str:
     """Give a tokenizer the weights of another that fit; says which in a line. Raises UserError where there are none.
 
-    A codebook is taken with all that is known of its codes, or not at all.
+    A codebook is taken with all that is known of its codes, or not at all. kept: parts that must be taken whole.
     """
     run = local_run(init)
     if (run / TOKENS).exists():
         hint = f"; a shared prior has one inside: init={init}/{TOKENIZER}"
         raise UserError(f"init={init} is a prior's run, and a tokenizer's is needed{hint}")
-    return start_from(tokenizer, run, without, whole=["quantiser"])
+    return start_from(tokenizer, run, without, whole=["quantiser"], needed=kept)
 
 
 def memory_line(config: TokenizerRun, device: torch.device) -> str:

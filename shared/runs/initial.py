@@ -20,13 +20,15 @@ def start_from(
     run: Path,
     without: Sequence[str] = (),
     whole: Sequence[str] = (),
+    needed: Sequence[str] = (),
     rows: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
     """Give `model` the averaged weights of a run that fit it by name and shape; says which did not, in a line.
 
     without: weights, or parts of the model, that begin at random all the same. whole: parts of which all weights are
-    taken, or none. rows: of these weights, only so many rows are taken.
-    Raises UserError where the run has no weights, or none of them fits, or there is nothing that `without` names.
+    taken, or none. needed: parts of which all weights must be taken. rows: of these weights, only so many rows are.
+    Raises UserError where the run has no weights, or none of them fits, or one that is needed does not, or there is
+    nothing that `without` names.
     """
     before, after = read_weights(_weights_of(run)), model.state_dict()
     for part in without:
@@ -36,6 +38,11 @@ def start_from(
     fitting = {name: _fitted(weight, after[name], rows.get(name, 0)) for name, weight in taken.items()}
     found = {name: weight for name, weight in fitting.items() if weight is not None}
     missing = [name for name in after if name not in found]
+    if wanting := [name for name in missing if _in_any(name, needed)]:
+        raise UserError(
+            f"init={run}: {', '.join(needed)} must stay as in there, and {', '.join(wanting[:NAMED])} are not there or "
+            "have another shape: give this model the `model` of that run, and no init_without"
+        )
     for part in whole:
         if any(_is_in(name, part) for name in missing):
             found = {name: weight for name, weight in found.items() if not _is_in(name, part)}
