@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from planning.choice.configurations import data_config
+from planning.choice.stage import STAGES, run_of
 from planning.course import Course
 from planning.page import as_text, outcome, spent, write_end
 from planning.plan import PLANS, Plan, Request, make_plan, read_plan
@@ -27,13 +28,15 @@ from planning.survey.pictures import look_at
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.options.commands import command_of
-from shared.runs.run_directory import RUNS, TRAINERS, RunDirectory
+from shared.runs.run_directory import RunDirectory
 from shared.text import shown
 from shared.training.config import check_name
 
 LONGEST_TIMING, TIMING = 30.0, 0.01  # seconds, and share of the hours, for timing one size of images
 FEWEST_HOURS = 0.1
-CHOSEN = {"name", "training.images", "prior.name", "prior.training.images", "prior.tokens"}  # by the plan
+# By the plan itself.
+CHOSEN = {f"{stage}{key}" for stage in ("", "decoder.", "prior.") for key in ("name", "training.images")}
+CHOSEN |= {"decoder.init", "prior.tokens"}
 
 
 def main() -> None:
@@ -57,7 +60,7 @@ def main() -> None:
     if args.json:
         print(json.dumps(asdict(plan)))
     if args.dry_run:
-        print(f"wrote {plan.folder}: both configurations, to be edited; the same command without --dry-run trains them")
+        print(f"wrote {plan.folder}: its configurations, to be edited; the same command without --dry-run trains them")
         return
     print(flush=True)
     course = Course(plan)
@@ -82,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "changes", nargs="*", metavar="key=value",
         help="change a key of the tokenizer's configuration, as data.labels=labels.csv; with prior. before it, of the "
-        "prior's",
+        "prior's; with decoder. before it, of the training of the decoder alone",
     )  # fmt: skip
     args = parser.parse_intermixed_args()
     if not args.hours >= FEWEST_HOURS or args.hours > 10_000:
@@ -109,9 +112,9 @@ def name_of(source: str) -> str:
 
 def refuse_taken(name: str) -> None:
     """UserError where a training of another origin has the name that a new plan would give its own."""
-    for kind in TRAINERS:
-        if RunDirectory(RUNS / kind / name).newest():
-            raise UserError(f"{RUNS / kind / name} holds a training already: give this plan another --name")
+    for stage in STAGES:
+        if RunDirectory(run := run_of(stage, name)).newest():
+            raise UserError(f"{run} holds a training already: give this plan another --name")
 
 
 def new_plan(name: str, request: Request) -> Plan:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from planning.choice.configurations import EVALUATIONS, LINES, Stage
+from planning.choice.configurations import EVALUATIONS, LINES
 from planning.choice.rules import tells_classes
+from planning.choice.stage import Stage, kind_of, run_of
 from planning.clock import Clock
 from planning.pacer import RESTART, Pacer
 from planning.plan import Plan
@@ -20,7 +21,7 @@ from shared import signals
 from shared.errors import UserError
 from shared.options.commands import command_of
 from shared.presets import HOME, in_clone
-from shared.runs.run_directory import RUNS, TRAINERS
+from shared.runs.run_directory import TRAINERS
 
 LEAST_OF_PLANNED = 0.3  # of what was planned for the prior: it is trained so long, though the hours are over
 POLL = 0.5  # seconds between two looks at a command
@@ -40,8 +41,8 @@ class Course:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.clock = Clock.read(plan.folder / "clock.json")
-        self.prior = RUNS / "prior" / plan.name
-        self.tokenizer = RUNS / "tokenizer" / plan.name
+        self.prior = run_of("prior", plan.name)
+        self.tokenizer = run_of("decoder", plan.name)  # the one that is used from then on
 
     def run(self) -> None:
         """Train, cache, train, find how to draw, draw, judge.
@@ -49,6 +50,7 @@ class Course:
         Raises UserError where a command fails, `Stopped` where one is stopped.
         """
         self._train("tokenizer")
+        self._train("decoder")
         self._do("caching", [*module("stage1_tokenizer.cache"), "--tokenizer", str(self.tokenizer)])
         self._train("prior")
         self._search()
@@ -56,10 +58,13 @@ class Course:
         self._do("judging", [*script("judge"), "--prior", str(self.prior)])
 
     def allowed(self, stage: Stage) -> float:
-        """Seconds for a stage, all together: the prior's are what the parts before it left, or a least share."""
+        """Seconds for a stage, all together: what the parts before it left of their hours, or a least share."""
+        planned = self.plan.seconds(stage)
         if stage == "tokenizer":
-            return self.plan.budget.tokenizer
-        return max(self._left_for_prior(), LEAST_OF_PLANNED * self.plan.budget.prior)
+            return planned
+        late = self.clock.of("tokenizer") - self.plan.seconds("tokenizer")
+        left = planned - late if stage == "decoder" else self._left_for_prior()
+        return max(left, LEAST_OF_PLANNED * planned)
 
     def _left_for_prior(self) -> float:
         """Seconds, less than none where the parts before it took all."""
@@ -77,8 +82,8 @@ class Course:
             return
         if stage == "prior" and self._left_for_prior() < self.allowed("prior"):
             print("what came before the prior took longer than planned: the hours will not be enough", flush=True)
-        rate = self.plan.rates.images if stage == "tokenizer" else self.plan.rates.grids
-        images: int | None = self.clock.lengths.get(stage, max(1, round(rate * self.allowed(stage))))
+        planned = max(1, round(self.plan.rate(stage) * self.allowed(stage)))
+        images: int | None = self.clock.lengths.get(stage, planned)
         while images is not None:
             self.clock.lengths[stage] = images
             images = self._train_to(stage, images)
@@ -87,11 +92,12 @@ class Course:
     def _train_to(self, stage: Stage, images: int) -> int | None:
         """Train until a stage has seen so many images, or is to have another length, which is returned."""
         configuration = str(self.plan.folder / f"{stage}.yaml")
-        name = self.plan.name
+        run = run_of(stage, self.plan.name)
         # As often as in a run of this length, so that the last figures are of its end.
         log_every, evaluate_every = max(1, images // LINES), max(1, images // EVALUATIONS)
         command = [
-            *module(f"{TRAINERS[stage]}.train"), configuration, f"name={name}", f"training.images={images}",
+            *module(f"{TRAINERS[kind_of(stage)]}.train"), configuration,
+            f"name={run.name}", f"training.images={images}",
             f"training.log_every={log_every}", f"training.evaluate_every={evaluate_every}",
         ]  # fmt: skip
         worth = max(TOLERANCE * self.plan.budget.total, 3 * RESTART)  # a change must gain more than it costs
@@ -100,7 +106,7 @@ class Course:
             while process.poll() is None:
                 time.sleep(POLL)
                 tick()
-                length = pacer.look(images_seen(RUNS / stage / self.plan.name), self.clock.of(stage))
+                length = pacer.look(images_seen(run), self.clock.of(stage))
                 if length is not None and length != images:
                     print(
                         f"\nto end in time, the {stage} now trains on {length} images instead of {images}", flush=True

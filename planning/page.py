@@ -6,22 +6,27 @@ from pathlib import Path
 from planning.choice.budget import Budget
 from planning.choice.setting import reasons
 from planning.choice.shape import needed
+from planning.choice.stage import Stage, run_of
 from planning.clock import Clock
 from planning.plan import Plan
 from planning.survey.pictures import FEW
 from shared.disk.atomic import write_text
 from shared.reporting.page import Section, captioned, page, tags
-from shared.runs.run_directory import RUNS
 from shared.training.log import read_metrics
 from stage2_prior.tokens import tokens_apart
 
 PARTS = {  # of a course, in its order
     "tokenizer": "training the tokenizer",
+    "decoder": "training its decoder",
     "caching": "tokenizing",
     "prior": "training the prior",
     "searching": "finding how to draw",
     "drawing": "drawing",
     "judging": "judging",
+}
+REPORTS: dict[Stage, str] = {  # what their pages show
+    "decoder": "reconstructions and codes",
+    "prior": "the nearest real picture of each drawing",
 }
 
 
@@ -30,13 +35,15 @@ def as_text(plan: Plan) -> str:
     lines = [
         f"pictures   {plan.request.source}: {plan.pictures}",
         f"machine    {plan.machine}",
-        f"rates      {plan.rates.images:.3g} images and {plan.rates.grids:.3g} token grids a second, in training",
+        f"rates      {plan.rates.images:.3g} images, {plan.rates.decoded:.3g} by the decoder alone, and "
+        f"{plan.rates.grids:.3g} token grids a second, in training",
         f"images     {plan.shape}",
         f"hours      {plan.request.hours:g}: {_divided(plan.budget)}",
-        f"length     {plan.images:,} images and {plan.grids:,} token grids: {_epochs(plan)}",
+        f"length     {plan.length('tokenizer'):,} images, {plan.length('decoder'):,} by the decoder alone, and "
+        f"{plan.length('prior'):,} token grids: {_epochs(plan)}",
         "",
         "why",
-        *(f"  {line}" for line in reasons([*plan.tokenizer, *plan.prior])),
+        *(f"  {line}" for line in reasons([*plan.tokenizer, *plan.decoder, *plan.prior])),
         "",
         "what to expect",
         *(f"  {line}" for line in expectations(plan)),
@@ -71,12 +78,15 @@ def expectations(plan: Plan) -> list[str]:
 
 
 def _divided(budget: Budget) -> str:
-    parts = {"tokenizer": budget.tokenizer, "tokenizing": budget.caching, "prior": budget.prior, "end": budget.ending}
+    parts = {
+        "tokenizer": budget.tokenizer, "its decoder": budget.decoder, "tokenizing": budget.caching,
+        "prior": budget.prior, "end": budget.ending,
+    }  # fmt: skip
     return ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in parts.items())
 
 
 def _epochs(plan: Plan) -> str:
-    images, grids = (count / plan.pictures.train for count in (plan.images, plan.grids))
+    images, grids = (plan.length(stage) / plan.pictures.train for stage in ("tokenizer", "prior"))
     views = "one view" if plan.views == 1 else f"{plan.views} views"
     return f"each picture {images:.3g} times, and {grids:.3g} times as tokens ({views} of it)"
 
@@ -94,10 +104,13 @@ def write_end(plan: Plan, clock: Clock) -> Path:
 
 def outcome(plan: Plan) -> dict[str, str]:
     """What the trainings found on held-out images."""
-    quality = _last(RUNS / "tokenizer" / plan.name, "validation/psnr")
-    bits = _last(RUNS / "prior" / plan.name, "validation/bits_per_token")
-    trained = _last(RUNS / "prior" / plan.name, "bits_per_token")
-    said = {"reconstructions": f"{quality:.1f} dB (PSNR) of held-out images"} if math.isfinite(quality) else {}
+    quality, final = (_last(run_of(stage, plan.name), "validation/psnr") for stage in ("tokenizer", "decoder"))
+    bits = _last(run_of("prior", plan.name), "validation/bits_per_token")
+    trained = _last(run_of("prior", plan.name), "bits_per_token")
+    said = {}
+    if math.isfinite(quality):
+        sharper = f", {final:.1f} dB once its decoder was trained to be sharp" if math.isfinite(final) else ""
+        said["reconstructions"] = f"{quality:.1f} dB (PSNR) of held-out images{sharper}"
     if math.isfinite(bits) and math.isfinite(trained):
         said["prior"] = f"{bits:.2f} bits per token on held-out grids, {trained:.2f} in training"
     return said
@@ -111,8 +124,11 @@ def spent(clock: Clock) -> dict[str, str]:
 
 def _links(plan: Plan) -> str:
     """To the pages of both trainings, which lie beside the plan's folder."""
-    runs = {"tokenizer": "reconstructions and codes", "prior": "the nearest real picture of each drawing"}
-    links = (f'<a href="../../{kind}/{plan.name}/report.html">{said}</a>' for kind, said in runs.items())
+    links = (
+        f'<a href="../../{kind}/{name}/report.html">{said}</a>'
+        for stage, said in REPORTS.items()
+        for kind, name in [run_of(stage, plan.name).parts[-2:]]
+    )
     return f"<p>{', '.join(links)}</p>"
 
 

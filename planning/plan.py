@@ -1,17 +1,18 @@
 """A plan: what is trained on a set of pictures within some hours, and why; kept as RUNS/plans/NAME/plan.json."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from planning.choice.budget import Budget, divide, tokenized
-from planning.choice.configurations import as_file, prior_run, tokenizer_run
+from planning.choice.configurations import as_file, decoder_run, prior_run, tokenizer_run
 from planning.choice.prior_size import PriorSize, largest_worth, prior_sizes
-from planning.choice.rules import cache_settings, prior_settings, tokenizer_settings, views_for
+from planning.choice.rules import cache_settings, decoder_settings, prior_settings, tokenizer_settings, views_for
 from planning.choice.setting import Setting
 from planning.choice.shape import Shape, enough, shapes
+from planning.choice.stage import STAGES, UNITS, Stage
 from planning.survey.machine import Machine
 from planning.survey.pace import Rates
 from planning.survey.pictures import Pictures
@@ -25,12 +26,14 @@ from stage2_prior.run_config import PriorRun
 PLANS = RUNS / "plans"
 FILE = "plan.json"
 NO_LENGTH = 10**6  # images, before it is known how many
-Timing = Callable[[Sequence[Setting], Sequence[Setting], Shape, Sequence[str]], Rates]
+Timing = Callable[[Mapping[Stage, Sequence[Setting]], Shape, Sequence[str]], Rates]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for. changes: `key=value` for the tokenizer's configuration, `prior.key=value` for the prior's."""
+    """What was asked for. changes: `key=value` for the tokenizer's configuration, `prior.key=value` for the prior's,
+    `decoder.key=value` for that of the decoder's own training.
+    """
 
     source: str
     hours: float
@@ -39,7 +42,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """name: of both runs. tokenizer, prior: their settings but for the lengths, which come of rates and budget."""
+    """name: of its runs. tokenizer, decoder, prior: their settings but for the lengths, which rates and budget give.
+
+    Those of the decoder are what it has otherwise than the tokenizer.
+    """
 
     name: str
     request: Request
@@ -50,6 +56,7 @@ class Plan:
     rates: Rates
     budget: Budget
     tokenizer: tuple[Setting, ...]
+    decoder: tuple[Setting, ...]
     prior: tuple[Setting, ...]
 
     @property
@@ -61,22 +68,28 @@ class Plan:
         """Images, and grids for the smallest prior, that there would be time for at a shape: time goes by tokens."""
         fewer = self.shape.tokens / shape.tokens
         smaller = self.size.weights / prior_sizes(self.pictures, self.machine)[0].weights
-        return self.images * fewer, self.grids * smaller * fewer
+        return self.length("tokenizer") * fewer, self.length("prior") * smaller * fewer
 
     def is_enough(self, shape: Shape | None = None) -> bool:
         """Whether its hours are worth training at a shape; None: its own."""
         shape = shape or self.shape
         return enough(*self.expected_at(shape), self.pictures, shape)
 
-    @property
-    def images(self) -> int:
-        """That the tokenizer is to be trained on."""
-        return max(1, round(self.budget.tokenizer * self.rates.images))
+    def settings(self, stage: Stage) -> tuple[Setting, ...]:
+        """All of a stage's, but for its length."""
+        return {"tokenizer": self.tokenizer, "decoder": (*self.tokenizer, *self.decoder), "prior": self.prior}[stage]
 
-    @property
-    def grids(self) -> int:
-        """That the prior is to be trained on."""
-        return max(1, round(self.budget.prior * self.rates.grids))
+    def rate(self, stage: Stage) -> float:
+        """Images, or token grids, that a stage is trained on in a second."""
+        return {"tokenizer": self.rates.images, "decoder": self.rates.decoded, "prior": self.rates.grids}[stage]
+
+    def seconds(self, stage: Stage) -> float:
+        """That a stage is to be trained."""
+        return {"tokenizer": self.budget.tokenizer, "decoder": self.budget.decoder, "prior": self.budget.prior}[stage]
+
+    def length(self, stage: Stage) -> int:
+        """Images, or token grids, that it is then trained on."""
+        return max(1, round(self.seconds(stage) * self.rate(stage)))
 
     @property
     def views(self) -> int:
@@ -84,19 +97,19 @@ class Plan:
         return next(setting.value for setting in self.tokenizer if setting.key == "cache.views")
 
     def write(self) -> None:
-        """Write the plan and its two configurations."""
+        """Write the plan and its configurations."""
         self.folder.mkdir(parents=True, exist_ok=True)
         changes = self.request.changes
-        tokenizer = as_file("tokenizer", self.tokenizer, self.name, self.images, changes)
-        prior = as_file("prior", self.prior, self.name, self.grids, changes)
-        write_text(f"{self._title('one')}{tokenizer}", self.folder / "tokenizer.yaml")
-        write_text(f"{self._title('two')}{prior}", self.folder / "prior.yaml")
+        for stage in STAGES:
+            text = as_file(stage, self.settings(stage), self.name, self.length(stage), changes)
+            write_text(f"{self._title(stage)}{text}", self.folder / f"{stage}.yaml")
         write_text(json.dumps(asdict(self), indent=1) + "\n", self.folder / FILE)
 
-    def _title(self, stage: str) -> str:
+    def _title(self, stage: Stage) -> str:
         return (
-            f"# Stage {stage} of a plan: {self.request.source} in {self.request.hours:g} hours. `{command_of('plan')}` "
-            "trains from\n# this file until the clock says so: training.images is what it expects to come to.\n"
+            f"# The {stage} of a plan: {self.request.source} in {self.request.hours:g} hours. `{command_of('plan')}` "
+            f"trains from\n# this file until the clock says so: training.images, here of {UNITS[stage]}, is what it "
+            "expects to come to.\n"
         )
 
 
@@ -120,7 +133,7 @@ def make_plan(name: str, request: Request, pictures: Pictures, machine: Machine,
                 if shape == last:
                     raise
     assert plan is not None  # the last candidate was planned, or has raised
-    size = largest_worth(sizes, plan.grids * plan.shape.tokens)
+    size = largest_worth(sizes, plan.length("prior") * plan.shape.tokens)
     chosen, planned = (prior_settings(name, pictures, machine, known) for known in (size, sizes[0]))
     if _as_changed(chosen, name, request) == _as_changed(planned, name, request):
         return plan
@@ -152,22 +165,27 @@ def _plan_at(
     machine: Machine, timing: Timing,
 ) -> Plan:  # fmt: skip
     prior = tuple(prior_settings(name, pictures, machine, size))
+    decoder = tuple(decoder_settings(name, machine))
     _as_changed(prior, name, request)  # a slip is found before anything is timed
-    rates = timing(tokenizer, prior, shape, request.changes)
+    decoder_run([*tokenizer, *decoder], name, NO_LENGTH, request.changes)
+    settings: dict[Stage, Sequence[Setting]] = {
+        "tokenizer": tokenizer, "decoder": [*tokenizer, *decoder], "prior": prior
+    }  # fmt: skip
+    rates = timing(settings, shape, request.changes)
     seconds = 3600 * request.hours
     used, views = tokenized(seconds, rates, machine, pictures, views_for(pictures))
     all_of_them, pictures = used == pictures.train, pictures.limited(used)
     tokenizer = (*tokenizer, *cache_settings(pictures, views, all_of_them))
     budget = divide(seconds, rates, machine, pictures, views)
     prior = tuple(prior_settings(name, pictures, machine, size, budget.prior * rates.grids / pictures.train))
-    return Plan(name, request, pictures, machine, shape, size, rates, budget, tokenizer, prior)
+    return Plan(name, request, pictures, machine, shape, size, rates, budget, tokenizer, decoder, prior)
 
 
 def read_plan(folder: Path) -> Plan | None:
     """The plan that was written there; None where there is none. Raises UserError where it cannot be read."""
     try:
         saved: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        settings = {stage: tuple(Setting(*setting) for setting in saved[stage]) for stage in ("tokenizer", "prior")}
+        settings = {stage: tuple(Setting(*setting) for setting in saved[stage]) for stage in STAGES}
         request = saved["request"]
         return Plan(
             name=saved["name"],

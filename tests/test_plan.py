@@ -31,7 +31,9 @@ def test_a_plan_is_printed_written_and_kept(
     assert found["pictures"]["train"] + found["pictures"]["held_out"] == 12
     assert found["pictures"]["classes"] == 2
     assert "expect copies" in said
-    assert {path.name for path in (PLANS / "drawings").iterdir()} == {"plan.json", "tokenizer.yaml", "prior.yaml"}
+    assert {path.name for path in (PLANS / "drawings").iterdir()} == {
+        "plan.json", "tokenizer.yaml", "decoder.yaml", "prior.yaml"
+    }  # fmt: skip
     monkeypatch.setattr(plan, "new_plan", lambda *_: pytest.fail("the plan that is there was not read"))
     run(monkeypatch, str(drawings), "--hours", "0.1", "--dry-run", "data.validation_fraction=0.2")
     with pytest.raises(UserError, match="ask for the same to resume it"):

@@ -7,11 +7,11 @@ from planning.survey.pace import Rates
 from planning.survey.pictures import Pictures
 
 ENDING, SHORTEST_ENDING = 0.05, 150.0  # share and seconds for finding how to draw, drawing and the pages
-STARTING = 50.0  # seconds in which five commands start
+STARTING = 60.0  # seconds in which six commands start
 MOST_CACHING = 0.25  # of the hours
-TOKENIZER = 0.38  # of the training: a tokenizer is soon as good as it gets, a prior is not
+TOKENIZER, DECODER = 0.23, 0.15  # of the training: a tokenizer is soon as good as it gets, a prior is not
 CACHING = 2.0  # times as fast as training (3 without bfloat16), an encoder alone turns images into tokens
-MOST_IMAGES = {"cpu": 120_000, "other": 2_000_000}  # a tokenizer of that size gains little from more
+MOST_IMAGES = {"cpu": 120_000, "other": 2_000_000}  # a tokenizer of that size, or its decoder, gains little from more
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Budget:
     """Seconds for each part of the hours, all of which they fill."""
 
     tokenizer: float
+    decoder: float
     caching: float
     prior: float
     ending: float
@@ -26,7 +27,7 @@ class Budget:
     @property
     def total(self) -> float:
         """All of it."""
-        return self.tokenizer + self.caching + self.prior + self.ending
+        return self.tokenizer + self.decoder + self.caching + self.prior + self.ending
 
 
 def tokenized(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, views: int) -> tuple[int, int]:
@@ -57,5 +58,6 @@ def divide(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, v
     ending = max(ENDING * seconds, min(SHORTEST_ENDING, seconds / 8))
     caching = min((pictures.train * views + pictures.held_out) / (CACHING * rates.images), MOST_CACHING * seconds)
     training = seconds - ending - caching - min(STARTING, seconds / 10)
-    tokenizer = min(TOKENIZER * training, MOST_IMAGES.get(machine.kind, MOST_IMAGES["other"]) / rates.images)
-    return Budget(tokenizer, caching, training - tokenizer, seconds - training - caching)
+    most = MOST_IMAGES.get(machine.kind, MOST_IMAGES["other"])
+    tokenizer, decoder = min(TOKENIZER * training, most / rates.images), min(DECODER * training, most / rates.decoded)
+    return Budget(tokenizer, decoder, caching, training - tokenizer - decoder, seconds - training - caching)

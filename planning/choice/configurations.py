@@ -1,11 +1,12 @@
-"""The two configurations of a plan: valid ones, and the commented files that are trained from."""
+"""The configurations of a plan's stages: valid ones, and the commented files that are trained from."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from planning.choice.setting import Setting, nested, reasons
+from planning.choice.stage import Stage, run_name
 from shared.config import C, Config, parse_config
 from shared.data.config import DataConfig
 from stage1_tokenizer.run_config import TokenizerRun
@@ -13,8 +14,7 @@ from stage2_prior.run_config import PriorRun
 
 EVALUATIONS, SAVES, LINES = 4, 20, 100  # of a training
 WARM_UP = 1 / 8  # of a training, at most
-Stage = Literal["tokenizer", "prior"]
-PRIOR = "prior."  # what a change of the prior's configuration begins with
+FIRST_ONLY = {"init", "init_without"}  # keys of a tokenizer that are no keys of its decoder's training
 
 
 class _Data(Config):
@@ -31,25 +31,37 @@ def data_config(source: str, changes: Sequence[str]) -> DataConfig:
 
 def tokenizer_run(settings: Sequence[Setting], name: str, images: int, changes: Sequence[str] = ()) -> TokenizerRun:
     """Stage one of a plan, `images` long. Raises UserError where the settings cannot be used."""
-    return _run(TokenizerRun, settings, name, images, of_stage("tokenizer", changes))[0]
+    return _run(TokenizerRun, settings, run_name("tokenizer", name), images, of_stage("tokenizer", changes))[0]
+
+
+def decoder_run(settings: Sequence[Setting], name: str, images: int, changes: Sequence[str] = ()) -> TokenizerRun:
+    """The training of the decoder alone, `images` long. Raises UserError where the settings cannot be used."""
+    return _run(TokenizerRun, settings, run_name("decoder", name), images, of_stage("decoder", changes))[0]
 
 
 def prior_run(settings: Sequence[Setting], name: str, images: int, changes: Sequence[str] = ()) -> PriorRun:
     """Stage two of a plan, `images` token grids long. Raises UserError where the settings cannot be used."""
-    return _run(PriorRun, settings, name, images, of_stage("prior", changes))[0]
+    return _run(PriorRun, settings, run_name("prior", name), images, of_stage("prior", changes))[0]
 
 
 def of_stage(stage: Stage, changes: Sequence[str]) -> list[str]:
-    """Those of some `key=value` that are for a stage, as its own configuration calls them."""
+    """Those of some `key=value` that are for a stage, as its own configuration calls them.
+
+    Those of the tokenizer are for its decoder too, which may then have its own.
+    """
+    own = [change.removeprefix(f"{stage}.") for change in changes if change.startswith(f"{stage}.")]
+    if stage == "prior":
+        return own
+    others = [change for change in changes if not change.startswith(("prior.", "decoder."))]
     if stage == "tokenizer":
-        return [change for change in changes if not change.startswith(PRIOR)]
-    return [change.removeprefix(PRIOR) for change in changes if change.startswith(PRIOR)]
+        return others
+    return [*(change for change in others if change.partition("=")[0] not in FIRST_ONLY), *own]
 
 
 def as_file(stage: Stage, settings: Sequence[Setting], name: str, images: int, changes: Sequence[str]) -> str:
     """A configuration as a YAML file that says why in its first lines, to be edited by hand. Raises UserError."""
-    model = TokenizerRun if stage == "tokenizer" else PriorRun
-    _, values = _run(model, settings, name, images, of_stage(stage, changes))
+    model = PriorRun if stage == "prior" else TokenizerRun
+    _, values = _run(model, settings, run_name(stage, name), images, of_stage(stage, changes))
     comments = "".join(f"# {line}\n" for line in reasons(settings))
     return comments + yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
 

@@ -9,9 +9,9 @@ import math
 from planning.choice.prior_size import PriorSize
 from planning.choice.setting import Setting
 from planning.choice.shape import Shape
+from planning.choice.stage import run_of
 from planning.survey.machine import Machine
 from planning.survey.pictures import FEW, MANY, SOME, Pictures
-from shared.runs.run_directory import RUNS
 
 LARGE = 30_000  # pictures from which two views of each are enough
 IMAGES_BEFORE_CODES = 2_000  # that an encoder sees before the codebook is made of its vectors
@@ -41,6 +41,7 @@ def tokenizer_settings(
         }, f"{codes:,} codes: one view of the pictures has {pictures.train * shape.tokens / codes:,.0f} tokens a code"),
         Setting("loss.reconstruction", {"l2": 1.0, "l1": 0.1}),
         Setting("training.batch_size", 16 if on_cpu else 32),
+        Setting("training.optimizer", "muon"),
         Setting("training.learning_rate", 2.0e-3 if on_cpu else 6.0e-4),
         Setting("training.final_learning_rate", 0.02),
         Setting("training.warm_up", 1600),
@@ -58,19 +59,36 @@ def tokenizer_settings(
     return settings
 
 
+def decoder_settings(name: str, machine: Machine) -> list[Setting]:
+    """What the training of the plan `name`'s decoder has otherwise than that of its tokenizer."""
+    width, layers = (32, 2) if machine.kind == "cpu" else (64, 3)
+    return [
+        Setting("init", str(run_of("tokenizer", name))),
+        Setting("loss.adversarial", {
+            "discriminator": {"kind": "patchgan", "norm": "group", "width": width, "layers": layers},
+            "weight": 0.8, "matching": 1.0, "start": 0.0, "warm_up": 0.05, "ramp": 0.1, "learning_rate": 1.0e-3,
+        }, "a discriminator, and what it sees in pictures: decoded ones become sharper and keep their tokens"),
+        Setting("training.decoder_only", True),
+        Setting("training.optimizer", "adamw"),
+        Setting("training.learning_rate", 5.0e-4),
+        Setting("training.warm_up", 500),
+    ]  # fmt: skip
+
+
 def prior_settings(
     name: str, pictures: Pictures, machine: Machine, size: PriorSize, epochs: float = math.inf
 ) -> list[Setting]:
     """Stage two of the plan `name`, but for its length. epochs: how often it sees each picture."""
     on_cpu = machine.kind == "cpu"
     dropout, why = dropout_for(pictures, epochs)
-    model = {"kind": "gpt", **size._asdict(), "dropout": dropout}
+    model = {"kind": "gpt", **size._asdict(), "positions": "rotary", "dropout": dropout}
     if tells_classes(pictures):
         model |= {"conditioning": "norm", "label_dropout": 0.15}
     return [
-        Setting("tokens", str(RUNS / "tokenizer" / name / "tokens")),
+        Setting("tokens", str(run_of("decoder", name) / "tokens")),
         Setting("model", model, f"dropout {dropout:g}, as {why}"),
         Setting("training.batch_size", 16 if on_cpu else 64),
+        Setting("training.optimizer", "muon"),
         Setting("training.learning_rate", round(RATE_TIMES_WIDTH / size.width, 5)),
         Setting("training.final_learning_rate", 0.02),
         Setting("training.warm_up", 2000),

@@ -7,7 +7,7 @@ import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from planning.choice.configurations import prior_run, tokenizer_run
+from planning.choice.configurations import decoder_run, prior_run, tokenizer_run
 from planning.choice.setting import Setting
 from planning.choice.shape import Shape
+from planning.choice.stage import Stage
 from shared import signals
 from shared.errors import out_of_memory
 from shared.runs.token_cache import TokenInfo, write_cache
@@ -33,16 +34,17 @@ GRIDS = 64  # random ones that a prior is timed on
 
 @dataclass(frozen=True)
 class Rates:
-    """Images, and token grids, trained on in a second."""
+    """Trained on in a second: images by a tokenizer, token grids by a prior, and images by a decoder alone."""
 
     images: float
     grids: float
+    decoded: float
 
 
 def time_stages(
-    tokenizer: Sequence[Setting], prior: Sequence[Setting], shape: Shape, changes: Sequence[str], seconds: float
+    settings: Mapping[Stage, Sequence[Setting]], shape: Shape, changes: Sequence[str], seconds: float
 ) -> Rates:
-    """Train each stage for half of `seconds`, in a folder that is gone afterwards; what compiling takes comes on top.
+    """Train each stage for a third of `seconds`, in a folder that is gone afterwards; compiling comes on top.
 
     It runs in a process of its own, so that the memory it takes is free again for the training itself; that ends with
     this one. changes: `key=value` of the user's. Raises DoesNotFit where the memory is too small.
@@ -50,7 +52,7 @@ def time_stages(
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, spawn, _end_with_the_first) as process:
         try:
-            return process.submit(_time_stages, tokenizer, prior, shape, changes, Path(folder), seconds).result()
+            return process.submit(_time_stages, settings, shape, changes, Path(folder), seconds / 3).result()
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, BrokenProcessPool) and not out_of_memory(error):
                 raise
@@ -72,13 +74,13 @@ def _end_with_the_first() -> None:
 
 
 def _time_stages(
-    tokenizer: Sequence[Setting], prior: Sequence[Setting], shape: Shape, changes: Sequence[str], folder: Path,
-    seconds: float,
-) -> Rates:  # fmt: skip
+    settings: Mapping[Stage, Sequence[Setting]], shape: Shape, changes: Sequence[str], folder: Path, seconds: float
+) -> Rates:
     with _quietly():
-        images = _time_tokenizer(tokenizer, changes, folder, seconds / 2)
-        grids = _time_prior(prior, changes, shape, folder, seconds / 2)
-    return Rates(images, grids)
+        images = _time_tokenizer(settings["tokenizer"], changes, folder, seconds)
+        decoded = _time_decoder(settings["decoder"], changes, folder, seconds)
+        grids = _time_prior(settings["prior"], changes, shape, folder, seconds)
+    return Rates(images, grids, decoded)
 
 
 def _time_tokenizer(settings: Sequence[Setting], changes: Sequence[str], folder: Path, seconds: float) -> float:
@@ -86,6 +88,18 @@ def _time_tokenizer(settings: Sequence[Setting], changes: Sequence[str], folder:
     early = [*changes, "model.quantiser.warm_up=1"]
     pace = Pace(folder / "tokenizer.jsonl", None)
     stage1.train(tokenizer_run(settings, "paced", NO_END, early), folder / "tokenizer", _until(pace, seconds))
+    return _rate(pace)
+
+
+def _time_decoder(settings: Sequence[Setting], changes: Sequence[str], folder: Path, seconds: float) -> float:
+    # Of the tokenizer that was timed; the discriminator counts from the first step.
+    of_it = [
+        f"decoder.init={folder / 'tokenizer'}",
+        *(f"decoder.loss.adversarial.{key}=0" for key in ("warm_up", "ramp")),
+    ]
+    pace = Pace(folder / "decoder.jsonl", None)
+    run = decoder_run(settings, "paced", NO_END, [*changes, "model.quantiser.warm_up=1", *of_it])
+    stage1.train(run, folder / "decoder", _until(pace, seconds))
     return _rate(pace)
 
 

@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from planning.choice.configurations import Stage
+from planning.choice.stage import STAGES, UNITS, Stage, run_of
 from planning.plan import Plan
-from planning.watching.standing import UNITS
 from shared.errors import UserError
 from shared.reporting.curves import HELD_OUT, draw_metric
 from shared.reporting.page import captioned, figures, strip
-from shared.runs.run_directory import RUNS
 from shared.runs.weights import read_weights
 from shared.training.log import read_metrics
 from stage1_tokenizer.judging.report import TITLES as OF_TOKENIZER
@@ -26,6 +24,7 @@ from stage2_prior.judging.report import images_of, tiles
 
 CURVES: dict[Stage, dict[str, str]] = {  # metrics and what they are
     "tokenizer": {name: OF_TOKENIZER[name] for name in ("loss", "psnr")},
+    "decoder": {"psnr": OF_TOKENIZER["psnr"] + ", of the decoder alone"},
     "prior": {"bits_per_token": OF_PRIOR["bits_per_token"]},
 }
 Html = str
@@ -47,7 +46,7 @@ class Version(NamedTuple):
 
 def curves(name: str) -> Html:
     """Loss, PSNR and bits per token of a plan's trainings, over what they have seen; empty before there are any."""
-    logs = {stage: RUNS / stage / name / "metrics.jsonl" for stage in CURVES}
+    logs = {stage: run_of(stage, name) / "metrics.jsonl" for stage in CURVES}
     drawn = [panel for stage, log in logs.items() if log.exists() for panel in _panels(stage, Version.of(log))]
     return figures(drawn) if drawn else ""
 
@@ -74,12 +73,14 @@ def samples(plan: Plan) -> Html:
 
     A prior draws token grids, which the tokenizer decodes. Raises UserError where a file cannot be read.
     """
-    tokenizer, prior = (RUNS / stage / plan.name for stage in ("tokenizer", "prior"))
+    tokenizer, decoder, prior = (run_of(stage, plan.name) for stage in STAGES)
     parts = []
     if (grids := _newest_file(prior / "samples", ".safetensors")) is not None:
-        parts.append(_drawn(Version.of(grids), tokenizer.resolve()))
-    if (picture := _newest_file(tokenizer / "samples", ".png")) is not None:
-        parts.append(_reconstructed(Version.of(picture), (plan.shape.height, plan.shape.width)))
+        parts.append(_drawn(Version.of(grids), decoder.resolve()))
+    for stage, run in (("decoder", decoder), ("tokenizer", tokenizer)):
+        if (picture := _newest_file(run / "samples", ".png")) is not None:
+            parts.append(_reconstructed(Version.of(picture), (plan.shape.height, plan.shape.width), stage))
+            break
     return "".join(parts)
 
 
@@ -91,14 +92,14 @@ def _drawn(grids: Version, tokenizer: Path) -> Html:
 
 
 @lru_cache(maxsize=8)
-def _reconstructed(picture: Version, size: tuple[int, int]) -> Html:
+def _reconstructed(picture: Version, size: tuple[int, int], stage: Stage) -> Html:
     """size: height and width of an image in the picture."""
     try:
         with Image.open(picture.path) as rows:
             real, made = (row_of(rows, row, size) for row in (0, 1))
     except OSError as error:
         raise UserError(f"{picture.path.name} cannot be read ({error})") from None
-    said = f"and what the tokenizer made of them {_when(picture.path, 'tokenizer')}"
+    said = f"and what the {stage} made of them {_when(picture.path, stage)}"
     return strip(real, "Held-out pictures, in the same order as below") + strip(made, said)
 
 

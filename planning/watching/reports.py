@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
+from planning.choice.stage import run_of
+from planning.page import REPORTS
 from planning.plan import PLANS, Plan
 from shared.runs.run_directory import RUNS, TRAINERS
 from shared.text import shown
@@ -23,11 +25,8 @@ def report_at(address: str) -> Path | None:
 
 def links_of(plan: Plan) -> str:
     """To those of its pages that are written, as HTML; empty where none is."""
-    pages = {
-        PLANS / plan.name / "index.html": "the page of the plan",
-        RUNS / "tokenizer" / plan.name / "report.html": "reconstructions and codes",
-        RUNS / "prior" / plan.name / "report.html": "the nearest real picture of each drawing",
-    }
+    pages = {PLANS / plan.name / "index.html": "the page of the plan"}
+    pages |= {run_of(stage, plan.name) / "report.html": said for stage, said in REPORTS.items()}
     there = {quote(shown(path.as_posix())): said for path, said in pages.items() if path.is_file()}
     return f"<p>{' · '.join(map(_link, there, there.values()))}</p>" if there else ""
 

@@ -3,16 +3,13 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
-from planning.choice.configurations import Stage
+from planning.choice.stage import STAGES, UNITS, Stage, run_of
 from planning.clock import Clock
 from planning.course import images_seen
 from planning.page import PARTS
 from planning.plan import Plan
-from shared.runs.run_directory import RUNS
 
-UNITS: dict[Stage, str] = {"tokenizer": "images", "prior": "token grids"}
 CLOCK = "clock.json"  # in a plan's folder; written every five seconds while the plan is worked on
 QUIET = 30.0  # seconds: a clock that was not written for so long stands still
 
@@ -35,12 +32,11 @@ class Standing:
 
     def length(self, stage: Stage) -> int:
         """Images or token grids that a training is to see, as its pace made it."""
-        planned = {"tokenizer": self.plan.images, "prior": self.plan.grids}
-        return self.clock.lengths.get(stage, planned[stage])
+        return self.clock.lengths.get(stage, self.plan.length(stage))
 
     def seen(self, stage: Stage) -> int:
         """Of these, what it had seen when it logged last."""
-        return min(images_seen(RUNS / stage / self.plan.name), self.length(stage))  # the last step may go beyond
+        return min(images_seen(run_of(stage, self.plan.name)), self.length(stage))  # the last step may go beyond
 
     def progress(self, part: str) -> str:
         """Of a training, how far it is: 3,400 of 52,000 token grids; empty for another part."""
@@ -49,13 +45,15 @@ class Standing:
 
     def planned(self, part: str) -> float | None:
         """Seconds that the plan gave a part; None for those that share what is left at the end."""
-        budget = self.plan.budget
-        return {"tokenizer": budget.tokenizer, "caching": budget.caching, "prior": budget.prior}.get(part)
+        if part == "caching":
+            return self.plan.budget.caching
+        stage = stage_of(part)
+        return self.plan.seconds(stage) if stage else None
 
 
 def stage_of(part: str) -> Stage | None:
     """The stage that a part trains; None where it trains nothing."""
-    return next((stage for stage in get_args(Stage) if stage == part), None)
+    return next((stage for stage in STAGES if stage == part), None)
 
 
 def is_ticking(folder: Path) -> bool:

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from planning.choice.configurations import Stage
+from planning.choice.stage import Stage
 from planning.page import PARTS, as_text, outcome, spent
 from planning.plan import FILE, Plan, read_plan
 from planning.watching.pictures import curves, samples

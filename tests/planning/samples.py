@@ -1,11 +1,12 @@
 """A set of pictures, a machine and a plan of them, made up."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from planning.choice.prior_size import CPU, PriorSize
 from planning.choice.setting import Setting, nested
+from planning.choice.stage import Stage
 from planning.plan import Plan, Request, make_plan
 from planning.survey.machine import Machine
 from planning.survey.pace import Rates
@@ -28,18 +29,20 @@ def pictures(**changes: Any) -> Pictures:
 def plan_of(
     hours: float = 2.0, speed: float = 1.0, changes: tuple[str, ...] = (), fits: int = 10**9, **of_pictures: Any
 ) -> Plan:
-    """A plan on a machine that, at speed 1, trains on 40 images of 256 tokens and 40 such grids a second.
+    """A plan on a machine that, at speed 1, trains on 40 images of 256 tokens and 40 such grids a second, and trains a
+    decoder alone on 20.
 
     The grids are those of the smallest prior; a larger one takes as much longer as it has more weights.
 
     fits: pixels of the largest images that its memory can hold.
     """
 
-    def timing(tokenizer: object, prior: Sequence[Setting], shape: Any, changes: object) -> Rates:
+    def timing(settings: Mapping[Stage, Sequence[Setting]], shape: Any, changes: object) -> Rates:
         if shape.pixels > fits:
             raise DoesNotFit(str(shape))
-        model = nested(prior)["model"]
+        model = nested(settings["prior"])["model"]
         smaller = CPU[0].weights / PriorSize(model["depth"], model["width"], 1).weights
-        return Rates(speed * 40 * 256 / shape.tokens, speed * smaller * 40 * 256 / shape.tokens)
+        images = speed * 40 * 256 / shape.tokens
+        return Rates(images, smaller * images, images / 2)
 
     return make_plan("mine", Request("~/pictures", hours, changes), pictures(**of_pictures), MACHINE, timing)

@@ -1,5 +1,6 @@
 """What is chosen: valid configurations that say why, larger images for more hours, read back as they were written."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,16 @@ import pytest
 
 from planning.choice.configurations import as_file
 from planning.choice.prior_size import CPU
+from planning.choice.stage import STAGES, Stage
 from planning.page import as_text
 from planning.plan import FILE, Plan, read_plan
 from shared.config import load_config
 from shared.errors import UserError
+from shared.training.config import RunConfig
 from shared.training.devices.memory import DoesNotFit
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.run_config import PriorRun
+from tests.narrow import present
 from tests.planning.samples import plan_of
 
 SETS: list[dict[str, Any]] = [
@@ -28,20 +32,25 @@ SETS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("of_pictures", SETS)
 @pytest.mark.parametrize("hours", [0.02, 2, 100])
-def test_both_files_are_valid_and_fill_the_hours(of_pictures: dict[str, Any], hours: float) -> None:
+def test_its_files_are_valid_and_fill_the_hours(of_pictures: dict[str, Any], hours: float) -> None:
     plan = plan_of(hours, **of_pictures)
     plan.write()
     tokenizer = load_config(TokenizerRun, plan.folder / "tokenizer.yaml")
+    decoder = load_config(TokenizerRun, plan.folder / "decoder.yaml")
     prior = load_config(PriorRun, plan.folder / "prior.yaml")
-    assert (tokenizer.training.images, prior.training.images) == (plan.images, plan.grids)
-    assert tokenizer.data.height_width == plan.shape[:2]
-    assert prior.tokens == "runs/tokenizer/mine/tokens"
+    runs: dict[Stage, RunConfig] = {"tokenizer": tokenizer, "decoder": decoder, "prior": prior}
+    assert all(runs[stage].training.images == plan.length(stage) for stage in STAGES)
+    assert tokenizer.data.height_width == decoder.data.height_width == plan.shape[:2]
+    assert (decoder.init, decoder.training.decoder_only) == ("runs/tokenizer/mine", True)
+    assert (decoder.name, decoder.data, decoder.cache) == ("mine-decoder", tokenizer.data, tokenizer.cache)
+    assert decoder.model.backbone == tokenizer.model.backbone
+    assert prior.tokens == "runs/tokenizer/mine-decoder/tokens"
     assert plan.budget.total == pytest.approx(3600 * hours)
     tokens = plan.shape.tokens
     quantiser = tokenizer.model.quantiser
-    assert quantiser.warm_up_vectors / tokens <= max(1 + quantiser.codes / tokens, plan.images / 8)
-    assert tokenizer.training.warm_up <= max(1, plan.images / 8)
-    assert min(plan.budget.tokenizer, plan.budget.caching, plan.budget.prior, plan.budget.ending) > 0
+    assert quantiser.warm_up_vectors / tokens <= max(1 + quantiser.codes / tokens, plan.length("tokenizer") / 8)
+    assert tokenizer.training.warm_up <= max(1, plan.length("tokenizer") / 8)
+    assert min(asdict(plan.budget).values()) > 0
     assert read_plan(plan.folder) == plan
     assert str(plan.shape) in as_text(plan)
 
@@ -59,7 +68,7 @@ def test_a_shape_that_was_asked_for_is_the_one_that_is_timed() -> None:
     assert "32 x 48" in as_text(small)
     coarse = plan_of(16, changes=("data.image_size=64", "model.backbone.stem=8"))
     assert (coarse.shape, coarse.shape.tokens) == ((64, 64, 16), 16)
-    assert coarse.grids == pytest.approx(coarse.budget.prior * coarse.rates.grids, rel=0.01)
+    assert coarse.length("prior") == pytest.approx(coarse.budget.prior * coarse.rates.grids, rel=0.01)
     assert coarse.rates.images == 40 * 256 / 16
     coarse.write()
     run = load_config(TokenizerRun, coarse.folder / "tokenizer.yaml")
@@ -68,7 +77,7 @@ def test_a_shape_that_was_asked_for_is_the_one_that_is_timed() -> None:
     more = plan_of(0.3, changes=("data.image_size=64", "model.quantiser.codes=16384"))
     more.write()
     quantiser = load_config(TokenizerRun, more.folder / "tokenizer.yaml").model.quantiser
-    assert quantiser.warm_up_vectors / more.shape.tokens <= more.images / 8
+    assert quantiser.warm_up_vectors / more.shape.tokens <= more.length("tokenizer") / 8
 
 
 def test_a_prior_grows_with_the_hours_unless_its_size_was_asked_for() -> None:
@@ -99,7 +108,7 @@ def test_images_that_do_not_fit_give_way_to_smaller_ones() -> None:
 
 def test_a_faster_machine_is_as_good_as_more_hours() -> None:
     assert plan_of(3, speed=4).shape == plan_of(12).shape
-    assert plan_of(3, speed=4).images == pytest.approx(plan_of(12).images, rel=0.05)
+    assert plan_of(3, speed=4).length("prior") == pytest.approx(plan_of(12).length("prior"), rel=0.05)
 
 
 def test_a_plan_says_what_is_to_be_feared() -> None:
@@ -120,13 +129,29 @@ def test_classes_of_few_pictures_are_left_out() -> None:
     assert load_config(PriorRun, enough.folder / "prior.yaml").model.conditioning == "norm"
 
 
+def both_tokenizers(plan: Plan) -> tuple[TokenizerRun, TokenizerRun]:
+    """As a plan that was written trains them: the whole, and then its decoder."""
+    tokenizer, decoder = (plan.folder / f"{stage}.yaml" for stage in ("tokenizer", "decoder"))
+    return load_config(TokenizerRun, tokenizer), load_config(TokenizerRun, decoder)
+
+
 def test_changes_are_in_the_files_and_reasons_are_comments() -> None:
-    plan = plan_of(changes=("data.augment.flip=0", "prior.model.dropout=0.4"))
+    plan = plan_of(changes=("data.augment.flip=0", "prior.model.dropout=0.4", "decoder.loss.adversarial.weight=0.1"))
     plan.write()
-    assert load_config(TokenizerRun, plan.folder / "tokenizer.yaml").data.augment.flip == 0  # type: ignore[union-attr]
+    tokenizer, decoder = both_tokenizers(plan)
+    assert present(tokenizer.data.augment).flip == present(decoder.data.augment).flip == 0
+    assert (tokenizer.loss.adversarial, present(decoder.loss.adversarial).weight) == (None, 0.1)
     assert load_config(PriorRun, plan.folder / "prior.yaml").model.dropout == 0.4
     text = (plan.folder / "prior.yaml").read_text()
     assert "# model: dropout 0.2, as 9,500 pictures are not many" in text
+
+
+def test_what_a_tokenizer_begins_with_is_not_what_its_decoder_does() -> None:
+    plan = plan_of(changes=("init=runs/tokenizer/other", "init_without=[quantiser]"))
+    plan.write()
+    tokenizer, decoder = both_tokenizers(plan)
+    assert (tokenizer.init, tokenizer.init_without) == ("runs/tokenizer/other", ("quantiser",))
+    assert (decoder.init, decoder.init_without) == ("runs/tokenizer/mine", ())
 
 
 def test_a_change_that_no_configuration_has_is_refused() -> None:

@@ -1,6 +1,6 @@
 """How hours divide: all of them, with no grid tokenized in vain."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.planning.samples import MACHINE, pictures
 
 @pytest.mark.parametrize("hours", [0.1, 0.5, 2, 24])
 @pytest.mark.parametrize("train", [20, 3_000, 31_759, 10_000_000])
-@pytest.mark.parametrize("rates", [Rates(39, 12), Rates(130, 45), Rates(4_000, 900)])
+@pytest.mark.parametrize("rates", [Rates(39, 12, 20), Rates(130, 45, 60), Rates(4_000, 900, 900)])
 def test_no_more_is_tokenized_than_a_prior_learns_from(hours: float, train: int, rates: Rates) -> None:
     def grids(used: int, views: int) -> float:
         return rates.grids * divide(3600 * hours, rates, MACHINE, all_of_them.limited(used), views).prior
@@ -33,14 +33,15 @@ def test_no_more_is_tokenized_than_a_prior_learns_from(hours: float, train: int,
 
 def test_an_end_is_left_for_however_short_the_hours_are() -> None:
     for hours in (0.02, 0.1, 1, 10):
-        budget = divide(3600 * hours, Rates(40, 18), MACHINE, pictures(), 1)
+        budget = divide(3600 * hours, Rates(40, 18, 20), MACHINE, pictures(), 1)
         assert budget.total == pytest.approx(3600 * hours)
-        assert min(budget.tokenizer, budget.caching, budget.prior, budget.ending) > 0
+        assert min(asdict(budget).values()) > 0
 
 
 def test_what_a_small_tokenizer_does_not_need_is_the_priors() -> None:
-    short, long = (divide(3600 * hours, Rates(40, 18), MACHINE, pictures(), 1) for hours in (1, 8))
-    assert short.tokenizer / short.prior == pytest.approx(0.38 / 0.62)
+    short, long = (divide(3600 * hours, Rates(40, 18, 20), MACHINE, pictures(), 1) for hours in (1, 8))
+    assert (short.tokenizer + short.decoder) / short.prior == pytest.approx(0.38 / 0.62)
     assert long.tokenizer == 120_000 / 40
+    assert long.decoder / (long.prior + long.tokenizer + long.decoder) == pytest.approx(0.15)
     graphics = replace(MACHINE, kind="cuda")
-    assert divide(3600 * 8, Rates(40, 18), graphics, pictures(), 1).tokenizer > 2 * long.tokenizer
+    assert divide(3600 * 8, Rates(40, 18, 20), graphics, pictures(), 1).tokenizer > 2 * long.tokenizer

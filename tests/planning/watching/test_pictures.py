@@ -30,7 +30,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = save_drawings(folder / "drawings")
         run = tokenizer_run(source, evaluate_every=48).model_copy(update={"name": "mine"})
         tokenizer, _ = stage1.train(run)
-        cache_tokens(tokenizer.path)
+        training = run.training.model_copy(update={"decoder_only": True})
+        changes = {"name": "mine-decoder", "init": str(tokenizer.path), "training": training}
+        decoder, _ = stage1.train(run.model_copy(update=changes))
+        cache_tokens(decoder.path)
         stage2.train(prior_run(evaluate_every=32).model_copy(update={"name": "mine"}))
     return folder
 
@@ -51,13 +54,13 @@ def pictures_of(html: str) -> list[np.ndarray]:
 def test_they_are_the_newest_of_each_training(plan: Plan) -> None:
     shown = samples(plan)
     drawn, real, made = (pictures_of(part) for part in shown.split("</figure>")[:-1])
-    tokenizer = load_tokenizer(Path("runs/tokenizer/mine"))
+    tokenizer = load_tokenizer(Path("runs/tokenizer/mine-decoder"))
     [newest] = sorted(Path("runs/prior/mine/samples").glob("*.safetensors"))[-1:]
     assert newest.stem == "000000064"
     assert "after 64 token grids" in shown
     images_BCHW = tokenizer.detokenize(load_file(newest)["tokens"].long())
     assert np.array_equal(drawn, to_uint8(images_BCHW).permute(0, 2, 3, 1).numpy())
-    sheet_HWC = np.asarray(Image.open("runs/tokenizer/mine/samples/reconstructions.png"))
+    sheet_HWC = np.asarray(Image.open("runs/tokenizer/mine-decoder/samples/reconstructions.png"))
     for row, pictures in enumerate((real, made)):
         for column, picture_HWC in enumerate(pictures):
             top, left = 36 * row + 2, 36 * column + 2
@@ -69,7 +72,7 @@ def test_they_are_the_newest_of_each_training(plan: Plan) -> None:
 def test_one_that_was_written_anew_is_shown_anew(plan: Plan) -> None:
     before = samples(plan)
     assert samples(plan) == before
-    sheet = Path("runs/tokenizer/mine/samples/000000144.png")
+    sheet = Path("runs/tokenizer/mine-decoder/samples/000000144.png")
     Image.open(sheet.with_name("reconstructions.png")).transpose(Image.Transpose.ROTATE_180).save(sheet)
     after = samples(plan)
     sheet.unlink()

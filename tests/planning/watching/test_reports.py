@@ -7,7 +7,7 @@ import pytest
 from planning.watching.reports import links_of, report_at
 from tests.planning.samples import plan_of
 
-PAGES = ("runs/plans/mine/index.html", "runs/tokenizer/mine/report.html", "runs/prior/mine/report.html")
+PAGES = ("runs/plans/mine/index.html", "runs/tokenizer/mine-decoder/report.html", "runs/prior/mine/report.html")
 
 
 def write(*pages: str) -> None:

@@ -18,7 +18,7 @@ def test_its_parts_are_those_of_a_course_in_that_order(monkeypatch: pytest.Monke
     for how in ("module", "script"):
         monkeypatch.setattr(course, how, lambda name: [sys.executable, "-c", "pass"])
     monkeypatch.setattr(course, "POLL", 0.01)
-    plan = replace(written_plan(), rates=Rates(1, 1), budget=Budget(1, 1, 1, 1))
+    plan = replace(written_plan(), rates=Rates(1, 1, 1), budget=Budget(1, 1, 1, 1, 1))
     assert Standing.of(plan).part == "tokenizer"
     assert not Standing.of(plan).working
     on_its_way = Course(plan)
@@ -43,7 +43,7 @@ def test_what_was_seen_is_what_was_logged_last() -> None:
     assert Standing.of(plan).progress("tokenizer") == "0 of 1,234 images"
     log("tokenizer", *LOGGED["tokenizer"])
     assert Standing.of(plan).progress("tokenizer") == "300 of 1,234 images"
-    assert Standing.of(plan).progress("prior") == f"0 of {plan.grids:,} token grids"
+    assert Standing.of(plan).progress("prior") == f"0 of {plan.length('prior'):,} token grids"
     assert Standing.of(plan).progress("caching") == ""
     log("tokenizer", {"images": 1240})
     assert Standing.of(plan).progress("tokenizer") == "1,234 of 1,234 images"

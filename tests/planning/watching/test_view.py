@@ -48,13 +48,13 @@ def test_a_plan_on_its_way_says_what_runs_and_how_far_it_is() -> None:
     log("prior", *LOGGED["prior"])
     values: dict[str, Any] = {
         "seconds": {"tokenizer": 360.0, "prior": 90.0},
-        "done": ["tokenizer", "caching"],
+        "done": ["tokenizer", "decoder", "caching"],
         "lengths": {"prior": 400},
     }
     set_clock(plan, **values)
     view = view_of(plan.folder)
     assert sentence(view) == "Running: training the prior, 80 of 400 token grids; 0.12 of 2 hours are used"
-    assert f'max="{plan.images}" value="300"' in view.standing
+    assert f'max="{plan.length("tokenizer")}" value="300"' in view.standing
     assert 'max="400" value="80"' in view.standing
     assert f"<td>6.0 of {plan.budget.tokenizer / 60:.1f}</td>" in view.standing
     assert f"<td>1.5 of {plan.budget.prior / 60:.1f}</td>" in view.standing
@@ -71,10 +71,16 @@ def test_the_figures_of_the_curves_are_the_last_that_were_logged() -> None:
     log("tokenizer", *LOGGED["tokenizer"][:1])
     assert view_of(plan.folder).curves.count("<img") == 1  # no PSNR yet
     log("tokenizer", *LOGGED["tokenizer"][1:])
+    log("decoder", *LOGGED["decoder"])
     log("prior", *LOGGED["prior"])
     curves = view_of(plan.folder).curves
-    assert curves.count("<img") == 3
-    for said in ("0.3123 in training", "(dB): 21.99 held out", "7.124 held out, 6.544 in training"):
+    assert curves.count("<img") == 4
+    for said in (
+        "of the decoder alone: 21.54 held out",
+        "0.3123 in training",
+        "(dB): 21.99 held out",
+        "7.124 held out, 6.544 in training",
+    ):
         assert f"{said}</figcaption>" in curves
     with Path("runs/prior/mine/metrics.jsonl").open("a") as file:
         file.write('{"images": 120, "bits_per_token": 6.1')
@@ -84,15 +90,16 @@ def test_the_figures_of_the_curves_are_the_last_that_were_logged() -> None:
 def test_a_plan_that_is_done_shows_its_end() -> None:
     plan = written_plan()
     log("tokenizer", *LOGGED["tokenizer"])
+    log("decoder", *LOGGED["decoder"])
     log("prior", *LOGGED["prior"])
     set_clock(plan, age=10_000, seconds=dict.fromkeys(PARTS, 600.0), done=list(PARTS))
     view = view_of(plan.folder)
-    assert sentence(view) == "Done: 1.00 of 2 hours are used"
+    assert sentence(view) == "Done: 1.17 of 2 hours are used"
     assert len(outcome(plan)) == 2
     assert all(html.escape(said) in view.end for said in outcome(plan).values())
-    assert "22.0 dB" in view.end
+    assert "22.0 dB (PSNR) of held-out images, 21.5 dB once its decoder was trained to be sharp" in view.end
     assert "7.12 bits per token on held-out grids, 6.54 in training" in view.end
-    assert "1.00 hours: training the tokenizer 10.0 min" in view.end
+    assert "1.17 hours: training the tokenizer 10.0 min" in view.end
     assert view.standing.count("<td>done") == len(PARTS)
 
 
