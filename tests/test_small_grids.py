@@ -86,21 +86,26 @@ def test_a_picture_is_completed_where_a_row_is_left_to_draw(place: Path, monkeyp
 
 def test_every_element_of_the_web_page_can_be_had_and_used(place: Path) -> None:
     gr = pytest.importorskip("gradio", reason="the web page needs gradio: make develop")
-    import web
+    from web_page.page import build_page
+    from web_page.run import load_run
+    from web_page.tabs.codebook import MOST_USED, browse
+    from web_page.tabs.complete import complete
+    from web_page.tabs.draw import draw as draw_on_page
+    from web_page.tabs.reconstruct import reconstruct
 
-    run = web.load_run(Path("runs/prior/tiny"), None)
-    page = web.build_page(run)
+    run = load_run(Path("runs/prior/tiny"), None)
+    page = build_page(run)
     sliders: list[Any] = [block for block in page.blocks.values() if isinstance(block, gr.Slider)]
     assert sliders
     assert all(slider.minimum < slider.maximum for slider in sliders)
     assert all(slider.minimum <= slider.value <= slider.maximum for slider in sliders)
     picture, length = str(next(Path("drawings").rglob("*.png"))), run.prior.length
     controls = [2, 0, "faces", 1.0, 0, 1.0, 0.0, 1.0, "constant", 2.5, 0, length]
-    *_, last = web.draw(run, *controls)
+    *_, last = draw_on_page(run, *controls)
     assert last.count("<img") == 2
-    *_, (*_, said, _, _) = web.reconstruct(run, picture)
+    *_, (*_, said, _, _) = reconstruct(run, picture)
     assert f"{length} tokens" in said
-    assert next(iter(web.browse(run, web.MOST_USED, 1))).count("<img") == 32
+    assert next(iter(browse(run, MOST_USED, 1))).count("<img") == 32
     if rows_of(place) == 1:
         [cut] = [slider for slider in sliders if slider.label == "Rows of tokens to keep"]
         around = [cut]
@@ -108,5 +113,5 @@ def test_every_element_of_the_web_page_can_be_had_and_used(place: Path) -> None:
             around.append(around[-1].parent)
         assert not all(block.visible for block in around)
         return
-    *_, completed = web.complete(run, picture, 1, 0, True, *controls)
+    *_, completed = complete(run, picture, 1, 0, True, *controls)
     assert completed.count("<img") == 2
