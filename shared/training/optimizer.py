@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shared.training.config import TrainingConfig
 from shared.training.devices.precision import usable
@@ -37,7 +37,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     return Muon(groups, torch.bfloat16 if bf16 else torch.float32, **options)
 
 
-def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+def hidden_matrices(model: nn.Module) -> list[Tensor]:
     """The weights of the linear layers inside of attention, Mamba-2 and MLPs, which Muon is for.
 
     None of what reads pixels, ids or codes, or gives them.
@@ -46,7 +46,7 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     return [layer.weight for layer in layers if layer.weight.requires_grad]
 
 
-def _groups(parameters: Sequence[nn.Parameter], config: TrainingConfig) -> list[dict[str, Any]]:
+def _groups(parameters: Sequence[Tensor], config: TrainingConfig) -> list[dict[str, Any]]:
     groups: list[dict[str, Any]] = []
     for scale in [1.0, *sorted({_lr_scale(parameter) for parameter in parameters} - {1.0})]:
         of_scale = [p for p in parameters if _lr_scale(p) == scale]
@@ -57,7 +57,7 @@ def _groups(parameters: Sequence[nn.Parameter], config: TrainingConfig) -> list[
     return groups
 
 
-def _muon_groups(matrices: Sequence[nn.Parameter], config: TrainingConfig) -> list[dict[str, Any]]:
+def _muon_groups(matrices: Sequence[Tensor], config: TrainingConfig) -> list[dict[str, Any]]:
     """An orthogonal update of entries as large as AdamW's has a spectral norm that grows with the root of the width.
 
     That norm must stay where muP's width grows (Yang et al. 2023, "A Spectral Condition for Feature Learning").
@@ -70,5 +70,5 @@ def _muon_groups(matrices: Sequence[nn.Parameter], config: TrainingConfig) -> li
     return groups
 
 
-def _lr_scale(parameter: nn.Parameter) -> float:
+def _lr_scale(parameter: Tensor) -> float:
     return getattr(parameter, "_lr_scale", 1.0)

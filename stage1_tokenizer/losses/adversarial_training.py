@@ -69,7 +69,8 @@ class AdversarialTraining:
         """
         if not self.counts:
             return 0.0, {}
-        terms, total = {}, torch.zeros((), device=x_hat_BCHW.device)
+        terms: Terms = {}
+        total = torch.zeros((), device=x_hat_BCHW.device)
         given = {"adversarial": self.config.weight, "matching": self.config.matching}
         for name, loss in self.critic.mislead(x_hat_BCHW, x_BCHW).items():
             weight = torch.full_like(loss.detach(), self.counts * given[name])
