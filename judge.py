@@ -53,11 +53,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--prior", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
     parser.add_argument(
         "--weights", choices=get_args(Weights), default="last",
-        help="the last, or those that did best on held-out grids (default: last)",
+        help="judge the last weights, or those that did best on held-out grids (default: last)",
     )  # fmt: skip
     parser.add_argument(
         "--samples", type=int, metavar="N",
-        help="draw N images and hold them against real ones (default: write the page of the training)",
+        help="draw N images and compare them with real ones (default: write the report of the training)",
     )  # fmt: skip
     parser.add_argument(
         "drawing", nargs="*", metavar="key=value",
@@ -65,11 +65,11 @@ def parse_arguments() -> argparse.Namespace:
         "sampling.top_k, .top_p, .min_p, guidance.scale=2, guidance.schedule, ...",
     )  # fmt: skip
     parser.add_argument(
-        "--search", action="store_true", help="find the settings that draw best, and keep them as this prior's own"
+        "--search", action="store_true", help="find the settings that draw best, and save them as this prior's defaults"
     )
     parser.add_argument(
         "--inception", type=Path, metavar="PATH",
-        help="with --samples and --search: its weights (default: downloaded once)",
+        help="with --samples and --search: a file with Inception's weights (default: downloaded once)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     args = parser.parse_intermixed_args()

@@ -1,4 +1,4 @@
-"""Plan and train both stages on a folder, within some hours: python plan.py ~/pictures --hours 2
+"""Plan and train both stages on a folder of pictures, within a time limit: python plan.py ~/pictures --hours 2
 
 Looks at the pictures and the machine, times a few steps of what could be trained, chooses, says what and why, and
 writes runs/plans/NAME/ with both configurations. Then it trains, draws and judges within the hours. It resumes if
@@ -78,14 +78,16 @@ def parse_arguments() -> argparse.Namespace:
     """The command line's. Raises UserError where a value cannot be used."""
     parser = argparse.ArgumentParser(prog=command_of("plan"), description=__doc__.split("\n")[0])
     parser.add_argument("pictures", help="a folder of pictures, or another source as `data.source` takes it")
-    parser.add_argument("--hours", type=float, default=2.0, help="until it is to end (default: 2)")
-    parser.add_argument("--name", help="of the plan and both runs (default: the folder's)")
-    parser.add_argument("--dry-run", action="store_true", help="plan, and do not train")
-    parser.add_argument("--json", action="store_true", help="print the plan as one JSON object too")
+    parser.add_argument(
+        "--hours", type=float, default=2.0, help="hours that training and drawing may take (default: 2)"
+    )
+    parser.add_argument("--name", help="name of the plan and of its runs (default: the folder's name)")
+    parser.add_argument("--dry-run", action="store_true", help="write the plan, but do not train")
+    parser.add_argument("--json", action="store_true", help="also print the plan as one JSON object")
     parser.add_argument(
         "changes", nargs="*", metavar="key=value",
-        help="change a key of the tokenizer's configuration, as data.labels=labels.csv; with prior. before it, of the "
-        "prior's; with decoder. before it, of the training of the decoder alone",
+        help="set a key of the tokenizer's configuration, e.g. data.labels=labels.csv; of the prior's, e.g. "
+        "prior.model.depth=8; or of the decoder's training, e.g. decoder.loss.adversarial.weight=0.4",
     )  # fmt: skip
     args = parser.parse_intermixed_args()
     if not args.hours >= FEWEST_HOURS or args.hours > 10_000:

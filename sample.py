@@ -58,17 +58,17 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--weights", choices=get_args(Weights), default="last",
-        help="the last, or those that did best on held-out grids (default: last)",
+        help="draw with the last weights, or with those that did best on held-out grids (default: last)",
     )  # fmt: skip
     parser.add_argument(
-        "--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if not where the prior was trained"
+        "--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if it has moved since the training"
     )
-    parser.add_argument("--num", type=int, default=16, help="how many images, or completions of each (default: 16)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN/samples)")
-    parser.add_argument("--stream", action="store_true", help="show the images in grid.png while they are drawn")
-    _filter_arguments(parser.add_argument_group("how a token is drawn; these act in this order"))
+    parser.add_argument("--num", type=int, default=16, help="images, or completions of each picture (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other images (default: 0)")
+    parser.add_argument("--batch-size", type=int, default=16, help="images drawn at a time (default: 16)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default: RUN/samples)")
+    parser.add_argument("--stream", action="store_true", help="update grid.png while the images are drawn")
+    _filter_arguments(parser.add_argument_group("how a token is sampled; applied in this order"))
     _guidance_arguments(parser.add_argument_group("classes and guidance towards them"))
     _completion_arguments(parser.add_argument_group("completing pictures"))
     return parser.parse_args()
@@ -85,27 +85,30 @@ def _filter_arguments(group: argparse._ArgumentGroup) -> None:
 def _guidance_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--class-label", metavar="NAME", nargs="+",
-        help="name or number of a class; several, or all, are drawn --num times each, a row each",
+        help="name or number of a class; several, or all: --num images of each, one row per class",
     )  # fmt: skip
-    group.add_argument("--cfg-scale", type=float, metavar="S", help="classifier-free guidance; 1: none")
+    group.add_argument("--cfg-scale", type=float, metavar="S", help="scale of classifier-free guidance; 1: no guidance")
     schedules = get_args(GuidanceConfig.model_fields["schedule"].annotation)
-    group.add_argument("--cfg-schedule", choices=schedules, help="the same everywhere, or rising from 1 to S")
+    group.add_argument("--cfg-schedule", choices=schedules, help="the scale is S everywhere, or rises from 1 to S")
     group.add_argument(
-        "--cfg-power", type=float, metavar="P", help="of power-cosine: larger rises later (default: 2.5)"
+        "--cfg-power", type=float, metavar="P", help="exponent of power-cosine; a larger one rises later (default: 2.5)"
     )
-    group.add_argument("--cfg-interval", type=int, nargs=2, metavar=("FROM", "TO"), help="guide tokens FROM .. TO-1")
+    group.add_argument(
+        "--cfg-interval", type=int, nargs=2, metavar=("FROM", "TO"), help="guide only tokens FROM .. TO-1"
+    )
 
 
 def _completion_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--complete", type=Path, nargs="+", metavar="IMAGE", default=[], help="keep the top of these, draw the rest"
+        "--complete", type=Path, nargs="+", metavar="IMAGE", default=[], help="keep the top of these, and draw the rest"
     )
-    group.add_argument("--keep-rows", type=int, metavar="N", help="rows of TOKENS to show (default: half of them)")
+    group.add_argument("--keep-rows", type=int, metavar="N", help="rows of TOKENS to keep (default: half of them)")
     help_margin = (
-        "draw the last M of them anew, to fit (default: 1; 0 if a token sees its own patch only, or there are two rows)"
+        "redraw the last M of the kept rows, so that they fit the rest (default: 1; 0 if each token sees only its own "
+        "patch, or if there are two rows)"
     )
     group.add_argument("--margin", type=int, metavar="M", help=help_margin)
-    group.add_argument("--paste", action="store_true", help="put the shown pixels back over the completions")
+    group.add_argument("--paste", action="store_true", help="paste the kept pixels over the completions")
 
 
 class Group(NamedTuple):

@@ -1,4 +1,4 @@
-"""Share a run on the Hugging Face hub: python share.py RUN USER/NAME [--private], or look first: --out FOLDER
+"""Share a run on the Hugging Face Hub: python share.py RUN USER/NAME [--private], or look first: --out FOLDER
 
 What is shared: the configuration, the averaged weights, how often a tokenizer's codes occur, with a prior also its
 tokenizer, and a card.
@@ -22,14 +22,16 @@ def main() -> None:
     """Read the command line, write or upload, say where it is."""
     parser = argparse.ArgumentParser(prog=command_of("share"), description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="run directory of a tokenizer or a prior")
-    parser.add_argument("name", nargs="?", help="on the hub, as USER/NAME; `hf auth login` comes first")
-    parser.add_argument("--private", action="store_true", help="only you can see it")
-    parser.add_argument("--half", action="store_true", help="in 16 bits a weight: half as large, all but the same")
+    parser.add_argument("name", nargs="?", help="name on the Hub, as USER/NAME; run `hf auth login` first")
+    parser.add_argument("--private", action="store_true", help="visible only to you")
+    parser.add_argument("--half", action="store_true", help="16 bits per weight: half the size, almost the same model")
     parser.add_argument(
         "--weights", choices=get_args(Weights), default="last",
-        help="of a prior: the last, or those that did best on held-out grids (default: last)",
+        help="of a prior: share the last weights, or those that did best on held-out grids (default: last)",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write what would be shared, and upload nothing")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write to FOLDER what would be shared; upload nothing"
+    )
     args = parser.parse_args()
     if (args.name is None) == (args.out is None):
         raise UserError("give either the name on the hub (USER/NAME) or --out FOLDER")

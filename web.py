@@ -1,4 +1,4 @@
-"""A web page over a prior and its tokenizer: python web.py [--prior RUN] [--tokenizer RUN] [--port 7860]
+"""A web page for a prior and its tokenizer: python web.py [--prior RUN] [--tokenizer RUN] [--port 7860]
 
 It draws, reconstructs, completes, shows the codebook, and how the plans of plan.py come along. Works offline, and is
 reachable from this computer only unless --host says otherwise.
@@ -29,9 +29,11 @@ def main() -> None:
     """Read the command line, load, serve until stopped."""
     parser = argparse.ArgumentParser(prog=command_of("web"), description=__doc__.split("\n")[0])
     parser.add_argument("--prior", type=Path, metavar="RUN", help=f"the prior: {WHICH_PRIOR}")
-    parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if it was moved")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other computers too")
-    parser.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="RUN", help="where its tokenizer is now, if it has moved since the training"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: let other computers connect (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="default: the first free port from 7860 on")
     args = parser.parse_args()
     run = load_run(prior_directory(args.prior), args.tokenizer)
     page = serve(run, args.host, args.port)

@@ -131,7 +131,7 @@ def main() -> None:
     """Read the command line, take over, say what was written."""
     parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.adopt", description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path, help="a file of weights under any name, or a folder of diffusers")
-    parser.add_argument("--name", required=True, help="of the run that is written, runs/tokenizer/NAME")
+    parser.add_argument("--name", required=True, help="name of the run to write, runs/tokenizer/NAME")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.source=~/pictures")
     args = parser.parse_intermixed_args()
     check_writable(RUNS / "tokenizer" / args.name)

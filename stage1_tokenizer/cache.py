@@ -1,4 +1,4 @@
-"""Cache token grids: python -m stage1_tokenizer.cache [--tokenizer RUN]
+"""Cache the token grids of a tokenizer: python -m stage1_tokenizer.cache [--tokenizer RUN]
 
 Tokenizes the images that RUN/config.yaml names under `cache`, writes RUN/tokens/, and decodes a few grids to
 RUN/tokens.png, which shows at a glance whether the cache is sound. `accelerate launch -m stage1_tokenizer.cache` shares
@@ -147,7 +147,7 @@ def main() -> None:
     """Read the command line, cache, say what was written."""
     parser = argparse.ArgumentParser(prog=command_of("cache"), description=__doc__.split("\n")[0])
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64, help="images encoded at a time (default: 64)")
     args = parser.parse_args()
     if args.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")

@@ -27,7 +27,9 @@ def main() -> None:
         help="train, validation, all; or a split that the images come with, such as test (default: validation)",
     )
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--inception", type=Path, metavar="PATH", help="its weights (default: downloaded once)")
+    parser.add_argument(
+        "--inception", type=Path, metavar="PATH", help="a file with Inception's weights (default: downloaded once)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     args = parser.parse_args()
     if args.batch_size < 1:

@@ -273,8 +273,10 @@ def main() -> None:
     """Read the command line, export, say how well it agrees."""
     parser = argparse.ArgumentParser(prog="python -m stage1_tokenizer.export", description=__doc__.split("\n")[0])
     parser.add_argument("--tokenizer", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: RUN/onnx)")
-    parser.add_argument("--images", metavar="SOURCE", help="to compare on (default: the run's validation images)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder to write to (default: RUN/onnx)")
+    parser.add_argument(
+        "--images", metavar="SOURCE", help="images to compare on (default: the run's validation images)"
+    )
     args = parser.parse_args()
     run = args.tokenizer or newest_run("tokenizer", "ema.safetensors")
     out = args.out or run / "onnx"

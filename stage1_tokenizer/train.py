@@ -232,8 +232,10 @@ def memory_line(config: TokenizerRun, device: torch.device) -> str:
 def main() -> None:
     """Read the command line, train, say what was written."""
     parser = argparse.ArgumentParser(prog=command_of("train-tokenizer"), description=__doc__.split("\n")[0])
-    parser.add_argument("--describe", action="store_true", help="say what the tokenizer is made of, and do not train")
-    parser.add_argument("--json", action="store_true", help="with --describe and --keys: as JSON, on the last line")
+    parser.add_argument(
+        "--describe", action="store_true", help="print what the tokenizer is made of and costs, but do not train"
+    )
+    parser.add_argument("--json", action="store_true", help="with --describe or --keys: print JSON, on the last line")
     parser.epilog = "Keys are those of the YAML files under configs/. Resumes if interrupted."
     args = parse_command_line(parser, DEFAULT_CONFIG, TokenizerRun)
     config = load_config(TokenizerRun, find_config(args.config), args.overrides)

@@ -159,9 +159,9 @@ def main() -> None:
     parser.add_argument("--prior", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
     parser.add_argument(
         "--weights", choices=get_args(Weights), default="last",
-        help="the last, or those that did best on held-out grids (default: last)",
+        help="measure the last weights, or those that did best on held-out grids (default: last)",
     )  # fmt: skip
-    parser.add_argument("--grids", type=int, default=10_000, help="of each split, at most (default: 10000)")
+    parser.add_argument("--grids", type=int, default=10_000, help="at most this many of each split (default: 10000)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     args = parser.parse_args()

@@ -248,8 +248,10 @@ def main() -> None:
     """Read the command line, train, say what was written."""
     parser = argparse.ArgumentParser(prog=command_of("train-prior"), description=__doc__.split("\n")[0])
     parser.epilog = "Keys are those of the YAML files under configs/. Resumes if interrupted."
-    parser.add_argument("--describe", action="store_true", help="say what the prior is made of, and do not train")
-    parser.add_argument("--json", action="store_true", help="with --describe and --keys: as JSON, on the last line")
+    parser.add_argument(
+        "--describe", action="store_true", help="print what the prior is made of and costs, but do not train"
+    )
+    parser.add_argument("--json", action="store_true", help="with --describe or --keys: print JSON, on the last line")
     args = parse_command_line(parser, DEFAULT_CONFIG, PriorRun)
     config = load_config(PriorRun, find_config(args.config), args.overrides)
     if args.describe:

@@ -19,16 +19,16 @@ def parse_command_line(parser: argparse.ArgumentParser, default: str, model: typ
     as one JSON array. --schema prints its JSON schema instead. Raises UserError where there is no such key.
     """
     parser.add_argument("config", nargs="?", default=default, help=f"a YAML file (default: {default})")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of the file, e.g. name=mine")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="set a key of the file, e.g. name=mine")
     parser.add_argument(
         "--keys", action="store_true",
-        help="list every key with type, default and meaning, and do nothing else; a key in place of the file lists "
-        "what is below it: --keys model.quantiser",
+        help="list every key with its type, default and meaning, and exit; give a key instead of a file to list only "
+        "what is below it: --keys training",
     )  # fmt: skip
     parser.add_argument(
         "--schema", action="store_true",
-        help="print the JSON schema of the configuration, by which an editor completes and checks a YAML file, and do "
-        "nothing else",
+        help="print the JSON schema of the configuration, with which an editor completes and checks a YAML file, and "
+        "exit",
     )  # fmt: skip
     args = parser.parse_intermixed_args()
     if args.schema:

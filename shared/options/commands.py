@@ -23,16 +23,16 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "plan": Command("plan", "train both stages on a folder of pictures within some hours"),
+    "plan": Command("plan", "train both stages on a folder of pictures, within a time limit"),
     "train-tokenizer": Command("stage1_tokenizer.train", "train a tokenizer"),
-    "cache": Command("stage1_tokenizer.cache", "turn the images into token grids, which a prior trains on"),
+    "cache": Command("stage1_tokenizer.cache", "turn the images into the token grids that a prior trains on"),
     "train-prior": Command("stage2_prior.train", "train a prior on the cached token grids"),
     "sample": Command("sample", "draw images"),
     "web": Command("web", "draw, complete and reconstruct pictures in the browser"),
     "judge": Command("judge", "judge a prior's drawings, or find the settings that it draws best with"),
     "evaluate-tokenizer": Command("stage1_tokenizer.evaluate", "measure how well a tokenizer reconstructs"),
     "evaluate-prior": Command("stage2_prior.evaluate", "measure how well a prior predicts tokens"),
-    "share": Command("share", "share a run on the Hugging Face hub"),
+    "share": Command("share", "share a run on the Hugging Face Hub"),
 }
 NAME = "tessera"
 

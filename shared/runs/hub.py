@@ -29,8 +29,8 @@ from shipped import OPENMOJI
 CONFIG, TOKENS = "config.yaml", "tokens.json"  # what the weights are weights of; tokens.json: of a prior only
 TOKENIZER = "tokenizer"  # where a shared prior holds its tokenizer
 WHICH_PRIOR = (
-    "a run directory, or a name on the Hugging Face hub (default: the last one trained, or before there is any, the "
-    "model of OpenMoji that comes with Tessera)"
+    "a run directory, or a name on the Hugging Face Hub (default: the last one trained or, if there is none, the "
+    "OpenMoji model that comes with Tessera)"
 )
 CARD = """\
 # {name}

@@ -272,7 +272,9 @@ def main(
 ) -> None:
     """Read the command line of a stage's sweep, train, say what was found."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
-    parser.add_argument("--widths", nargs="+", type=int, help="default: the configuration's, twice and four times it")
+    parser.add_argument(
+        "--widths", nargs="+", type=int, help="default: the configuration's, and two and four times that"
+    )
     parser.add_argument("--learning-rates", nargs="+", type=float, help="default: the configuration's, / 8 to * 8")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     parser.epilog = "Resumes if interrupted; finished runs are kept."

@@ -29,11 +29,11 @@ class SamplingConfig(Config):
         1.0, description="below 1: likelier codes; 0: always the likeliest", json_schema_extra={"slider": [0, 2, 0.05]}
     )
     top_k: int | None = Field(
-        None, description="keep the K likeliest codes only", json_schema_extra={"slider": None, "off": 0}
+        None, description="keep only the K likeliest codes", json_schema_extra={"slider": None, "off": 0}
     )
     top_p: float | None = Field(
         None,
-        description="keep the likeliest codes that together have probability P",
+        description="keep the likeliest codes, up to a total probability of P",
         json_schema_extra={"slider": [0, 1, 0.01], "off": 1},
     )
     min_p: float | None = Field(
