@@ -53,14 +53,16 @@ def main() -> None:
     elif plan.request != request:
         raise UserError(
             f"{PLANS / name} is a plan of {plan.request.source} in {plan.request.hours:g} hours"
-            f"{''.join(f' {change}' for change in plan.request.changes)}: ask for the same to resume it, or give this "
+            f"{''.join(f' {change}' for change in plan.request.changes)}: give the same to resume it, or give this "
             "one another --name"
         )
     print(as_text(plan))
     if args.json:
         print(json.dumps(asdict(plan)))
     if args.dry_run:
-        print(f"wrote {plan.folder}: its configurations, to be edited; the same command without --dry-run trains them")
+        print(
+            f"wrote {plan.folder}: edit its configurations if you like; the same command without --dry-run trains them"
+        )
         return
     print(flush=True)
     course = Course(plan)

@@ -245,7 +245,7 @@ def settings_of(args: argparse.Namespace, own: DrawingSettings) -> tuple[Samplin
         guidance=GuidanceConfig(**used.guidance.model_dump() | given[1]),
     )
     if used.changed():
-        print(f"drawing with {settings}: found best for this prior are {used}")
+        print(f"drawing with {settings}: the best found for this prior are {used}")
     return settings.sampling, settings.guidance
 
 

@@ -109,7 +109,8 @@ class Course:
                 length = pacer.look(images_seen(run), self.clock.of(stage))
                 if length is not None and length != images:
                     print(
-                        f"\nto end in time, the {stage} now trains on {length} images instead of {images}", flush=True
+                        f"\nto finish in time, the {stage} now trains on {length} images instead of {images}",
+                        flush=True,
                     )
                     stop(process)
                     return length
@@ -129,7 +130,9 @@ class Course:
                 check(status, command)
             found = status == 0
         if not found:
-            print(f"no settings are searched for; `{command_of('judge')} --search` finds how to draw best", flush=True)
+            print(
+                f"settings were not searched for; `{command_of('judge')} --search` finds how to draw best", flush=True
+            )
         self.clock.finish("searching")
 
     def _do(self, part: str, command: Command) -> None:
@@ -181,9 +184,12 @@ def check(status: int | None, command: Command) -> None:
         said = shlex.join(["python", *command[1:]])
         if status < 0:
             raise UserError(
-                f"`{said}` was killed by the system (signal {-status}), mostly for memory. Start again to resume"
+                f"`{said}` was killed by the system (signal {-status}), usually for lack of memory. "
+                "Run the same command again to resume"
             )
-        raise UserError(f"`{said}` failed (exit status {status}); its message is above. Mend it and start again")
+        raise UserError(
+            f"`{said}` failed (exit status {status}); its message is above. Fix that and run the same command again"
+        )
 
 
 def images_seen(run: Path) -> int:

@@ -206,7 +206,7 @@ def sidecars(folder: Path, rng: random.Random) -> Truth:
     names = write(folder / "10_girl", rng, 12)
     for name in names:
         (folder / "10_girl" / name.replace(".png", rng.choice([".txt", ".caption"]))).write_text("1girl")
-    return Truth(12, ["10_girl"], said=["beside them"])
+    return Truth(12, ["10_girl"], said=["other files"])
 
 
 FOLDERS: dict[str, Callable[[Path, random.Random], Truth | None]] = {

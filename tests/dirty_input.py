@@ -437,7 +437,7 @@ def hold(line: str, truth: brought.Truth) -> None:
     shown = ", ".join((names or [])[:5])
     what = "no classes" if names is None else f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({shown}"
     assert line.startswith(f"{truth.images} images, {what}"), (line, truth)
-    left_out = re.search(r"; left out: (.*?)(; beside|; not read|$)", line)
+    left_out = re.search(r"; left out: (.*?)(; other files|; not read|$)", line)
     counts = re.findall(r"(?:^|, )(\d+) ", left_out[1]) if left_out else []
     assert sum(map(int, counts)) == sum(truth.left_out.values()), (line, truth)
     for words in [*truth.said, *(f"{count} {words}" for words, count in truth.left_out.items())]:

@@ -36,7 +36,7 @@ def test_a_plan_is_printed_written_and_kept(
     }  # fmt: skip
     monkeypatch.setattr(plan, "new_plan", lambda *_: pytest.fail("the plan that is there was not read"))
     run(monkeypatch, str(drawings), "--hours", "0.1", "--dry-run", "data.validation_fraction=0.2")
-    with pytest.raises(UserError, match="ask for the same to resume it"):
+    with pytest.raises(UserError, match="give the same to resume it"):
         run(monkeypatch, str(drawings), "--hours", "3", "--dry-run")
 
 

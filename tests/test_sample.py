@@ -223,7 +223,7 @@ def test_a_prior_is_drawn_from_by_its_own_settings_where_nothing_else_is_said(
         (["--temperature", "1"], SamplingConfig(temperature=1, top_p=0.9), 1),
     ]:
         calls = run_sample(monkeypatch, "--num", "1", *arguments)
-        assert "found best for this prior are temperature 0.8, top_p 0.9" in capsys.readouterr().out
+        assert "the best found for this prior are temperature 0.8, top_p 0.9" in capsys.readouterr().out
         given = run_sample(
             monkeypatch, "--num", "1", *arguments, "--temperature", str(sampling.temperature), "--top-p",
             str(sampling.top_p), "--cfg-scale", str(scale),

@@ -73,9 +73,7 @@ def _described(standing: Standing) -> Html:
     at = ", ".join(filter(None, (PARTS[standing.part], standing.progress(standing.part))))
     if standing.working:
         return _sentence(f"Running: {at}; {hours}")
-    return _sentence(
-        f"Nothing is running: it stands at {at}; {hours}. This command resumes it: ", _command(standing.plan)
-    )
+    return _sentence(f"Nothing is running. Last at: {at}; {hours}. This command resumes it: ", _command(standing.plan))
 
 
 def _command(plan: Plan) -> str:

@@ -92,7 +92,7 @@ class RunDirectory:
         if known is not None and known != now and self.states():
             raise UserError(
                 f"the images of {self.path} are not those it was begun on: it had {known.get('images')}, now it has "
-                f"{count}, or some have other names, classes or sizes. Gone on with, it would not be the same run: put "
+                f"{count}, or some have other names, classes or sizes. Resumed, it would not be the same run: put "
                 f"them back, or start another run (name=...). To resume with them all the same, remove {file}"
             )
         write_text(json.dumps(now | {"source": description}) + "\n", file)

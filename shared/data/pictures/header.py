@@ -62,7 +62,7 @@ def kind_not_read(suffix: str, head: bytes) -> str | None:
         return f"{suffix} (camera raw: develop them to JPEG or PNG)"
     for name, signature, package, usual in NEED_PACKAGES:
         if signature.match(head) and usual not in READABLE_SUFFIXES:
-            return f"{name} (pip install {package}, and they are read)"
+            return f"{name} (to read them: pip install {package})"
     if suffix in DRAWINGS and not SIGNATURES.match(head):
         return f"{suffix} (not read here: convert them to PNG)"
     return None

@@ -82,7 +82,7 @@ class FolderSource(EncodedSource):
         if not good:
             raise UserError(f"no images in {self._path}: {_looked_for(found)}")
         if found.others:
-            self.notes.append(f"beside them {by_number(found.others)}")
+            self.notes.append(f"other files: {by_number(found.others)}")
         used = {str(folder) for name in good for folder in PurePosixPath(name).parents}
         gone = {str(PurePosixPath(name).parent) for name in headers.keys() - good.keys()} - used
         if gone:

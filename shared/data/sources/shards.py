@@ -106,7 +106,7 @@ class ShardSource(EncodedSource):
             self.left_out["second pictures of an example"] = seconds.total()
             self.notes.append(f"second pictures are {by_number(seconds)}")
         if others:
-            self.notes.append(f"beside them {by_number(others)}")
+            self.notes.append(f"other files: {by_number(others)}")
 
     def _of_members(
         self, paths: list[str], known: Sequence[str], config: DataConfig, where: str

@@ -61,7 +61,7 @@ def test_a_plan_on_its_way_says_what_runs_and_how_far_it_is() -> None:
     assert view.end == ""
     set_clock(plan, age=QUIET + 1, **values)
     still = view_of(plan.folder)
-    assert sentence(still).startswith("Nothing is running: it stands at training the prior, 80 of 400 token grids")
+    assert sentence(still).startswith("Nothing is running. Last at: training the prior, 80 of 400 token grids")
     assert "<td>stopped" in still.standing
 
 

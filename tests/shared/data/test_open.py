@@ -76,8 +76,8 @@ def test_the_line_says_what_was_found_and_left_out(
     folder(tmp_path / "@eaDir", 4)
     _, _, line = found(tmp_path, caplog)
     assert line == (
-        "60 images, 3 classes (cat, dog, fox); 57 train, 3 held out; left out: 7 HEIC (pip install pillow-heif, "
-        "and they are read), 4 in @eaDir, 1 unreadable (fox/a.png (not an image)); beside them 1 .txt"
+        "60 images, 3 classes (cat, dog, fox); 57 train, 3 held out; left out: 7 HEIC (to read them: "
+        "pip install pillow-heif), 4 in @eaDir, 1 unreadable (fox/a.png (not an image)); other files: 1 .txt"
     )
 
 
@@ -142,7 +142,7 @@ def test_a_folder_of_which_most_is_left_out_is_refused(tmp_path: Path, no_plugin
     folder(tmp_path, 4)
     for number in range(40):
         (tmp_path / f"IMG_{number}.HEIC").write_bytes(HEIC)
-    with pytest.raises(UserError, match=r"most pictures .*40 HEIC \(pip install pillow-heif.*; 4 can"):
+    with pytest.raises(UserError, match=r"most pictures .*40 HEIC \(to read them: pip install pillow-heif.*; 4 can"):
         open_datasets(DataConfig(source=str(tmp_path)), seed=0)
 
 
@@ -320,7 +320,7 @@ def test_sidecars_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         (tmp_path / "10_girl" / f"{number:03}.npz").write_bytes(b"PK")
     train, _, line = found(tmp_path, caplog)
     assert (len(train.source), train.source.class_names) == (10, ["10_girl"])
-    assert "beside them 10 .txt, 10 .npz" in line
+    assert "other files: 10 .txt, 10 .npz" in line
 
 
 # Other files beside images

@@ -133,7 +133,7 @@ def test_pictures_are_told_by_their_first_bytes_and_the_rest_is_counted(tmp_path
     source = open_(tmp_path)
     assert members(source) == [*odd, "6.apng"]
     assert source.left_out == {".svg (not read here: convert them to PNG)": 1}
-    assert "beside them 1 .xyz, 1 no suffix" in said(source)
+    assert "other files: 1 .xyz, 1 no suffix" in said(source)
 
 
 def test_mostly_unreadable_is_refused_with_counts(tmp_path: Path) -> None:
