@@ -11,7 +11,7 @@ SHAPES = {  # pixels on a side of an image, and of the patch that a token stands
 }
 SMALLER = ((48, 4), (32, 2), (24, 2), (16, 2))  # for pictures that are smaller than any of these
 FEWEST_IMAGES = 12_000  # that a tokenizer must see for a shape to be worth it
-GRIDS_A_TOKEN = 600  # grids that the smallest prior must see, for each token that a grid has
+GRIDS_A_TOKEN = 300  # grids that the smallest prior must see, for each token that a grid has
 EPOCHS = 100  # or so often each picture: of few pictures there is less to learn
 
 

@@ -42,8 +42,8 @@ def test_no_larger_than_the_pictures_are() -> None:
 def test_few_pictures_need_less_and_few_tokens_fewer_grids() -> None:
     fine, coarse = shape_of(64, 4, 1), shape_of(96, 8, 1)
     assert needed(pictures(distinct=50), fine) == (5_000, 5_000)
-    assert needed(pictures(), fine) == (12_000, 600 * 256)
-    assert needed(pictures(), coarse) == (12_000, 600 * 144)
+    assert needed(pictures(), fine) == (12_000, 300 * 256)
+    assert needed(pictures(), coarse) == (12_000, 300 * 144)
 
 
 def test_the_most_tokens_are_tried_first() -> None:
