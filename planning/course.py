@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from planning.choice.budget import DRAWING, SEARCH
 from planning.choice.configurations import EVALUATIONS, LINES
 from planning.choice.rules import tells_classes
 from planning.choice.stage import Stage, kind_of, run_of
@@ -25,8 +26,6 @@ from shared.runs.run_directory import TRAINERS
 
 LEAST_OF_PLANNED = 0.3  # of what was planned for the prior: it is trained so long, though the hours are over
 POLL = 0.5  # seconds between two looks at a command
-DRAWING = 40.0  # seconds that drawing and the pages take: a search that is not done by then is given up
-SHORTEST_SEARCH = 60.0  # seconds: in less, none comes to its end
 FEWEST_HELD_OUT = 100  # pictures that a search can measure by
 STOPPED = (signals.RESUME, signals.INTERRUPTED)
 TOLERANCE = 0.02  # of all hours: a training that will end within this of its time is let be
@@ -122,7 +121,7 @@ class Course:
         if "searching" in self.clock.done:
             return
         end = self.plan.budget.total - DRAWING
-        found = end - self.clock.total >= SHORTEST_SEARCH and self.plan.pictures.held_out >= FEWEST_HELD_OUT
+        found = self.plan.budget.ending > SEARCH and self.plan.pictures.held_out >= FEWEST_HELD_OUT
         if found:
             command = [*script("judge"), "--prior", str(self.prior), "--search"]
             status = self._status("searching", command, end)

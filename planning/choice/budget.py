@@ -6,7 +6,8 @@ from planning.survey.machine import Machine
 from planning.survey.pace import Rates
 from planning.survey.pictures import Pictures
 
-ENDING, SHORTEST_ENDING = 0.05, 150.0  # share and seconds for finding how to draw, drawing and the pages
+DRAWING, MOST_DRAWING = 75.0, 1 / 8  # seconds for drawing and the pages, and share of the hours at most
+SEARCH, MOST_SEARCH = 600.0, 0.05  # seconds for finding how to draw best; none is made where they are a larger share
 STARTING = 60.0  # seconds in which six commands start
 MOST_CACHING = 0.25  # of the hours
 TOKENIZER, DECODER = 0.23, 0.15  # of the training: a tokenizer is soon as good as it gets, a prior is not
@@ -55,7 +56,7 @@ def _used(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, vi
 
 def divide(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, views: int) -> Budget:
     """Divide `seconds` at the rates that this machine trains at."""
-    ending = max(ENDING * seconds, min(SHORTEST_ENDING, seconds / 8))
+    ending = min(DRAWING, MOST_DRAWING * seconds) + (SEARCH if MOST_SEARCH * seconds >= SEARCH else 0)
     caching = min((pictures.train * views + pictures.held_out) / (CACHING * rates.images), MOST_CACHING * seconds)
     training = seconds - ending - caching - min(STARTING, seconds / 10)
     most = MOST_IMAGES.get(machine.kind, MOST_IMAGES["other"])

@@ -96,7 +96,7 @@ def test_how_to_draw_is_searched_for_where_there_is_time_and_enough_to_measure_b
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(course, "DRAWING", 0.2)
-    monkeypatch.setattr(course, "SHORTEST_SEARCH", 0.5)
+    monkeypatch.setattr(course, "SEARCH", 2.5)
     Path("search").write_text(search)
     budget = Budget(tokenizer=1, decoder=0.5, caching=0.5, prior=1, ending=3)
     Course(replace(plan, pictures=replace(plan.pictures, held_out=held_out), budget=budget)).run()
