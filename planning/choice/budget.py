@@ -7,7 +7,7 @@ from planning.survey.pace import Rates
 from planning.survey.pictures import Pictures
 
 DRAWING, MOST_DRAWING = 75.0, 1 / 8  # seconds for drawing and the pages, and share of the hours at most
-SEARCH, MOST_SEARCH = 600.0, 0.05  # seconds for finding how to draw best; none is made where they are a larger share
+SEARCH, MOST_SEARCH = 400.0, 0.05  # seconds for finding how to draw best; none is made where they are a larger share
 STARTING = 60.0  # seconds in which six commands start
 MOST_CACHING = 0.25  # of the hours
 TOKENIZER, DECODER = 0.23, 0.15  # of the training: a tokenizer is soon as good as it gets, a prior is not
