@@ -165,7 +165,7 @@ def _plan_at(
     machine: Machine, timing: Timing,
 ) -> Plan:  # fmt: skip
     prior = tuple(prior_settings(name, pictures, machine, size))
-    decoder = tuple(decoder_settings(name, machine))
+    decoder = tuple(decoder_settings(name, machine, shape))
     _as_changed(prior, name, request)  # a slip is found before anything is timed
     decoder_run([*tokenizer, *decoder], name, NO_LENGTH, request.changes)
     settings: dict[Stage, Sequence[Setting]] = {

@@ -12,6 +12,7 @@ from planning.choice.shape import Shape
 from planning.choice.stage import run_of
 from planning.survey.machine import Machine
 from planning.survey.pictures import FEW, MANY, SOME, Pictures
+from stage1_tokenizer.losses.discriminators import PatchganConfig, minimum_size
 
 LARGE = 30_000  # pictures from which two views of each are enough
 IMAGES_BEFORE_CODES = 2_000  # that an encoder sees before the codebook is made of its vectors
@@ -59,19 +60,29 @@ def tokenizer_settings(
     return settings
 
 
-def decoder_settings(name: str, machine: Machine) -> list[Setting]:
-    """What the training of the plan `name`'s decoder has otherwise than that of its tokenizer."""
-    width, layers = (32, 2) if machine.kind == "cpu" else (64, 3)
-    return [
+def decoder_settings(name: str, machine: Machine, shape: Shape) -> list[Setting]:
+    """What the training of the plan `name`'s decoder has otherwise than that of its tokenizer.
+
+    Images too small for any discriminator are decoded as their pixels alone teach it.
+    """
+    width, most = (32, 2) if machine.kind == "cpu" else (64, 3)
+    judges = (PatchganConfig(norm="group", width=width, layers=layers) for layers in range(most, 0, -1))
+    judge = next((judge for judge in judges if minimum_size(judge) <= min(shape.height, shape.width)), None)
+    settings = [
         Setting("init", str(run_of("tokenizer", name))),
-        Setting("loss.adversarial", {
-            "discriminator": {"kind": "patchgan", "norm": "group", "width": width, "layers": layers},
-            "weight": 0.8, "matching": 1.0, "start": 0.0, "warm_up": 0.05, "ramp": 0.1, "learning_rate": 1.0e-3,
-        }, "a discriminator, and what it sees in pictures: decoded ones become sharper and keep their tokens"),
         Setting("training.decoder_only", True),
         Setting("training.optimizer", "adamw"),
         Setting("training.learning_rate", 5.0e-4),
         Setting("training.warm_up", 500),
+    ]
+    if judge is None:
+        return settings
+    return [
+        *settings,
+        Setting("loss.adversarial", {
+            "discriminator": judge.model_dump(),
+            "weight": 0.8, "matching": 1.0, "start": 0.0, "warm_up": 0.05, "ramp": 0.1, "learning_rate": 1.0e-3,
+        }, "a discriminator, and what it sees in pictures: decoded ones become sharper and keep their tokens"),
     ]  # fmt: skip
 
 

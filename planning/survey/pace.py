@@ -92,13 +92,12 @@ def _time_tokenizer(settings: Sequence[Setting], changes: Sequence[str], folder:
 
 
 def _time_decoder(settings: Sequence[Setting], changes: Sequence[str], folder: Path, seconds: float) -> float:
-    # Of the tokenizer that was timed; the discriminator counts from the first step.
-    of_it = [
-        f"decoder.init={folder / 'tokenizer'}",
-        *(f"decoder.loss.adversarial.{key}=0" for key in ("warm_up", "ramp")),
-    ]
+    # Of the tokenizer that was timed; a discriminator counts from the first step.
+    of_it = [*changes, "model.quantiser.warm_up=1", f"decoder.init={folder / 'tokenizer'}"]
+    if decoder_run(settings, "paced", NO_END, of_it).loss.adversarial:
+        of_it += [f"decoder.loss.adversarial.{key}=0" for key in ("start", "warm_up", "ramp")]
     pace = Pace(folder / "decoder.jsonl", None)
-    run = decoder_run(settings, "paced", NO_END, [*changes, "model.quantiser.warm_up=1", *of_it])
+    run = decoder_run(settings, "paced", NO_END, of_it)
     stage1.train(run, folder / "decoder", _until(pace, seconds))
     return _rate(pace)
 

@@ -15,6 +15,7 @@ from shared.config import load_config
 from shared.errors import UserError
 from shared.training.config import RunConfig
 from shared.training.devices.memory import DoesNotFit
+from stage1_tokenizer.losses.objective import check_losses
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.run_config import PriorRun
 from tests.narrow import present
@@ -44,6 +45,7 @@ def test_its_files_are_valid_and_fill_the_hours(of_pictures: dict[str, Any], hou
     assert (decoder.init, decoder.training.decoder_only) == ("runs/tokenizer/mine", True)
     assert (decoder.name, decoder.data, decoder.cache) == ("mine-decoder", tokenizer.data, tokenizer.cache)
     assert decoder.model.backbone == tokenizer.model.backbone
+    check_losses(decoder.loss, decoder.data.height_width)
     assert prior.tokens == "runs/tokenizer/mine-decoder/tokens"
     assert plan.budget.total == pytest.approx(3600 * hours)
     tokens = plan.shape.tokens
