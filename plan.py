@@ -1,8 +1,8 @@
 """Plan and train both stages on a folder of pictures, within a time limit: python plan.py ~/pictures --hours 2
 
 Looks at the pictures and the machine, times a few steps of what could be trained, chooses, says what and why, and
-writes runs/plans/NAME/ with both configurations. Then it trains, draws and judges within the hours. It resumes if
-interrupted, and counts no time in between; --dry-run ends before anything is trained.
+writes runs/plans/NAME/ with a configuration for each training. Then it trains, draws and judges within the hours. It
+resumes if interrupted, and counts no time in between; --dry-run ends before anything is trained.
 """
 
 import shared  # noqa: F401  # before the libraries, which read their settings on import

@@ -77,7 +77,7 @@ class Plan:
 
     def settings(self, stage: Stage) -> tuple[Setting, ...]:
         """All of a stage's, but for its length."""
-        return {"tokenizer": self.tokenizer, "decoder": (*self.tokenizer, *self.decoder), "prior": self.prior}[stage]
+        return _by_stage(self.tokenizer, self.decoder, self.prior)[stage]
 
     def rate(self, stage: Stage) -> float:
         """Images, or token grids, that a stage is trained on in a second."""
@@ -111,6 +111,13 @@ class Plan:
             f"trains from\n# this file until the clock says so: training.images, here of {UNITS[stage]}, is what it "
             "expects to come to.\n"
         )
+
+
+def _by_stage(
+    tokenizer: tuple[Setting, ...], decoder: tuple[Setting, ...], prior: tuple[Setting, ...]
+) -> dict[Stage, tuple[Setting, ...]]:
+    """All settings of each stage: a decoder is trained as its tokenizer was, but for its own."""
+    return {"tokenizer": tokenizer, "decoder": (*tokenizer, *decoder), "prior": prior}
 
 
 def make_plan(name: str, request: Request, pictures: Pictures, machine: Machine, timing: Timing) -> Plan:
@@ -167,11 +174,8 @@ def _plan_at(
     prior = tuple(prior_settings(name, pictures, machine, size))
     decoder = tuple(decoder_settings(name, machine, shape))
     _as_changed(prior, name, request)  # a slip is found before anything is timed
-    decoder_run([*tokenizer, *decoder], name, NO_LENGTH, request.changes)
-    settings: dict[Stage, Sequence[Setting]] = {
-        "tokenizer": tokenizer, "decoder": [*tokenizer, *decoder], "prior": prior
-    }  # fmt: skip
-    rates = timing(settings, shape, request.changes)
+    decoder_run((*tokenizer, *decoder), name, NO_LENGTH, request.changes)
+    rates = timing(_by_stage(tokenizer, decoder, prior), shape, request.changes)
     seconds = 3600 * request.hours
     used, views = tokenized(seconds, rates, machine, pictures, views_for(pictures))
     all_of_them, pictures = used == pictures.train, pictures.limited(used)

@@ -8,6 +8,7 @@ Shapes: B images, C channels, H x W pixels or feature positions, S scales, h x w
 """
 
 import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
@@ -67,12 +68,12 @@ class Judgement(NamedTuple):
     features: list[Tensor]
 
 
-class Discriminator(nn.Module):
+class Discriminator(nn.Module, ABC):
     """Images (B, 3, H, W) in [-1, 1] -> logits (B, ...)."""
 
+    @abstractmethod
     def judge(self, x_BCHW: Tensor) -> Judgement:
         """The logits, and what they were computed from."""
-        raise NotImplementedError
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.judge(x_BCHW).logits
@@ -109,7 +110,7 @@ def minimum_size(config: DiscriminatorConfig) -> int:
     return 8 if isinstance(config, StyleganConfig) else MINIMUM_SIZE["stlpips", config.net]
 
 
-class PatchDiscriminator(Discriminator):
+class PatchDiscriminator(Discriminator, nn.Sequential):
     """Images (B, 3, H, W) -> logits (B, 1, h, w), one for each patch.
 
     Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks", appendix 6.1.2, with spectral
@@ -124,13 +125,11 @@ class PatchDiscriminator(Discriminator):
             if config.norm == "group":
                 layers.append(nn.GroupNorm(GROUPS, width))
             layers.append(nn.LeakyReLU(0.2))
-        super().__init__()
-        for number, layer in enumerate([*layers, patch_conv(config, widths[-1], 1, stride=1)]):
-            self.add_module(str(number), layer)
+        super().__init__(*layers, patch_conv(config, widths[-1], 1, stride=1))
 
     def judge(self, x_BCHW: Tensor) -> Judgement:
         features = []
-        for layer in self.children():
+        for layer in self:
             x_BCHW = layer(x_BCHW)
             if isinstance(layer, nn.LeakyReLU):
                 features.append(x_BCHW)
