@@ -115,15 +115,15 @@ def read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any
     other = values.pop("extends")
     if not isinstance(other, str):
         raise UserError(f"{path}: extends must name another configuration's file, not {other!r}")
-    return _merged(read_extended(path.parent / other, (*extending, path)), values)
+    return merged(read_extended(path.parent / other, (*extending, path)), values)
 
 
-def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Changes on top of values; what is of another `kind` takes the place of the one before, whose keys it lacks."""
     if "kind" in values and changes.get("kind", values["kind"]) != values["kind"]:
         return changes
     both = {key: (values[key], changes[key]) for key in values.keys() & changes.keys()}
-    nested = {key: _merged(*pair) for key, pair in both.items() if all(isinstance(side, dict) for side in pair)}
+    nested = {key: merged(*pair) for key, pair in both.items() if all(isinstance(side, dict) for side in pair)}
     return values | changes | nested
 
 

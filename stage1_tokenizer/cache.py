@@ -26,7 +26,7 @@ from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.options.commands import command_of
 from shared.reporting.contact_sheet import save_grid
-from shared.runs.fingerprint import fingerprint
+from shared.runs.fingerprint import fingerprint, tokenizing_fingerprint
 from shared.runs.run_directory import newest_run, read_yaml
 from shared.runs.token_cache import Rows, Split, TokenInfo, open_cache, write_cache
 from shared.runs.uses import count_uses
@@ -55,6 +55,7 @@ def cache_tokens(run: Path, batch_size: int = 64) -> Path:
         tokens_per_place=tokenizer.tokens_per_place,
         tokenizer=str(run),
         fingerprint=fingerprint(tokenizer),
+        tokenizing=tokenizing_fingerprint(tokenizer.state_dict()),
         source=plain.source.description,
         contents=plain.source.contents(),
         preprocessing=data.model_dump(mode="json"),
@@ -82,7 +83,8 @@ def cache_tokens(run: Path, batch_size: int = 64) -> Path:
 def is_whole(path: Path, info: TokenInfo) -> bool:
     """Whether `path` holds a readable cache of exactly what `info` describes."""
     try:
-        return open_cache(path).info == info
+        found = open_cache(path).info
+        return found.is_like(info) and found.tokenizer == info.tokenizer
     except UserError:
         return False
 

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 from shared.config import Config, has_key
 from shared.data.config import DataConfig
 from shared.errors import UserError
-from shared.training.config import RunConfig, TrainingConfig
+from shared.training.config import Fraction, RunConfig, TrainingConfig
 from stage1_tokenizer.losses.objective import LossConfig
 from stage1_tokenizer.tokenizer import TokenizerConfig
 
@@ -36,6 +36,24 @@ class TokenizerTrainingConfig(TrainingConfig):
     """Whether encoder and codes stay as in init, so that images keep their tokens, and the decoder alone is trained."""
 
 
+class DrawsConfig(Config):
+    """What a decoder learns of a prior's own tokens; `refine.py` trains it.
+
+    It is used to tokens of images. Those that a prior draws fit one another less, and its pictures of them are worse.
+    """
+
+    prior: str
+    """The run of the prior."""
+    replaced: Fraction = 0.3
+    """The share of the tokens of each batch of images that are replaced: by what the prior draws in their places, given
+    the true tokens before them.
+    """
+    drawings: PositiveInt = 1024
+    """How many images of its own the prior draws, before the training begins."""
+    share: float = Field(0.5, ge=0, le=8)
+    """How many of those are decoded beside each batch, as a share of its images. Only the discriminator judges them."""
+
+
 class TokenizerRun(RunConfig):
     """Everything a stage-one run is made of."""
 
@@ -49,11 +67,17 @@ class TokenizerRun(RunConfig):
     """How long and how fast it is trained."""
     cache: CacheConfig = CacheConfig()
     """What is tokenized once it is trained."""
+    draws: DrawsConfig | None = None
+    """Tokens of a prior, for the decoder to learn from; null: none. Only `refine.py` reads it."""
 
     @model_validator(mode="after")
     def _decoder_has_tokens(self) -> Self:
         if self.training.decoder_only and not self.init:
             raise ValueError("training.decoder_only needs init, the tokenizer whose decoder is to be trained: init=RUN")
+        if self.draws and not self.training.decoder_only:
+            raise ValueError("draws needs training.decoder_only: a prior's tokens mean nothing where codes change")
+        if self.draws and self.training.token_noise:
+            raise ValueError("draws replaces tokens itself: set training.token_noise=0")
         return self
 
     @model_validator(mode="before")

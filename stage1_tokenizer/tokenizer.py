@@ -4,6 +4,7 @@ Shapes: B batch, C image channels (3), H and W pixels, h and w the token grid (H
 several tokens of one place makes it as many times as wide), D code dimensions.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from shared.config import Config, parse_config
 from shared.errors import UserError
 from shared.layers.mup import MupConfig, parametrise
-from shared.runs.fingerprint import fingerprint
+from shared.runs.fingerprint import fingerprint, tokenizing_fingerprint
 from shared.runs.hub import Shareable, tokenizer_directory
 from shared.runs.token_cache import TokenInfo
 from shared.runs.weights import load_for_inference
@@ -63,14 +64,21 @@ class Reconstruction(NamedTuple):
     codebook_loss: Tensor
 
 
+# Tokens (B, h, w) of images and their labels (B,), if any -> (B + S, h, w): what a decoder gets in training instead,
+# and behind them tokens that are of no image.
+PriorTokens = Callable[[Tensor, Tensor | None], Tensor]
+
+
 class Tokenizer(nn.Module, Shareable):
     """`tokenize(images) -> tokens`, `detokenize(tokens) -> images`; `forward` does both, for training.
 
     token_noise: what replaces some of the tokens that the decoder gets in training; None: nothing.
+    prior_tokens: what replaces some by a prior's, and adds others, where tokens are frozen; None: nothing.
     frozen_tokens: whether images keep their tokens in training (`freeze_tokens`).
     """
 
     token_noise: TokenNoise | None = None
+    prior_tokens: PriorTokens | None = None
     frozen_tokens = False
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -114,13 +122,15 @@ class Tokenizer(nn.Module, Shareable):
         backbone = self.config.backbone
         return not isinstance(backbone, ConvConfig) or backbone.sees_neighbours
 
-    def forward(self, images_BCHW: Tensor) -> Reconstruction:
+    def forward(self, images_BCHW: Tensor, labels_B: Tensor | None = None) -> Reconstruction:
         """Reconstruct images (B, 3, H, W) in [-1, 1]; raises UserError where the patch does not divide H and W.
 
-        The tokens it returns are the images', whatever `token_noise` had the decoder see.
+        The tokens it returns are the images', whatever the decoder saw. labels_B: of the images, for `prior_tokens`,
+        with which more images are returned, in training, than were given.
         """
         quantised = self._as_tokenized(images_BCHW) if self.frozen_tokens else self.quantiser(self._encode(images_BCHW))
-        return Reconstruction(self._decode(self._noised(quantised)), quantised.tokens_BHW, quantised.loss)
+        z_BhwD = self._drawn(quantised, labels_B) if self.prior_tokens else self._noised(quantised)
+        return Reconstruction(self._decode(z_BhwD), quantised.tokens_BHW, quantised.loss)
 
     def freeze_tokens(self) -> None:
         """From now on train the decoder alone, so that what was tokenized before stays right."""
@@ -161,6 +171,12 @@ class Tokenizer(nn.Module, Shareable):
     def _encode(self, images_BCHW: Tensor) -> Tensor:
         self.grid((images_BCHW.shape[-2], images_BCHW.shape[-1]))
         return self.to_codes(self.encoder(images_BCHW))
+
+    def _drawn(self, quantised: Quantised, labels_B: Tensor | None) -> Tensor:
+        """What is decoded of frozen tokens, (B + S, h, w, D), where a prior replaces some and adds others."""
+        if self.prior_tokens is None or quantised.tokens_BHW is None or not self.training:
+            return quantised.z_BHWD
+        return self.quantiser.lookup(self.prior_tokens(quantised.tokens_BHW, labels_B))
 
     def _noised(self, quantised: Quantised) -> Tensor:
         """What is decoded, (B, h, w, D): the gradient passes a replaced code as if it were the right one."""
@@ -212,15 +228,15 @@ def load_tokenizer(run: Path) -> Tokenizer:
 
 
 def matching_tokenizer(info: TokenInfo, run: Path, directory: Path | None = None) -> Tokenizer:
-    """The tokenizer whose tokens the prior `run` was trained on.
+    """The tokenizer whose tokens the prior `run` was trained on, or one that differs from it in its decoder only.
 
-    directory: where it is, if not inside of `run` (a shared prior) nor where it was trained. Raises UserError where
-    there is none, or another one.
+    directory: where it is, if not inside of `run` (a shared prior) nor where `info` says. Raises UserError where there
+    is none, or another one.
     """
     path = directory or tokenizer_directory(run, info.tokenizer)
     tokenizer = load_tokenizer(path)
     found = fingerprint(tokenizer)
-    if found != info.fingerprint:
+    if found != info.fingerprint and tokenizing_fingerprint(tokenizer.state_dict()) != info.tokenizing:
         raise UserError(
             f"{run} was trained on tokens of a tokenizer with fingerprint {info.fingerprint}, but {path} has {found}: "
             "give the right one with --tokenizer, or run `make prior` again on its new cache under another name"

@@ -22,6 +22,7 @@ from shared.errors import UserError, run_command
 from shared.options.command_line import parse_command_line
 from shared.options.commands import command_of
 from shared.presets import find_config
+from shared.runs.fingerprint import TOKENIZING
 from shared.runs.hub import TOKENIZER, TOKENS, local_run
 from shared.runs.initial import start_from
 from shared.runs.run_directory import RUNS, RunDirectory
@@ -41,21 +42,26 @@ from stage1_tokenizer.judging.report import write_report
 from stage1_tokenizer.losses.objective import Objective, check_losses
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.token_noise import TokenNoise
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.tokenizer import PriorTokens, Tokenizer
 
 DEFAULT_CONFIG = "configs/demo/tokenizer.yaml"
-TOKENIZING = ("encoder", "to_codes", "quantiser")  # the parts of a tokenizer that its tokens depend on
 
 
 def train(
-    config: TokenizerRun, path: Path | None = None, ended: Callable[[int], bool] = lambda images: False
+    config: TokenizerRun,
+    path: Path | None = None,
+    ended: Callable[[int], bool] = lambda images: False,
+    prior_tokens: PriorTokens | None = None,
 ) -> tuple[RunDirectory, "HeldOut"]:
     """Train to the end of `config.training.images`, from the last checkpoint if there is one; returns the run, and the
     held-out images to try its averaged weights on.
 
     path: the run's directory, if not runs/tokenizer/<name>; one of several to compare, which keep their length.
     ended: called between steps with the images seen so far; training ends early where it returns True.
+    prior_tokens: those of `config.draws`, where it has any. Raises UserError where they are missing.
     """
+    if config.draws and not prior_tokens:
+        raise UserError(f"draws: it is `{command_of('refine')}` that trains a decoder on a prior's tokens")
     accelerator = make_accelerator()
     training = config.training
     run = RunDirectory(path or RUNS / "tokenizer" / config.name)
@@ -70,6 +76,7 @@ def train(
     begin_run(config, run, tokenizer, train_set, accelerator, may_lengthen=path is None)
     if training.token_noise:
         tokenizer.token_noise = TokenNoise(training.token_noise, training.noise_neighbours)
+    tokenizer.prior_tokens = prior_tokens
     trainee = Trainee(tokenizer, training, accelerator)
     objective = Objective(config.loss, tokenizer, trainee, config.data.height_width)
     trainee.resume(run)
@@ -83,8 +90,9 @@ def train(
         trainee.begin_step()
         tokenizer.begin_step(trainee.progress)
         objective.begin_step()
-        for images, _ in trainee.accumulate(batches):
-            trainee.means.add(objective.learn(images.to(accelerator.device, non_blocking=True)))
+        for images, labels in trainee.accumulate(batches):
+            images = images.to(accelerator.device, non_blocking=True)
+            trainee.means.add(objective.learn(images, labels if prior_tokens else None))
         gradient_norm = trainee.end_step()
         objective.end_step()
         replaced = maintain_codes(tokenizer, trainee)

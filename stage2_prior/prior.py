@@ -162,7 +162,7 @@ class Prior(nn.Module, Shareable):
         table_KR = self.vocabulary.table()
         h_BLD = self.hidden(inputs_BL, table_KR)
         if targets_BL is None:
-            return self._logits(h_BLD, table_KR)
+            return self.logits(h_BLD, table_KR)
         h_NR = self.vocabulary.query(h_BLD).flatten(0, 1)
         return linear_cross_entropy(h_NR, table_KR, self.vocabulary.bias_K, targets_BL.flatten())
 
@@ -186,6 +186,10 @@ class Prior(nn.Module, Shareable):
         for block, modulation in zip(self.blocks, modulations, strict=True):
             x_BLD = block(x_BLD, modulation)
         return self._last_norm(x_BLD, last)
+
+    def logits(self, h: Tensor, table_KR: Tensor) -> Tensor:
+        """(..., codes) float32 of the token that follows each `hidden` (..., D); table_KR: the vocabulary's."""
+        return F.linear(self.vocabulary.query(h), table_KR, self.vocabulary.bias_K).float()
 
     def loss(self, tokens_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
         """Mean next-token cross-entropy in nats of (B, L) tokens."""
@@ -227,7 +231,7 @@ class Prior(nn.Module, Shareable):
         table_KR: that of the codes, where it is at hand. Raises ValueError where the state is not empty.
         """
         table_KR = self.vocabulary.table() if table_KR is None else table_KR
-        return self._logits(self.fill(inputs_BL, state, table_KR), table_KR)
+        return self.logits(self.fill(inputs_BL, state, table_KR), table_KR)
 
     def fill(self, inputs_BL: Tensor, state: PriorState, table_KR: Tensor) -> Tensor:
         """`prefill` without its logits: (B, D), what they are computed from."""
@@ -259,7 +263,7 @@ class Prior(nn.Module, Shareable):
         x_BD = self._embed(token_B[:, None], table_KR, offset=state.cursor.index_1)[:, 0]
         for block, states, modulation in zip(self.blocks, state.blocks, state.modulations[:-1], strict=True):
             x_BD = block.step(x_BD, states, modulation)
-        return self._logits(self._last_norm(x_BD, state.modulations[-1]), table_KR)
+        return self.logits(self._last_norm(x_BD, state.modulations[-1]), table_KR)
 
     def _apart(self, inputs_BL: Tensor) -> tuple[Tensor, Tensor]:
         """The kinds of views (B,) that start tokens tell, and the inputs as if they were all of view 0."""
@@ -284,9 +288,6 @@ class Prior(nn.Module, Shareable):
     def _embed(self, ids_BL: Tensor, table_KR: Tensor, offset: int | Tensor = 0) -> Tensor:
         x_BLD = self.vocabulary.embed(ids_BL, table_KR)
         return x_BLD if self.positions is None else self.positions(x_BLD, offset)
-
-    def _logits(self, h: Tensor, table_KR: Tensor) -> Tensor:
-        return F.linear(self.vocabulary.query(h), table_KR, self.vocabulary.bias_K).float()
 
     def _class_modulation(self) -> ClassModulation | None:
         if self.config.conditioning == "token":

@@ -40,14 +40,25 @@ def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
 
     Raises UserError where the run was begun on other tokens than the cache holds now.
     """
-    if run.newest() is not None and (before := read_info(run.path)) != cache.info:
+    if run.newest() is None:
+        write_text(cache.info.as_json(), run.path / "tokens.json")
+        return
+    before = read_info(run.path)
+    if not before.is_like(cache.info):
         raise UserError(
             f"{run.path} was begun on the tokens of tokenizer {before.fingerprint} ({before.source}), but {cache.path} "
             f"now holds those of {cache.info.fingerprint} ({cache.info.source}; "
             f"{', '.join(changed_keys(before, cache.info))} changed): give this prior a name of its own (name=...), or "
             "remove that directory"
         )
-    write_text(cache.info.as_json(), run.path / "tokens.json")
+
+
+def draw_with(run: Path, info: TokenInfo, tokenizer: Path) -> None:
+    """Have the prior of `run` draw with a tokenizer of the same tokens: one whose decoder is another.
+
+    info: what the run says of its tokens, with the hash of what makes them.
+    """
+    write_text(info.model_copy(update={"tokenizer": str(tokenizer)}).as_json(), run / "tokens.json")
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,7 @@ def open_tokens_of(run: Path, info: TokenInfo) -> TokenCache:
             f"`{command_of('judge')} --prior {run} --samples N` does without them"
         )
     cache = open_cache(tokens_of(run))
-    if cache.info != info:
+    if not cache.info.is_like(info):
         raise UserError(
             f"{cache.path} was made anew, by another tokenizer or of other images, since {run} was trained on it: "
             "train the prior again under another name"

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.launch import ROOT
 
 ROOMS = ("planning", "shared", "shipped", "stage1_tokenizer", "stage2_prior", "web_page")
-SCRIPTS = ("judge.py", "plan.py", "sample.py", "share.py", "web.py")
+SCRIPTS = ("judge.py", "plan.py", "refine.py", "sample.py", "share.py", "web.py")
 
 
 def copy_sources(folder: Path) -> Path:

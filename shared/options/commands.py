@@ -28,6 +28,7 @@ COMMANDS = {
     "cache": Command("stage1_tokenizer.cache", "turn the images into the token grids that a prior trains on"),
     "train-prior": Command("stage2_prior.train", "train a prior on the cached token grids"),
     "sample": Command("sample", "draw images"),
+    "refine": Command("refine", "train a tokenizer's decoder on what a prior draws"),
     "web": Command("web", "draw, complete and reconstruct pictures in the browser"),
     "judge": Command("judge", "judge a prior's drawings, or find the settings that it draws best with"),
     "evaluate-tokenizer": Command("stage1_tokenizer.evaluate", "measure how well a tokenizer reconstructs"),

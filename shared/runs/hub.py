@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shared.errors import UserError
-from shared.runs.fingerprint import fingerprint_of
+from shared.runs.fingerprint import fingerprint_of, tokenizing_fingerprint
 from shared.runs.run_directory import DRAWING, IMAGES, WEIGHTS, newest_run, read_yaml
 from shared.runs.token_cache import read_info
 from shared.runs.uses import USES, save_uses
@@ -146,7 +146,9 @@ def _save_tokenizer(prior: Path, folder: Path, dtype: torch.dtype) -> None:
     (folder / TOKENIZER).mkdir(exist_ok=True)
     _save(tokenizer, rounded, folder / TOKENIZER)
     save_uses(tokenizer, info.fingerprint, folder / TOKENIZER)
-    info = info.model_copy(update={"tokenizer": TOKENIZER, "fingerprint": fingerprint_of(_as_loaded(rounded))})
+    loaded = _as_loaded(rounded)
+    hashes = {"fingerprint": fingerprint_of(loaded), "tokenizing": tokenizing_fingerprint(loaded)}
+    info = info.model_copy(update={"tokenizer": TOKENIZER, **hashes})
     (folder / TOKENS).write_text(info.as_json())
 
 

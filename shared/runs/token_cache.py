@@ -53,8 +53,9 @@ class TokenInfo(Config):
     codes: int
     code_dim: int
     tokens_per_place: int = 1  # tokens of one patch, side by side in a row; each has vectors of its own for its codes
-    tokenizer: str  # run directory of the tokenizer
+    tokenizer: str  # run directory of the tokenizer, or of one with another decoder
     fingerprint: str  # hash of its weights
+    tokenizing: str | None = None  # hash of those its tokens depend on; None in caches older than this line
     source: str
     contents: str | None = None  # hash of the images' names, labels and sizes; None in caches older than this line
     preprocessing: dict[str, Any]
@@ -76,6 +77,11 @@ class TokenInfo(Config):
     def as_json(self) -> str:
         """What tokens.json holds. In ASCII: names of classes and folders need not be UTF-8 (`shared.text`)."""
         return json.dumps(self.model_dump(mode="json"), indent=2)
+
+    def is_like(self, other: "TokenInfo") -> bool:
+        """Whether it is of the same tokens of the same images; what decodes them may be another tokenizer."""
+        decoder = {"tokenizer", "tokenizing"}
+        return self.model_dump(exclude=decoder) == other.model_dump(exclude=decoder)
 
     @property
     def data(self) -> DataConfig:

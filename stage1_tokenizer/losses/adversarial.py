@@ -173,6 +173,7 @@ class Critic(nn.Module):
     def mislead(self, x_hat_BCHW: Tensor, x_BCHW: Tensor) -> dict[str, Tensor]:
         """The losses of a tokenizer that decoded images x as x_hat, `adversarial` and, where it counts, `matching`.
 
+        Behind those of x, x_hat may hold images without an original, which only the former is about.
         No gradient reaches the discriminator, nor is it changed: in train mode, the spectral norms would iterate.
         """
         self.discriminator.eval().requires_grad_(False)
@@ -182,7 +183,7 @@ class Critic(nn.Module):
             if self.config.matching:
                 with torch.no_grad():
                     real = self.discriminator.judge(x_BCHW)
-                losses["matching"] = matching_loss(real.features, fake.features)
+                losses["matching"] = matching_loss(real.features, [f[: len(x_BCHW)] for f in fake.features])
             return losses
         finally:
             self.discriminator.train().requires_grad_(True)

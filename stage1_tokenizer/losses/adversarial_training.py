@@ -65,6 +65,7 @@ class AdversarialTraining:
     def mislead(self, x_hat_BCHW: Tensor, x_BCHW: Tensor, reconstruction: Tensor) -> tuple[Tensor | float, Terms]:
         """What decoded images add to the tokenizer's loss, and the metrics of it; nothing while they do not count.
 
+        x_hat_BCHW: decoded, those of x first; others may follow, which have no original.
         reconstruction: the loss without this one and the codebook's, which `adaptive_weight` compares it with.
         """
         if not self.counts:

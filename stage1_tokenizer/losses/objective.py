@@ -53,11 +53,14 @@ class Objective:
         if self.adversarial:
             self.adversarial.begin_step()
 
-    def learn(self, x_BCHW: Tensor) -> Terms:
-        """Forward and backward pass of one batch; returns its metrics, which are means over the batch."""
+    def learn(self, x_BCHW: Tensor, labels_B: Tensor | None = None) -> Terms:
+        """Forward and backward pass of one batch; returns its metrics, which are means over the batch.
+
+        What the tokenizer decodes beside the batch (`Tokenizer.prior_tokens`), the discriminator alone judges.
+        """
         with self.trainee.autocast():
-            result = self.trainee.wrapped(x_BCHW)
-            reconstruction, terms = self._judge(result.images_BCHW, x_BCHW)
+            result = self.trainee.wrapped(x_BCHW) if labels_B is None else self.trainee.wrapped(x_BCHW, labels_B)
+            reconstruction, terms = self._judge(result.images_BCHW[: len(x_BCHW)], x_BCHW)
             loss = reconstruction + result.codebook_loss
             if self.adversarial:
                 added, added_terms = self.adversarial.mislead(result.images_BCHW, x_BCHW, reconstruction)

@@ -189,6 +189,16 @@ def test_misleading_leaves_the_discriminator_as_it_is() -> None:
     assert not all(torch.equal(tensor, before[name]) for name, tensor in critic.state_dict().items())
 
 
+def test_images_without_an_original_are_judged_but_matched_with_none() -> None:
+    torch.manual_seed(0)
+    critic = Critic(AdversarialConfig(discriminator=SMALL, matching=1.0), (16, 16))
+    x, x_hat, others = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16), torch.rand(3, 3, 16, 16)
+    both, alone = critic.mislead(torch.cat((x_hat, others)), x), critic.mislead(x_hat, x)
+    torch.testing.assert_close(both["matching"], alone["matching"])
+    of_others = critic.mislead(others, others)["adversarial"]
+    torch.testing.assert_close(both["adversarial"], (2 * alone["adversarial"] + 3 * of_others) / 5)
+
+
 def test_matching_is_the_mean_difference_of_each_layer_and_nothing_between_equal_images() -> None:
     real, fake = (
         [torch.zeros(2, 3, 4, 4), torch.ones(2, 5, 2, 2)],

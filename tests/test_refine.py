@@ -1,0 +1,165 @@
+"""refine.py on tiny runs: the decoder alone changes, the prior draws with it, and what was made before stays right."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+import judge
+import refine
+import sample
+from shared.errors import UserError
+from shared.runs.run_directory import RunDirectory
+from shared.runs.token_cache import read_info
+from shared.runs.weights import read_weights
+from stage1_tokenizer import train as stage1
+from stage1_tokenizer.cache import cache_tokens
+from stage1_tokenizer.tokenizer import load_tokenizer, matching_tokenizer
+from stage2_prior import train as stage2
+from stage2_prior.prior import load_prior
+from stage2_prior.tokens import open_tokens_of
+from tests.tiny import prior_run, save_drawings, tokenizer_run
+
+RUN, BEFORE, AFTER = Path("runs/prior/tiny"), Path("runs/tokenizer/tiny"), Path("runs/tokenizer/tiny-refined")
+SHORT = [
+    "training.images=64", "training.batch_size=8", "training.warm_up=8", "training.log_every=16", "draws.drawings=12",
+    "loss.adversarial.discriminator.width=8", "loss.adversarial.warm_up=0", "loss.adversarial.ramp=0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny tokenizer and prior of two classes."""
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("TESSERA_CACHE", str(place / "cache"))
+        run, _ = stage1.train(tokenizer_run(save_drawings(place / "drawings")))
+        cache_tokens(run.path)
+        stage2.train(prior_run())
+    return place
+
+
+@pytest.fixture(autouse=True)
+def runs(trained: Path, own_directory: Path) -> None:
+    """Each test has the runs to itself."""
+    shutil.copytree(trained / "runs", own_directory / "runs")
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["refine.py", *SHORT, *arguments])
+    refine.main()
+
+
+def test_the_prior_draws_with_a_new_decoder_of_the_same_tokens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = open_tokens_of(RUN, read_info(RUN))
+    command(monkeypatch)
+    assert f"{RUN} now draws with it, and as before with --tokenizer {BEFORE}" in capsys.readouterr().out
+    before, after = (read_weights(run / "ema.safetensors") for run in (BEFORE, AFTER))
+    changed = {name.split(".")[0] for name, weight in before.items() if not torch.equal(weight, after[name])}
+    assert changed == {"decoder", "from_codes"}
+    prior, info = load_prior(RUN)
+    refined = matching_tokenizer(info, RUN)
+    assert refined.run == AFTER
+    # What knew the tokens before still does: the cache, the training of the prior, its report.
+    assert open_tokens_of(RUN, info).path == tokens.path
+    assert cache_tokens(BEFORE) == tokens.path
+    stage2.train(prior_run(images=80))
+    assert read_info(RUN).tokenizer == str(AFTER)
+    assert judge.write_page(RUN, "last", Accelerator()).exists()
+    # Both decoders draw, as they are asked for.
+    for arguments, run in (([], AFTER), (["--tokenizer", str(BEFORE)], BEFORE)):
+        monkeypatch.setattr(sys, "argv", ["sample.py", "--num", "2", "--out", run.name, *arguments])
+        sample.main()
+    assert Path("tiny/grid.png").read_bytes() != Path("tiny-refined/grid.png").read_bytes()
+    prior.save_pretrained("shared")
+    shared_info = read_info(Path("shared"))
+    shared = matching_tokenizer(shared_info, Path("shared"))
+    assert torch.equal(shared.decoder.last_layer.weight, refined.decoder.last_layer.weight)
+    assert (Path("shared") / "tokenizer" / "uses.safetensors").exists()
+
+
+def test_it_learns_from_the_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    ask = refine.OwnTokens.__call__
+
+    def spy(own: refine.OwnTokens, tokens_Bhw: torch.Tensor, labels_B: torch.Tensor | None = None) -> torch.Tensor:
+        found = ask(own, tokens_Bhw, labels_B)
+        assert labels_B is not None
+        assert len(labels_B) == len(tokens_Bhw)
+        seen.append((len(tokens_Bhw), len(found)))
+        return found
+
+    monkeypatch.setattr(refine.OwnTokens, "__call__", spy)
+    command(monkeypatch, "draws.share=0.5")
+    assert seen == [(8, 12)] * 8
+    plain = read_weights(AFTER / "ema.safetensors")
+    command(monkeypatch, "draws.share=0", "name=alone")
+    alone = read_weights(Path("runs/tokenizer/alone/ema.safetensors"))
+    assert not torch.equal(plain["from_codes.weight"], alone["from_codes.weight"])
+
+
+def test_the_same_command_does_not_train_again_and_a_longer_one_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    command(monkeypatch)
+    first = read_weights(AFTER / "ema.safetensors")
+    command(monkeypatch)
+    again = read_weights(AFTER / "ema.safetensors")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not Path("runs/tokenizer/tiny-refined-refined").exists()
+    command(monkeypatch, "training.images=128")
+    assert RunDirectory(AFTER).newest() is not None
+    longer = read_weights(AFTER / "ema.safetensors")
+    assert not torch.equal(first["from_codes.weight"], longer["from_codes.weight"])
+
+
+def test_it_resumes_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    command(monkeypatch, "name=straight")
+    train = refine.train
+    monkeypatch.setattr(
+        refine, "train", lambda *args, **kwargs: train(*args, **kwargs, ended=lambda images: images >= 24)
+    )
+    command(monkeypatch, "name=stopped", "--prior", str(RUN))
+    monkeypatch.setattr(refine, "train", train)
+    command(monkeypatch, "name=stopped")
+    straight, stopped = (RunDirectory(Path("runs/tokenizer") / name) for name in ("straight", "stopped"))
+    states = [run.load(run.states()[0]) for run in (straight, stopped)]
+    torch.testing.assert_close(*(state._asdict() for state in states), rtol=0, atol=0)
+
+
+def test_what_it_cannot_use_is_said_and_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = (RUN / "tokens.json").read_text()
+    with pytest.raises(UserError, match=r"draws=null leaves nothing to learn from"):
+        command(monkeypatch, "draws=null")
+    with pytest.raises(UserError, match=r"draws needs training\.decoder_only"):
+        command(monkeypatch, "training.decoder_only=false")
+    with pytest.raises(UserError, match=r"draws replaces tokens itself"):
+        command(monkeypatch, "training.token_noise=0.1")
+    with pytest.raises(UserError, match=r"draws: it is `.*refine.*` that trains a decoder on a prior's tokens"):
+        stage1.train(refine.refined_run(RUN, read_info(RUN), BEFORE, refine.DEFAULT_CONFIG, SHORT)[0])
+    other, _ = stage1.train(
+        tokenizer_run(Path(read_info(RUN).data.source), seed=7).model_copy(update={"name": "other"})
+    )
+    info = json.loads(kept) | {"tokenizer": str(other.path)}
+    (RUN / "tokens.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match=r"was trained on tokens of a tokenizer with fingerprint"):
+        command(monkeypatch)
+    assert not AFTER.exists()
+    assert load_tokenizer(BEFORE)
+    with pytest.raises(UserError, match="prior's run directory"):
+        command(monkeypatch, "--prior", str(BEFORE))
+
+
+def test_a_shared_prior_keeps_its_own_tokenizer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_prior(RUN)[0].save_pretrained("shared")
+    kept = Path("shared/tokens.json").read_text()
+    command(monkeypatch, "--prior", "shared")
+    assert "--tokenizer runs/tokenizer/tokenizer-refined" in capsys.readouterr().out
+    assert Path("shared/tokens.json").read_text() == kept
