@@ -6,7 +6,7 @@ from planning.survey.machine import Machine
 from planning.survey.pictures import Pictures
 
 SHAPES = {  # pixels on a side of an image, and of the patch that a token stands for; most tokens first
-    "cpu": ((96, 4), (64, 4), (96, 8), (64, 8)),
+    "cpu": ((96, 4), (96, 6), (64, 4), (96, 8), (64, 8)),
     "other": ((256, 8), (96, 4), (128, 8), (64, 4), (64, 8)),
 }
 SMALLER = ((48, 4), (32, 2), (24, 2), (16, 2))  # for pictures that are smaller than any of these

@@ -36,7 +36,7 @@ def test_no_larger_than_the_pictures_are() -> None:
     assert tried(height=50, width=50) == [(48, 4), (48, 8)]
     assert tried(height=20, width=20) == [(16, 2), (16, 4)]
     assert tried(height=5, width=5) == [(16, 2), (16, 4)]
-    assert tried(height=5, width=5, drawn=True) == [(96, 4), (64, 4), (96, 8), (64, 8)]
+    assert tried(height=5, width=5, drawn=True) == [(96, 4), (96, 6), (64, 4), (96, 8), (64, 8)]
 
 
 def test_few_pictures_need_less_and_few_tokens_fewer_grids() -> None:
