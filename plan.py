@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from planning.choice.stage import STAGES, run_of
 from planning.course import Course
 from planning.page import as_text, outcome, spent, write_end
 from planning.plan import PLANS, Plan, Request, make_plan, read_plan
+from planning.survey.bare_patches import bare_psnr
 from planning.survey.machine import this_machine
 from planning.survey.pace import time_stages
 from planning.survey.pictures import look_at
@@ -124,13 +125,16 @@ def refuse_taken(name: str) -> None:
 def new_plan(name: str, request: Request) -> Plan:
     """Look at the pictures and the machine, time what could be trained, and choose."""
     machine = this_machine()
-    pictures = look_at(data_config(request.source, request.changes))
+    data = data_config(request.source, request.changes)
+    pictures = look_at(data)
     seconds = min(LONGEST_TIMING, 3600 * request.hours * TIMING)
     began = time.perf_counter()
     print(f"timing what this machine could train on {shown(request.source)} ...", flush=True)
     plan = make_plan(name, request, pictures, machine, partial(time_stages, seconds=seconds))
     print(f"timed in {time.perf_counter() - began:.0f} s\n")
-    return plan
+    if machine.kind != "cpu":  # nothing is known of how its tokenizers compare with bare patches
+        return plan
+    return replace(plan, bare=bare_psnr(data, plan.shape, plan.codes))
 
 
 if __name__ == "__main__":

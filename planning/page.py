@@ -5,15 +5,13 @@ from pathlib import Path
 
 from planning.choice.budget import Budget
 from planning.choice.setting import reasons
-from planning.choice.shape import needed
 from planning.choice.stage import Stage, run_of
 from planning.clock import Clock
+from planning.expectations import expectations, expected_psnr
 from planning.plan import Plan
-from planning.survey.pictures import FEW
 from shared.disk.atomic import write_text
 from shared.reporting.page import Section, captioned, page, tags
 from shared.training.log import read_metrics
-from stage2_prior.tokens import tokens_apart
 
 PARTS = {  # of a course, in its order
     "tokenizer": "training the tokenizer",
@@ -51,32 +49,6 @@ def as_text(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def expectations(plan: Plan) -> list[str]:
-    """What can be said before anything is trained, each a sentence without a full stop."""
-    pictures, shape = plan.pictures, plan.shape
-    codes = next(setting.value["codes"] for setting in plan.tokenizer if setting.key == "model.quantiser")
-    apart = tokens_apart(pictures.distinct, shape.tokens, codes)
-    (images, grids), seen = needed(pictures, shape), plan.expected_at(shape)
-    said = [
-        f"{apart} of the {shape.tokens} tokens of a picture can tell all {pictures.distinct:,} pictures apart: behind "
-        "them a prior learns what pictures have in common, or each by heart"
-    ]
-    if pictures.distinct < FEW:
-        said.append(f"with {pictures.distinct:,} pictures, expect copies: the page at the end shows the nearest ones")
-    if not plan.is_enough():
-        said.append(
-            f"these hours are short: drawings become good from about {images:,} images and {grids:,} grids on, which "
-            f"takes {plan.request.hours * max(images / seen[0], grids / seen[1]):.1f} hours here at this size"
-        )
-    if plan.pictures.lowest * 2 < plan.pictures.highest:
-        said.append(
-            "pictures differ much in shape, and their middle is used: crop them to one shape for better drawings"
-        )
-    if plan.machine.kind != "cpu":
-        said.append("no plan has been measured on this kind of device yet")
-    return said
-
-
 def _divided(budget: Budget) -> str:
     parts = {
         "tokenizer": budget.tokenizer, "its decoder": budget.decoder, "tokenizing": budget.caching,
@@ -110,7 +82,9 @@ def outcome(plan: Plan) -> dict[str, str]:
     said = {}
     if math.isfinite(quality):
         sharper = f", {final:.1f} dB once its decoder was trained to be sharp" if math.isfinite(final) else ""
-        said["reconstructions"] = f"{quality:.1f} dB (PSNR) of held-out images{sharper}"
+        expected = expected_psnr(plan)
+        foreseen = f" (expected: {expected[0]:.1f} to {expected[1]:.1f})" if expected else ""
+        said["reconstructions"] = f"{quality:.1f} dB (PSNR) of held-out images{foreseen}{sharper}"
     if math.isfinite(bits) and math.isfinite(trained):
         said["prior"] = f"{bits:.2f} bits per token on held-out grids, {trained:.2f} in training"
     return said

@@ -44,7 +44,7 @@ class Request:
 class Plan:
     """name: of its runs. tokenizer, decoder, prior: their settings but for the lengths, which rates and budget give.
 
-    Those of the decoder are what it has otherwise than the tokenizer.
+    Those of the decoder are what it has otherwise than the tokenizer. bare: `bare_psnr` of its shape and codes.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Plan:
     tokenizer: tuple[Setting, ...]
     decoder: tuple[Setting, ...]
     prior: tuple[Setting, ...]
+    bare: float | None = None
 
     @property
     def folder(self) -> Path:
@@ -90,6 +91,12 @@ class Plan:
     def length(self, stage: Stage) -> int:
         """Images, or token grids, that it is then trained on."""
         return max(1, round(self.seconds(stage) * self.rate(stage)))
+
+    @property
+    def codes(self) -> int:
+        """Of the tokenizer."""
+        changed = tokenizer_run(self.tokenizer, self.name, NO_LENGTH, self.request.changes)
+        return changed.model.quantiser.codes
 
     @property
     def views(self) -> int:
@@ -200,6 +207,7 @@ def read_plan(folder: Path) -> Plan | None:
             size=PriorSize(*saved["size"]),
             rates=Rates(**saved["rates"]),
             budget=Budget(**saved["budget"]),
+            bare=saved["bare"],
             **settings,
         )
     except FileNotFoundError:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -121,9 +122,7 @@ def test_the_same_command_does_not_train_again_and_a_longer_one_resumes(monkeypa
 def test_it_resumes_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     command(monkeypatch, "name=straight")
     train = refine.train
-    monkeypatch.setattr(
-        refine, "train", lambda *args, **kwargs: train(*args, **kwargs, ended=lambda images: images >= 24)
-    )
+    monkeypatch.setattr(refine, "train", partial(train, ended=lambda images: images >= 24))
     command(monkeypatch, "name=stopped", "--prior", str(RUN))
     monkeypatch.setattr(refine, "train", train)
     command(monkeypatch, "name=stopped")
@@ -143,7 +142,7 @@ def test_what_it_cannot_use_is_said_and_harms_nothing(monkeypatch: pytest.Monkey
     with pytest.raises(UserError, match=r"draws: it is `.*refine.*` that trains a decoder on a prior's tokens"):
         stage1.train(refine.refined_run(RUN, read_info(RUN), BEFORE, refine.DEFAULT_CONFIG, SHORT)[0])
     other, _ = stage1.train(
-        tokenizer_run(Path(read_info(RUN).data.source), seed=7).model_copy(update={"name": "other"})
+        tokenizer_run(Path(read_info(RUN).data.sources[0]), seed=7).model_copy(update={"name": "other"})
     )
     info = json.loads(kept) | {"tokenizer": str(other.path)}
     (RUN / "tokens.json").write_text(json.dumps(info))

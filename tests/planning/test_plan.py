@@ -1,6 +1,6 @@
 """What is chosen: valid configurations that say why, larger images for more hours, read back as they were written."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,20 @@ def test_a_plan_says_what_is_to_be_feared() -> None:
     assert "these hours are short" in as_text(plan_of(0.1))
     assert "these hours are short" not in as_text(plan_of(4))
     assert "differ much in shape" in as_text(plan_of(lowest=0.5, highest=2.0))
+
+
+def test_a_plan_says_what_may_be_hoped_for() -> None:
+    plan = replace(plan_of(0.3), bare=20.0)
+    assert plan.shape.patch == 8
+    assert "reconstructions of 21.9 to 23.9 dB (PSNR): the nearest of 1,024 codes" in as_text(plan)
+    assert "(PSNR)" not in as_text(replace(plan, bare=None))
+    plan.write()
+    assert read_plan(plan.folder) == plan
+    said = next(line for line in as_text(plan).splitlines() if "would be enough for" in line)
+    hours, shape = float(said.split()[0]), said.rpartition(" for ")[2]
+    assert str(plan_of(hours * 1.1).shape) == shape
+    assert str(plan_of(hours * 0.8).shape) != shape
+    assert "would be enough" not in as_text(plan_of(100))
 
 
 def test_classes_of_few_pictures_are_left_out() -> None:

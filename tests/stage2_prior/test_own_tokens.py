@@ -19,7 +19,7 @@ def prior(request: pytest.FixtureRequest) -> Prior:
     prior = Prior(config, CODES, GRID, classes=2).eval()
     with torch.no_grad():
         for weight in prior.parameters():
-            weight += 0.2 * torch.randn_like(weight)
+            weight.add_(torch.randn_like(weight), alpha=0.2)
     return prior
 
 

@@ -1,0 +1,63 @@
+"""What can be said of a plan before anything is trained."""
+
+import math
+
+from planning.choice.shape import Shape, needed, shapes
+from planning.plan import Plan
+from planning.survey.pictures import FEW
+from stage2_prior.tokens import tokens_apart
+
+GAIN = 2.9  # dB that a tokenizer is better than codes for bare patches of 8 pixels a side
+GAIN_OF_HALF = 1.6  # and so many more for patches of half that side
+UNSURE = 1.0  # and so far from that, either way, it was (docs/plan.md)
+SMALLEST_PATCH = 4  # of which that is known
+
+
+def expectations(plan: Plan) -> list[str]:
+    """What can be said before anything is trained, each a sentence without a full stop."""
+    pictures, shape = plan.pictures, plan.shape
+    apart = tokens_apart(pictures.distinct, shape.tokens, plan.codes)
+    (images, grids), seen = needed(pictures, shape), plan.expected_at(shape)
+    said = [
+        f"{apart} of the {shape.tokens} tokens of a picture can tell all {pictures.distinct:,} pictures apart: behind "
+        "them a prior learns what pictures have in common, or each by heart"
+    ]
+    if expected := expected_psnr(plan):
+        said.append(
+            f"reconstructions of {expected[0]:.1f} to {expected[1]:.1f} dB (PSNR): the nearest of {plan.codes:,} codes "
+            f"for each bare patch gives {plan.bare:.1f}, and a tokenizer sees more than a patch"
+        )
+    if pictures.distinct < FEW:
+        said.append(f"with {pictures.distinct:,} pictures, expect copies: the page at the end shows the nearest ones")
+    if not plan.is_enough():
+        said.append(
+            f"these hours are short: drawings become good from about {images:,} images and {grids:,} grids on, which "
+            f"takes {plan.request.hours * max(images / seen[0], grids / seen[1]):.1f} hours here at this size"
+        )
+    elif finer := finer_shape(plan):
+        said.append(f"{finer[1]:.2g} hours would be enough for {finer[0]}")
+    if plan.pictures.lowest * 2 < plan.pictures.highest:
+        said.append(
+            "pictures differ much in shape, and their middle is used: crop them to one shape for better drawings"
+        )
+    if plan.machine.kind != "cpu":
+        said.append("no plan has been measured on this kind of device yet")
+    return said
+
+
+def expected_psnr(plan: Plan) -> tuple[float, float] | None:
+    """From and to which PSNR in dB its tokenizer will come on held-out images; None where nothing is known."""
+    if plan.bare is None or plan.shape.patch < SMALLEST_PATCH:
+        return None
+    middle = plan.bare + GAIN + GAIN_OF_HALF * math.log2(8 / plan.shape.patch)
+    return middle - UNSURE, middle + UNSURE
+
+
+def finer_shape(plan: Plan) -> tuple[Shape, float] | None:
+    """The next shape of more tokens, and the hours that it would take here; None where there is none."""
+    finer = [shape for shape in shapes(plan.pictures, plan.machine) if shape.tokens > plan.shape.tokens]
+    if not finer:
+        return None
+    shape = min(finer, key=lambda shape: shape.tokens)
+    (images, grids), seen = needed(plan.pictures, shape), plan.expected_at(shape)
+    return shape, plan.request.hours * max(1.0, images / seen[0], grids / seen[1])
