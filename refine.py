@@ -13,29 +13,31 @@ import shared  # noqa: F401  # before the libraries, which read their settings o
 
 # isort: split
 import argparse
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from shared.config import merged, parse_config, read_extended
+from shared.data.dataset import ImageDataset
+from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
 from shared.options.command_line import parse_command_line
 from shared.options.commands import command_of
 from shared.presets import find_config
-from shared.runs.fingerprint import tokenizing_fingerprint
+from shared.runs.fingerprint import fingerprint, tokenizing_fingerprint
 from shared.runs.hub import TOKENIZER, local_run, tokenizer_directory
 from shared.runs.run_directory import WEIGHTS, newest_run, read_yaml
 from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import save_uses
-from shared.training.devices.accelerator import plain_accelerator
+from shared.training.devices.accelerator import make_accelerator
 from stage1_tokenizer.judging.report import write_report
 from stage1_tokenizer.run_config import DrawsConfig, TokenizerRun
-from stage1_tokenizer.tokenizer import matching_tokenizer
+from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage1_tokenizer.train import train
 from stage2_prior.decoding.guidance import GuidanceConfig
-from stage2_prior.decoding.settings import read_settings
+from stage2_prior.decoding.settings import DrawingSettings, read_settings
 from stage2_prior.judging.drawing import Drawing, drawn_tokens
-from stage2_prior.judging.reference import reference_images
 from stage2_prior.own_tokens import OwnTokens
 from stage2_prior.prior import Prior, load_prior
 from stage2_prior.tokens import draw_with
@@ -44,18 +46,27 @@ DEFAULT_CONFIG = "configs/folder/refine.yaml"
 BATCH = 16  # images drawn at a time
 
 
+class RefinedRun(TokenizerRun):
+    """A training of a decoder that has a prior."""
+
+    draws: DrawsConfig
+
+
 def refine(run: Path, preset: str, overrides: list[str]) -> Path:
     """Train the decoder of a prior's tokenizer as a preset says, and let the prior draw with it; returns its run.
 
     Raises UserError where the prior, its tokenizer or its images cannot be had.
     """
+    accelerator = make_accelerator()
     prior, info = load_prior(run)
     before = unrefined(run, tokenizer_directory(run, info.tokenizer))
-    weights = matching_tokenizer(info, run, before).state_dict()
-    info = info.model_copy(update={"tokenizing": tokenizing_fingerprint(weights)})
-    config, draws = refined_run(run, info, before, preset, overrides)
-    accelerator = plain_accelerator()
-    own_tokens = own_tokens_of(run, prior.to(accelerator.device), info, draws, accelerator)
+    tokenizer = matching_tokenizer(info, run, before)
+    info = info.model_copy(update={"tokenizing": tokenizing_fingerprint(tokenizer.state_dict())})
+    settings = read_settings(run)
+    draws = {"prior": str(run), "fingerprint": f"{fingerprint(prior)}, {settings}"}
+    config = refined_run(run, draws, before, preset, overrides)
+    images = images_of(config, info, tokenizer)
+    own_tokens = own_tokens_of(prior.to(accelerator.device), settings, images, config.draws, accelerator)
     trained, held_out = train(config, prior_tokens=own_tokens)
     quality = held_out.quality()
     if accelerator.is_main_process:
@@ -72,28 +83,52 @@ def refine(run: Path, preset: str, overrides: list[str]) -> Path:
 def unrefined(run: Path, tokenizer: Path) -> Path:
     """The tokenizer that `tokenizer` was, before its decoder was trained on what this prior draws."""
     config = read_yaml(tokenizer / "config.yaml")
-    by_this = (config.get("draws") or {}).get("prior") == str(run)
-    return Path(config["init"]) if by_this else tokenizer
+    draws = config.get("draws") or {}
+    return Path(config["init"]) if draws.get("prior") == str(run) else tokenizer
 
 
-def refined_run(
-    run: Path, info: TokenInfo, tokenizer: Path, preset: str, overrides: list[str]
-) -> tuple[TokenizerRun, DrawsConfig]:
+def refined_run(run: Path, draws: dict[str, str], tokenizer: Path, preset: str, overrides: list[str]) -> RefinedRun:
     """How a decoder is trained: as the preset says, but for what its tokenizer is. Raises UserError."""
     own, path = read_yaml(tokenizer / "config.yaml"), Path(find_config(preset))
+    cached = (own.get("cache") or {}).get("source")
     of_tokenizer = {
         "model": own.get("model", {}),
-        "data": {**own.get("data", {}), "source": info.data.source},
-        "loss": own.get("loss", {}),
+        "data": own.get("data", {}) | ({"source": cached} if cached else {}),
+        "loss": {name: loss for name, loss in own.get("loss", {}).items() if name != "adversarial"},
         "init": str(tokenizer),
-        "draws": {"prior": str(run)},
+        "draws": draws,
         "training": {"decoder_only": True},
     }
-    values = {**merged(of_tokenizer, read_extended(path)), "name": f"{tokenizer.name}-refined"}
-    config = parse_config(TokenizerRun, values, str(path), overrides)
-    if config.draws is None:
-        raise UserError("draws=null leaves nothing to learn from: draws.replaced and draws.share say how much there is")
-    return config, config.draws
+    values = merged(of_tokenizer, read_extended(path))
+    return parse_config(RefinedRun, values | {"name": f"{run.name}-{values.get('name')}"}, str(path), overrides)
+
+
+def images_of(config: TokenizerRun, info: TokenInfo, tokenizer: Tokenizer) -> ImageDataset:
+    """The training images, as they are. Raises UserError where the prior's tokens are not of such images."""
+    images, _ = open_datasets(config.data.model_copy(update={"augment": None}), seed=0)
+    if (grid := tokenizer.grid(config.data.height_width)) != info.grid:
+        raise UserError(
+            f"data.image_size={list(config.data.height_width)}: those become {grid[0]} x {grid[1]} tokens, and the "
+            f"prior draws {info.grid[0]} x {info.grid[1]}"
+        )
+    if info.class_names and images.source.class_names != info.class_names:
+        raise UserError(
+            f"{images.config.where} has other classes than the prior was trained on: bring those back, or name the "
+            "right images with data.source=..."
+        )
+    return images
+
+
+def own_tokens_of(
+    prior: Prior, settings: DrawingSettings, images: ImageDataset, draws: DrawsConfig, accelerator: Accelerator
+) -> OwnTokens:
+    """What the prior draws, as its own settings say: this process's drawings of those that are asked for."""
+    drawing = Drawing(
+        images=max(draws.drawings, accelerator.num_processes), batch_size=BATCH, sampling=settings.sampling,
+        guidance=settings.guidance if prior.classes else GuidanceConfig(),
+    )  # fmt: skip
+    draw = partial(drawn_tokens, prior, images, drawing, accelerator)
+    return OwnTokens(prior, settings.sampling, draw, draws.replaced, draws.share)
 
 
 def let_draw(run: Path, info: TokenInfo, before: Path, refined: Path) -> None:
@@ -106,19 +141,6 @@ def let_draw(run: Path, info: TokenInfo, before: Path, refined: Path) -> None:
     print(f"{run} now draws with it, and as before with --tokenizer {before}\nnext: {draw}")
 
 
-def own_tokens_of(run: Path, prior: Prior, info: TokenInfo, draws: DrawsConfig, accelerator: Accelerator) -> OwnTokens:
-    """What the prior draws, as its own settings say: this process's drawings of those that are asked for."""
-    images = reference_images(info, "train")
-    if images.source.class_names != info.class_names:
-        raise UserError(f"{images.config.where} has other classes than when {run} was trained on it: bring those back")
-    settings = read_settings(run)
-    guidance = settings.guidance if prior.classes else GuidanceConfig()
-    count = max(draws.drawings, accelerator.num_processes)
-    drawing = Drawing(images=count, batch_size=BATCH, sampling=settings.sampling, guidance=guidance)
-    drawings_Nhw = drawn_tokens(prior, images, drawing, accelerator)
-    return OwnTokens(prior, settings.sampling, drawings_Nhw, draws.replaced, draws.share)
-
-
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog=command_of("refine"), description=__doc__.split("\n")[0])
@@ -126,6 +148,8 @@ def main() -> None:
     parser.epilog = "Keys are those of a tokenizer's training. Resumes if interrupted."
     args = parse_command_line(parser, DEFAULT_CONFIG, TokenizerRun)
     run = local_run(args.prior) if args.prior else newest_run("prior", WEIGHTS[1])
+    if run.resolve().is_relative_to(Path.cwd()):
+        run = run.resolve().relative_to(Path.cwd())  # one spelling, which the configuration keeps
     refine(run, args.config, args.overrides)
 
 

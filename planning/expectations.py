@@ -7,10 +7,10 @@ from planning.plan import Plan
 from planning.survey.pictures import FEW
 from stage2_prior.tokens import tokens_apart
 
-GAIN = 2.9  # dB that a tokenizer is better than codes for bare patches of 8 pixels a side
-GAIN_OF_HALF = 1.6  # and so many more for patches of half that side
-UNSURE = 1.0  # and so far from that, either way, it was (docs/plan.md)
-SMALLEST_PATCH = 4  # of which that is known
+# dB that tokenizers were better than codes for bare patches of 8 x 8 pixels, and how much better still for half that
+# side; each was within UNSURE dB of it (docs/plan.md). Of patches smaller than SMALLEST_PATCH nothing is known.
+GAIN, GAIN_OF_HALF, UNSURE, SMALLEST_PATCH = 2.9, 1.6, 1.0, 4
+OF_SHAPE = ("data.image_size", "model.backbone")  # keys with which a user says what shape is wanted
 
 
 def expectations(plan: Plan) -> list[str]:
@@ -35,7 +35,8 @@ def expectations(plan: Plan) -> list[str]:
             f"takes {plan.request.hours * max(images / seen[0], grids / seen[1]):.1f} hours here at this size"
         )
     elif finer := finer_shape(plan):
-        said.append(f"{finer[1]:.2g} hours would be enough for {finer[0]}")
+        shape, hours = finer
+        said.append(f"{hours:.{0 if hours >= 10 else 1}f} hours would be enough for {shape}")
     if plan.pictures.lowest * 2 < plan.pictures.highest:
         said.append(
             "pictures differ much in shape, and their middle is used: crop them to one shape for better drawings"
@@ -54,10 +55,13 @@ def expected_psnr(plan: Plan) -> tuple[float, float] | None:
 
 
 def finer_shape(plan: Plan) -> tuple[Shape, float] | None:
-    """The next shape of more tokens, and the hours that it would take here; None where there is none."""
+    """The next shape of more tokens, and the hours it would take here; None without one, or where one was asked for."""
+    if any(change.startswith(OF_SHAPE) for change in plan.request.changes):
+        return None
     finer = [shape for shape in shapes(plan.pictures, plan.machine) if shape.tokens > plan.shape.tokens]
     if not finer:
         return None
     shape = min(finer, key=lambda shape: shape.tokens)
     (images, grids), seen = needed(plan.pictures, shape), plan.expected_at(shape)
-    return shape, plan.request.hours * max(1.0, images / seen[0], grids / seen[1])
+    more = max(images / seen[0], grids / seen[1])
+    return (shape, more * plan.request.hours) if more > 1 else None  # else it does not fit into the memory

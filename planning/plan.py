@@ -163,13 +163,17 @@ def _as_changed(prior: Sequence[Setting], name: str, request: Request) -> PriorR
 
 
 def _candidates(name: str, request: Request, pictures: Pictures, machine: Machine) -> dict[Shape, tuple[Setting, ...]]:
-    """Stage one by the shapes that it could have, each as the user's changes make it; most tokens first."""
+    """Stage one by the shapes that it could have, each as the user's changes make it; most tokens first.
+
+    A size that was asked for is not tried with patches that do not divide it, but for the last, which says so.
+    """
     found: dict[Shape, tuple[Setting, ...]] = {}
-    for shape in shapes(pictures, machine):
+    tried = shapes(pictures, machine)
+    for shape in tried:
         settings = tokenizer_settings(request.source, pictures, machine, shape)
         run = tokenizer_run(settings, name, NO_LENGTH, request.changes)  # a slip is found before anything is timed
         changed = Shape(*run.data.height_width, run.model.backbone.patch)
-        if changed not in found:
+        if changed not in found and (changed.is_whole or shape == tried[-1]):
             found[changed] = tuple(tokenizer_settings(request.source, pictures, machine, changed, shape.patch))
     return found
 
@@ -207,7 +211,7 @@ def read_plan(folder: Path) -> Plan | None:
             size=PriorSize(*saved["size"]),
             rates=Rates(**saved["rates"]),
             budget=Budget(**saved["budget"]),
-            bare=saved["bare"],
+            bare=saved.get("bare"),
             **settings,
         )
     except FileNotFoundError:

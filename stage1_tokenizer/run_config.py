@@ -37,13 +37,12 @@ class TokenizerTrainingConfig(TrainingConfig):
 
 
 class DrawsConfig(Config):
-    """What a decoder learns of a prior's own tokens; `refine.py` trains it.
-
-    It is used to tokens of images. Those that a prior draws fit one another less, and its pictures of them are worse.
-    """
+    """What a decoder learns of a prior's own tokens. `refine.py` trains it."""
 
     prior: str
     """The run of the prior."""
+    fingerprint: str = ""
+    """Of the prior's weights, and how it draws; `refine.py` writes it."""
     replaced: Fraction = 0.3
     """The share of the tokens of each batch of images that are replaced: by what the prior draws in their places, given
     the true tokens before them.
@@ -52,6 +51,12 @@ class DrawsConfig(Config):
     """How many images of its own the prior draws, before the training begins."""
     share: float = Field(0.5, ge=0, le=8)
     """How many of those are decoded beside each batch, as a share of its images. Only the discriminator judges them."""
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not self.replaced and not self.share:
+            raise ValueError("replaced=0 and share=0 leave nothing to learn of the prior: give one of them")
+        return self
 
 
 class TokenizerRun(RunConfig):
@@ -78,6 +83,8 @@ class TokenizerRun(RunConfig):
             raise ValueError("draws needs training.decoder_only: a prior's tokens mean nothing where codes change")
         if self.draws and self.training.token_noise:
             raise ValueError("draws replaces tokens itself: set training.token_noise=0")
+        if self.draws and self.draws.share and not self.loss.adversarial:
+            raise ValueError("draws.share needs loss.adversarial: nothing else judges what a prior draws")
         return self
 
     @model_validator(mode="before")

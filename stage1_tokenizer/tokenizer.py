@@ -236,9 +236,17 @@ def matching_tokenizer(info: TokenInfo, run: Path, directory: Path | None = None
     path = directory or tokenizer_directory(run, info.tokenizer)
     tokenizer = load_tokenizer(path)
     found = fingerprint(tokenizer)
-    if found != info.fingerprint and tokenizing_fingerprint(tokenizer.state_dict()) != info.tokenizing:
+    if found != info.fingerprint and tokenizing_fingerprint(tokenizer.state_dict()) != _tokenizing(info, run):
         raise UserError(
             f"{run} was trained on tokens of a tokenizer with fingerprint {info.fingerprint}, but {path} has {found}: "
             "give the right one with --tokenizer, or run `make prior` again on its new cache under another name"
         )
     return tokenizer
+
+
+def _tokenizing(info: TokenInfo, run: Path) -> str | None:
+    """`info.tokenizing`; where that is not said, of the tokenizer that made the tokens, if it is still there."""
+    if info.tokenizing or not (maker := tokenizer_directory(run, info.tokenizer)).is_dir():
+        return info.tokenizing
+    tokenizer = load_tokenizer(maker)
+    return tokenizing_fingerprint(tokenizer.state_dict()) if fingerprint(tokenizer) == info.fingerprint else None

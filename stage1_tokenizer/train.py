@@ -234,7 +234,8 @@ def memory_line(config: TokenizerRun, device: torch.device) -> str:
     """What a training step takes, a perceptual loss not counted. Raises UserError where it can never fit."""
     training = config.training
     parts = description_of(config.model, config.data.height_width, usable(training.precision, device))
-    return check_fits(parts.weight_bytes, parts.activation_bytes, training.batch_size, training.accumulation, device)
+    decoded = round(training.batch_size * (1 + (config.draws.share if config.draws else 0)))
+    return check_fits(parts.weight_bytes, parts.activation_bytes, decoded, training.accumulation, device)
 
 
 def main() -> None:

@@ -7,6 +7,9 @@ tokens before them, which costs one forward pass.
 Shapes: B images, S drawings of a batch, N drawings in all, h x w = L tokens, D width, K codes, n tokens replaced.
 """
 
+from collections.abc import Callable
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -17,26 +20,37 @@ TILE = 2**22  # logits held at once: 16 MiB
 
 
 class OwnTokens:
-    """Gives a decoder images' tokens with a share replaced by a prior's, and whole drawings of the prior."""
+    """Gives a decoder images' tokens with a share replaced by a prior's, and whole drawings of the prior.
+
+    Replaced tokens are drawn without guidance, and as of an image that is as it is, though it may be augmented.
+    """
 
     def __init__(
-        self, prior: Prior, sampling: SamplingConfig, drawings_Nhw: Tensor, replaced: float, share: float
+        self, prior: Prior, sampling: SamplingConfig, draw: Callable[[], Tensor], replaced: float, share: float
     ) -> None:
         """prior: in eval mode, on the device of the tokens to come. sampling: how it draws a token.
 
-        drawings_Nhw: drawings to choose from, int64. replaced: the share of tokens. share: S / B.
+        draw: makes the drawings to choose from, (N, h, w) int64, when they are first needed. replaced: the share of
+        tokens. share: S / B.
         """
-        self.prior, self.sampling = prior, sampling
-        self.drawings_Nhw, self.replaced, self.share = drawings_Nhw, replaced, share
+        self.prior, self.sampling, self.draw = prior, sampling, draw
+        self.replaced, self.share = replaced, share
+
+    @cached_property
+    def drawings_Nhw(self) -> Tensor:
+        """All drawings there are."""
+        return self.draw()
 
     @torch.compiler.disable
     @torch.no_grad()
     def __call__(self, tokens_Bhw: Tensor, labels_B: Tensor | None = None) -> Tensor:
         """(B + S, h, w): the images' tokens, some replaced, and some drawings, by torch's global generator."""
+        replaced_Bhw = self.teacher_forced(tokens_Bhw, labels_B) if self.replaced else tokens_Bhw
         count = round(self.share * len(tokens_Bhw))
+        if not count:
+            return replaced_Bhw
         which_S = torch.randint(len(self.drawings_Nhw), (count,))
-        drawings_Shw = self.drawings_Nhw[which_S].to(tokens_Bhw.device)
-        return torch.cat((self.teacher_forced(tokens_Bhw, labels_B), drawings_Shw))
+        return torch.cat((replaced_Bhw, self.drawings_Nhw[which_S].to(tokens_Bhw.device)))
 
     @torch.no_grad()
     def teacher_forced(self, tokens_Bhw: Tensor, labels_B: Tensor | None = None) -> Tensor:

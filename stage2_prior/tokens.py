@@ -44,11 +44,11 @@ def remember_tokens(run: RunDirectory, cache: TokenCache) -> None:
         write_text(cache.info.as_json(), run.path / "tokens.json")
         return
     before = read_info(run.path)
-    if not before.is_like(cache.info):
+    if changed := before.differences(cache.info):
         raise UserError(
             f"{run.path} was begun on the tokens of tokenizer {before.fingerprint} ({before.source}), but {cache.path} "
             f"now holds those of {cache.info.fingerprint} ({cache.info.source}; "
-            f"{', '.join(changed_keys(before, cache.info))} changed): give this prior a name of its own (name=...), or "
+            f"{', '.join(changed)} changed): give this prior a name of its own (name=...), or "
             "remove that directory"
         )
 
@@ -96,11 +96,6 @@ def tokens_apart(images: int, length: int, codes: int) -> int:
     arXiv 2605.06207). codes: K.
     """
     return min(length, max(1, math.ceil(math.log2(images) / math.log2(codes)))) if codes > 1 else length
-
-
-def changed_keys(before: TokenInfo, now: TokenInfo) -> list[str]:
-    """What two caches say of themselves differently, by its key in tokens.json."""
-    return [name for name, value in now if value != getattr(before, name)]
 
 
 def open_tokens_of(run: Path, info: TokenInfo) -> TokenCache:

@@ -19,7 +19,7 @@ from shared.runs.token_cache import read_info
 from shared.runs.weights import read_weights
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
-from stage1_tokenizer.tokenizer import load_tokenizer, matching_tokenizer
+from stage1_tokenizer.tokenizer import matching_tokenizer
 from stage2_prior import train as stage2
 from stage2_prior.prior import load_prior
 from stage2_prior.tokens import open_tokens_of
@@ -98,21 +98,25 @@ def test_it_learns_from_the_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     monkeypatch.setattr(refine.OwnTokens, "__call__", spy)
-    command(monkeypatch, "draws.share=0.5")
+    command(monkeypatch, "draws.share=0.5", "draws.replaced=0")
     assert seen == [(8, 12)] * 8
-    plain = read_weights(AFTER / "ema.safetensors")
-    command(monkeypatch, "draws.share=0", "name=alone")
-    alone = read_weights(Path("runs/tokenizer/alone/ema.safetensors"))
-    assert not torch.equal(plain["from_codes.weight"], alone["from_codes.weight"])
+    weights = [read_weights(AFTER / "ema.safetensors")["from_codes.weight"]]
+    # The same random numbers choose others of them, and so nothing but the drawings can make the decoder another.
+    monkeypatch.setattr(refine, "drawn_tokens", lambda *_: torch.zeros(12, 4, 4, dtype=torch.int64))
+    command(monkeypatch, "draws.share=0.5", "draws.replaced=0", "name=blank")
+    weights.append(read_weights(Path("runs/tokenizer/blank/ema.safetensors"))["from_codes.weight"])
+    assert not torch.equal(*weights)
 
 
 def test_the_same_command_does_not_train_again_and_a_longer_one_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     command(monkeypatch)
     first = read_weights(AFTER / "ema.safetensors")
-    command(monkeypatch)
+    monkeypatch.setattr(refine, "drawn_tokens", lambda *_: pytest.fail("it drew, though all was trained"))
+    command(monkeypatch, "--prior", str(RUN.resolve()))
     again = read_weights(AFTER / "ema.safetensors")
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not Path("runs/tokenizer/tiny-refined-refined").exists()
+    monkeypatch.undo()
     command(monkeypatch, "training.images=128")
     assert RunDirectory(AFTER).newest() is not None
     longer = read_weights(AFTER / "ema.safetensors")
@@ -131,34 +135,65 @@ def test_it_resumes_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(*(state._asdict() for state in states), rtol=0, atol=0)
 
 
-def test_what_it_cannot_use_is_said_and_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_prior_of_the_same_name_is_not_what_a_run_resumes_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    command(monkeypatch)
+    stage2.train(prior_run(images=80))
+    with pytest.raises(UserError, match=r"draws\.fingerprint"):
+        command(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("draws=null", "draws"),
+        ("draws={prior: x, replaced: 0, share: 0}", "leave nothing to learn of the prior"),
+        ("training.decoder_only=false", r"draws needs training\.decoder_only"),
+        ("training.token_noise=0.1", "draws replaces tokens itself"),
+        ("loss.adversarial=null", r"draws\.share needs loss\.adversarial"),
+        ("data.image_size=64", r"become 8 x 8 tokens, and the prior draws 4 x 4"),
+        ("data.labels=none", "has other classes than the prior was trained on"),
+    ],
+)
+def test_what_it_cannot_use_is_said_and_harms_nothing(
+    change: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = (RUN / "tokens.json").read_text()
-    with pytest.raises(UserError, match=r"draws=null leaves nothing to learn from"):
-        command(monkeypatch, "draws=null")
-    with pytest.raises(UserError, match=r"draws needs training\.decoder_only"):
-        command(monkeypatch, "training.decoder_only=false")
-    with pytest.raises(UserError, match=r"draws replaces tokens itself"):
-        command(monkeypatch, "training.token_noise=0.1")
-    with pytest.raises(UserError, match=r"draws: it is `.*refine.*` that trains a decoder on a prior's tokens"):
-        stage1.train(refine.refined_run(RUN, read_info(RUN), BEFORE, refine.DEFAULT_CONFIG, SHORT)[0])
-    other, _ = stage1.train(
-        tokenizer_run(Path(read_info(RUN).data.sources[0]), seed=7).model_copy(update={"name": "other"})
-    )
-    info = json.loads(kept) | {"tokenizer": str(other.path)}
+    options = [] if change.startswith(("draws", "loss")) else SHORT
+    monkeypatch.setattr(sys, "argv", ["refine.py", *options, change])
+    with pytest.raises(UserError, match=message):
+        refine.main()
+    assert not AFTER.exists()
+    assert (RUN / "tokens.json").read_text() == kept
+
+
+def test_another_tokenizer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tokenizer_run(Path(read_info(RUN).data.sources[0]), seed=7).model_copy(update={"name": "other"})
+    run, _ = stage1.train(other)
+    info = json.loads((RUN / "tokens.json").read_text()) | {"tokenizer": str(run.path)}
     (RUN / "tokens.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match=r"was trained on tokens of a tokenizer with fingerprint"):
         command(monkeypatch)
-    assert not AFTER.exists()
-    assert load_tokenizer(BEFORE)
     with pytest.raises(UserError, match="prior's run directory"):
         command(monkeypatch, "--prior", str(BEFORE))
+    assert not AFTER.exists()
+
+
+def test_stage_one_alone_does_not_train_on_draws() -> None:
+    config = refine.refined_run(RUN, {"prior": str(RUN)}, BEFORE, refine.DEFAULT_CONFIG, SHORT)
+    with pytest.raises(UserError, match=r"draws: it is `.*refine.*` that trains a decoder on a prior's tokens"):
+        stage1.train(config)
 
 
 def test_a_shared_prior_keeps_its_own_tokenizer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load_prior(RUN)[0].save_pretrained("shared")
-    kept = Path("shared/tokens.json").read_text()
+    info = json.loads(Path("shared/tokens.json").read_text()) | {"tokenizing": None}  # as shared by an older version
+    Path("shared/tokens.json").write_text(json.dumps(info))
     command(monkeypatch, "--prior", "shared")
-    assert "--tokenizer runs/tokenizer/tokenizer-refined" in capsys.readouterr().out
-    assert Path("shared/tokens.json").read_text() == kept
+    assert "sample.py --prior shared --tokenizer runs/tokenizer/shared-refined" in capsys.readouterr().out
+    assert json.loads(Path("shared/tokens.json").read_text()) == info
+    options = ["--prior", "shared", "--tokenizer", "runs/tokenizer/shared-refined", "--num", "1"]
+    monkeypatch.setattr(sys, "argv", ["sample.py", *options])
+    sample.main()
+    assert Path("shared/samples/grid.png").exists()

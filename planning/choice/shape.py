@@ -33,6 +33,11 @@ class Shape(NamedTuple):
         return self.height // self.patch * (self.width // self.patch)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether patches divide it."""
+        return self.height % self.patch == self.width % self.patch == 0
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens."""
         return self.height // self.patch, self.width // self.patch

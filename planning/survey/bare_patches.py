@@ -1,9 +1,10 @@
 """How well codes could stand for bare patches: what a tokenizer will come to can be told from it before any training.
 
-Shapes: B images, C channels, H x W pixels, N patches, D values of one, K codes.
+Shapes: I images, C channels, H x W pixels, N patches, D values of one, K codes.
 """
 
 import math
+import statistics
 
 import torch
 import torch.nn.functional as F
@@ -17,40 +18,46 @@ from shared.data.sources.source import spread
 from stage1_tokenizer.quantisers.lookup import nearest_by_distance
 
 LOOKED_AT = 600  # images, evenly spread over those trained on
-HELD_OUT = 1 / 6  # of them
-PATCHES = 30_000  # that codes are found for
+HELD_OUT = 6  # every sixth of them tells how well codes do that were found on the others
+PATCHES = 36_000  # of all images looked at
 ROUNDS = 8  # of k-means: more change the last figure
-A_CODE = 8  # patches, at least: fewer would be learned by heart
-VALUES = 2.0  # from the least of a pixel to the largest
-LEAST = 1e-6  # squared error, of sets that a few codes say all of
+FEWEST_PATCHES = 8  # for each code: of fewer, codes would be learned by heart
+BITS = 8  # of a pixel's value
 
 
 def bare_psnr(config: DataConfig, shape: Shape, codes: int) -> float | None:
     """PSNR in dB of images of which each patch is the nearest of `codes` codes, found by k-means on other images.
 
-    None where the pictures are too few to find so many, or cannot be looked at one by one.
+    The mean over images, as of a tokenizer. None where the pictures are too few to find so many codes, or the codes too
+    many to be found in seconds, or the pictures cannot be looked at one by one.
     """
     data = config.model_copy(update={"image_size": (shape.height, shape.width), "augment": None})
     images, _ = open_datasets(data, seed=0)
     if images.source.blocks:
         return None
-    places = spread(len(images), LOOKED_AT)
-    images_BCHW = torch.stack([to_float(images[0, place][0]) for place in places])
     generator = torch.Generator().manual_seed(0)
-    held_out = max(1, round(HELD_OUT * len(places)))
-    order_B = torch.randperm(len(places), generator=generator)
-    known_ND, unseen_ND = (patches(images_BCHW[part], shape.patch) for part in (order_B[held_out:], order_B[:held_out]))
-    known_ND = known_ND[torch.randperm(len(known_ND), generator=generator)[:PATCHES]]
-    if len(known_ND) < A_CODE * codes:
+    places = spread(len(images), LOOKED_AT)
+    patches_IND = [
+        some_patches(images[0, place][0], shape.patch, PATCHES // len(places), generator) for place in places
+    ]
+    known_ND = torch.cat([of_image for number, of_image in enumerate(patches_IND) if number % HELD_OUT])
+    if len(known_ND) < FEWEST_PATCHES * codes:
         return None
     codes_KD = k_means(known_ND, codes, generator)
-    lost = (unseen_ND - codes_KD[nearest_by_distance(unseen_ND, codes_KD)]).square().mean().item()
-    return 10 * math.log10(VALUES**2 / max(lost, LEAST))
+    return statistics.mean(psnr_of_patches(of_image, codes_KD) for of_image in patches_IND[::HELD_OUT])
 
 
-def patches(images_BCHW: Tensor, patch: int) -> Tensor:
-    """(N, D): all patches of all images, as values."""
-    return F.pixel_unshuffle(images_BCHW, patch).permute(0, 2, 3, 1).flatten(0, 2)
+def some_patches(pixels_CHW: Tensor, patch: int, most: int, generator: torch.Generator) -> Tensor:
+    """(N, D) float32 in [-1, 1]: `most` patches of an image, or all where they are fewer."""
+    patches_ND = F.pixel_unshuffle(pixels_CHW, patch).flatten(1).T
+    return to_float(patches_ND[torch.randperm(len(patches_ND), generator=generator)[: max(1, most)]])
+
+
+def psnr_of_patches(patches_ND: Tensor, codes_KD: Tensor) -> float:
+    """PSNR in dB of the nearest codes, at most that of one value that is wrong by one."""
+    lost = (patches_ND - codes_KD[nearest_by_distance(patches_ND, codes_KD)].clamp(-1, 1)).square().mean().item()
+    step = 2 / (2**BITS - 1)  # between neighbouring values of a pixel
+    return 10 * math.log10(2**2 / max(lost, step**2 / patches_ND.numel()))
 
 
 def k_means(vectors_ND: Tensor, count: int, generator: torch.Generator) -> Tensor:

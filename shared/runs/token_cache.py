@@ -54,8 +54,8 @@ class TokenInfo(Config):
     code_dim: int
     tokens_per_place: int = 1  # tokens of one patch, side by side in a row; each has vectors of its own for its codes
     tokenizer: str  # run directory of the tokenizer, or of one with another decoder
-    fingerprint: str  # hash of its weights
-    tokenizing: str | None = None  # hash of those its tokens depend on; None in caches older than this line
+    fingerprint: str  # hash of the weights of the tokenizer that made the tokens
+    tokenizing: str | None = None  # hash of those that tokens depend on; None in caches older than this line
     source: str
     contents: str | None = None  # hash of the images' names, labels and sizes; None in caches older than this line
     preprocessing: dict[str, Any]
@@ -79,9 +79,15 @@ class TokenInfo(Config):
         return json.dumps(self.model_dump(mode="json"), indent=2)
 
     def is_like(self, other: "TokenInfo") -> bool:
-        """Whether it is of the same tokens of the same images; what decodes them may be another tokenizer."""
-        decoder = {"tokenizer", "tokenizing"}
-        return self.model_dump(exclude=decoder) == other.model_dump(exclude=decoder)
+        """Whether it is of the same tokens of the same images; tokenizers may differ in their decoders."""
+        return not self.differences(other)
+
+    def differences(self, other: "TokenInfo") -> list[str]:
+        """What the two say differently of their tokens, by its key in tokens.json; what decodes them does not count."""
+        no_matter = {"tokenizer", "tokenizing"}
+        if self.tokenizing and self.tokenizing == other.tokenizing:
+            no_matter.add("fingerprint")
+        return [name for name, value in self if name not in no_matter and value != getattr(other, name)]
 
     @property
     def data(self) -> DataConfig:

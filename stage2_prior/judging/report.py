@@ -65,7 +65,7 @@ def write_report(subject: Subject, cache: TokenCache) -> Path:
 
 def described_run(run: Path, info: TokenInfo, lines: list[dict[str, float]]) -> dict[str, str]:
     """What the page is about."""
-    facts = {"run": str(run), "images": info.source, "tokenizer": f"{info.tokenizer} (fingerprint {info.fingerprint})"}
+    facts = {"run": str(run), "images": info.source, "tokenizer": f"{info.tokenizer} (tokens of {info.fingerprint})"}
     held_out = [line for line in lines if "validation/bits_per_token" in line]
     if held_out:
         best = min(held_out, key=lambda line: line["validation/bits_per_token"])

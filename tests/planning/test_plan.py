@@ -1,5 +1,6 @@
 """What is chosen: valid configurations that say why, larger images for more hours, read back as they were written."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,23 @@ def test_a_plan_says_what_may_be_hoped_for() -> None:
     assert str(plan_of(hours * 1.1).shape) == shape
     assert str(plan_of(hours * 0.8).shape) != shape
     assert "would be enough" not in as_text(plan_of(100))
+    assert "would be enough" not in as_text(plan_of(1, changes=("data.image_size=64",)))
+
+
+def test_a_plan_of_an_older_version_can_be_read() -> None:
+    plan = plan_of()
+    plan.write()
+    saved = json.loads((plan.folder / FILE).read_text())
+    del saved["bare"]
+    (plan.folder / FILE).write_text(json.dumps(saved))
+    assert read_plan(plan.folder) == plan
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_a_size_that_was_asked_for_has_patches_that_divide_it(size: int) -> None:
+    plans = [plan_of(hours, changes=(f"data.image_size={size}",)) for hours in (0.3, 1, 2, 4, 8, 20)]
+    assert all(plan.shape.is_whole for plan in plans)
+    assert len({plan.shape for plan in plans}) > 1
 
 
 def test_classes_of_few_pictures_are_left_out() -> None:

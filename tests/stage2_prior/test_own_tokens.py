@@ -25,7 +25,7 @@ def prior(request: pytest.FixtureRequest) -> Prior:
 
 def own(prior: Prior, sampling: SamplingConfig = GREEDY, replaced: float = 1.0, share: float = 0.0) -> OwnTokens:
     drawings_Nhw = torch.arange(5)[:, None, None].expand(5, *GRID)
-    return OwnTokens(prior, sampling, drawings_Nhw, replaced, share)
+    return OwnTokens(prior, sampling, lambda: drawings_Nhw, replaced, share)
 
 
 def grids(count: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ import yaml
 from shared.errors import UserError
 from shared.runs.run_directory import RunDirectory
 from shared.runs.token_cache import TokenCache, TokenInfo, write_cache
-from stage2_prior.tokens import Amount, changed_keys, find_tokens, open_tokens_of, remember_tokens, tokens_of
+from stage2_prior.tokens import Amount, find_tokens, open_tokens_of, remember_tokens, tokens_of
 
 INFO = TokenInfo(
     grid=(3, 4), codes=20, code_dim=8, tokenizer="nowhere", fingerprint="0", source="none",
@@ -46,7 +46,16 @@ def test_other_tokens_than_it_was_trained_on_are_refused(tokens: Path) -> None:
     before = INFO.model_copy(update={"source": "other images", "fingerprint": "1"})
     with pytest.raises(UserError, match="tokens was made anew, .* since run was trained on it"):
         open_tokens_of(run_on("tokens"), before)
-    assert changed_keys(before, INFO) == ["fingerprint", "source"]
+    assert before.differences(INFO) == ["fingerprint", "source"]
+
+
+def test_tokens_are_the_same_whatever_decodes_them(tokens: Path) -> None:
+    of_another = INFO.model_copy(update={"tokenizer": "elsewhere", "tokenizing": "2"})
+    assert open_tokens_of(run_on("tokens"), of_another).info.is_like(of_another)
+    refined = of_another.model_copy(update={"fingerprint": "3"})
+    assert refined.is_like(of_another)
+    assert not refined.is_like(INFO)  # a cache that does not say what made its tokens
+    assert not refined.is_like(of_another.model_copy(update={"tokenizing": "4"}))
 
 
 def test_a_shared_prior_has_no_tokens_and_is_told_what_does_without(tokens: Path) -> None:

@@ -9,7 +9,8 @@ from PIL import Image
 
 from planning.choice.configurations import data_config
 from planning.choice.shape import Shape
-from planning.survey.bare_patches import ROUNDS, bare_psnr, k_means, patches
+from planning.survey.bare_patches import ROUNDS, bare_psnr, k_means, psnr_of_patches, some_patches
+from shared.data.pixels import to_uint8
 
 
 def tiles(folder: Path, images: int, colours: int, noise: float = 0.0) -> str:
@@ -36,16 +37,23 @@ def test_codes_are_found_as_by_plain_loops() -> None:
     np.testing.assert_allclose(found_KD.numpy(), codes, rtol=1e-4, atol=1e-5)
 
 
-def test_patches_are_the_squares_of_the_images() -> None:
-    images_BCHW = torch.rand(2, 3, 4, 6)
-    found_ND = patches(images_BCHW, 2)
-    wanted = [
-        images_BCHW[image, :, row : row + 2, column : column + 2].flatten()
-        for image in range(2)
+def test_patches_are_squares_of_the_image() -> None:
+    pixels_CHW = torch.arange(3 * 4 * 6, dtype=torch.uint8).view(3, 4, 6)
+    found_ND = some_patches(pixels_CHW, 2, 100, torch.Generator().manual_seed(0))
+    squares = {
+        tuple(pixels_CHW[:, row : row + 2, column : column + 2].flatten().tolist())
         for row in (0, 2)
         for column in (0, 2, 4)
-    ]
-    assert torch.equal(found_ND, torch.stack(wanted))
+    }
+    assert {tuple(square.tolist()) for square in to_uint8(found_ND)} == squares
+    assert len(some_patches(pixels_CHW, 2, 4, torch.Generator().manual_seed(0))) == 4
+
+
+def test_what_is_lost_is_measured_as_of_a_tokenizer() -> None:
+    codes_KD = torch.tensor([[0.0, 0.0], [1.5, 1.0]])  # decoded pixels are clamped, too
+    patches_ND = torch.tensor([[0.1, 0.0], [1.0, 0.8]])
+    assert psnr_of_patches(patches_ND, codes_KD) == pytest.approx(10 * np.log10(4 / ((0.01 + 0.04) / 4)))
+    assert psnr_of_patches(codes_KD.clamp(-1, 1), codes_KD) == pytest.approx(20 * np.log10(255) + 10 * np.log10(4))
 
 
 def test_noise_is_all_that_is_lost_of_patches_that_are_few(tmp_path: Path) -> None:
