@@ -111,12 +111,12 @@ def test_it_learns_from_the_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_same_command_does_not_train_again_and_a_longer_one_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     command(monkeypatch)
     first = read_weights(AFTER / "ema.safetensors")
-    monkeypatch.setattr(refine, "drawn_tokens", lambda *_: pytest.fail("it drew, though all was trained"))
-    command(monkeypatch, "--prior", str(RUN.resolve()))
+    with monkeypatch.context() as patch:
+        patch.setattr(refine, "drawn_tokens", lambda *_: pytest.fail("it drew, though all was trained"))
+        command(patch, "--prior", str(RUN.resolve()))
     again = read_weights(AFTER / "ema.safetensors")
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not Path("runs/tokenizer/tiny-refined-refined").exists()
-    monkeypatch.undo()
     command(monkeypatch, "training.images=128")
     assert RunDirectory(AFTER).newest() is not None
     longer = read_weights(AFTER / "ema.safetensors")
