@@ -4,9 +4,9 @@ A decoder learns from the tokens of images. Those that a prior draws fit one ano
 from these too, against a discriminator that knows real images. The encoder and the codes stay, so that the prior and
 every token cache stay right.
 
-Writes runs/tokenizer/<name>/, by default under the tokenizer's name with -refined behind it, and lets the prior draw
-with it from then on. Resumes if interrupted: run the same command again. On several GPUs: torchrun --nproc-per-node 8
-refine.py ...
+Writes runs/tokenizer/<name>/, by default under the prior's name with -refined behind it. With --use, the prior draws
+with it from then on. In the one trial so far, drawings became worse (docs/tokenizers.md): compare before you use it.
+Resumes if interrupted: run the same command again. On several GPUs: torchrun --nproc-per-node 8 refine.py ...
 """
 
 import shared  # noqa: F401  # before the libraries, which read their settings on import
@@ -52,10 +52,11 @@ class RefinedRun(TokenizerRun):
     draws: DrawsConfig
 
 
-def refine(run: Path, preset: str, overrides: list[str]) -> Path:
-    """Train the decoder of a prior's tokenizer as a preset says, and let the prior draw with it; returns its run.
+def refine(run: Path, preset: str, overrides: list[str], use: bool = False) -> Path:
+    """Train the decoder of a prior's tokenizer as a preset says; returns its run.
 
-    Raises UserError where the prior, its tokenizer or its images cannot be had.
+    use: whether the prior draws with it from then on. Raises UserError where the prior, its tokenizer or its images
+    cannot be had.
     """
     accelerator = make_accelerator()
     prior, info = load_prior(run)
@@ -76,7 +77,12 @@ def refine(run: Path, preset: str, overrides: list[str]) -> Path:
             f"wrote {trained.path}: held-out PSNR {quality.psnr:.2f} dB over {quality.images} images, with the tokens "
             f"of {before}; look at {write_report(trained.path)}"
         )
-        let_draw(run, info, before, trained.path)
+        draw = f"{command_of('sample')} --prior {run}"
+        if use:
+            draw_with(run, info, trained.path)
+            print(f"{run} now draws with it, and as before with --tokenizer {before}\nnext: {draw}")
+        else:
+            print(f"next: compare `{draw} --tokenizer {trained.path}` with `{draw} --tokenizer {before}`")
     return trained.path
 
 
@@ -131,26 +137,21 @@ def own_tokens_of(
     return OwnTokens(prior, settings.sampling, draw, draws.replaced, draws.share)
 
 
-def let_draw(run: Path, info: TokenInfo, before: Path, refined: Path) -> None:
-    """Have a prior draw with a refined tokenizer from now on, unless it has one inside of it; says so."""
-    draw = f"{command_of('sample')} --prior {run}"
-    if (run / TOKENIZER).is_dir():
-        print(f"next: {draw} --tokenizer {refined}    (a shared prior keeps the tokenizer inside of it)")
-        return
-    draw_with(run, info, refined)
-    print(f"{run} now draws with it, and as before with --tokenizer {before}\nnext: {draw}")
-
-
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog=command_of("refine"), description=__doc__.split("\n")[0])
     parser.add_argument("--prior", type=Path, metavar="RUN", help="run directory (default: the last one trained)")
+    parser.add_argument("--use", action="store_true", help="have the prior draw with the new decoder from then on")
     parser.epilog = "Keys are those of a tokenizer's training. Resumes if interrupted."
     args = parse_command_line(parser, DEFAULT_CONFIG, TokenizerRun)
+    if args.use and args.prior and (args.prior / TOKENIZER).is_dir():
+        raise UserError(
+            f"--use: {args.prior} is a shared prior, which keeps the tokenizer inside of it: leave out --use"
+        )
     run = local_run(args.prior) if args.prior else newest_run("prior", WEIGHTS[1])
     if run.resolve().is_relative_to(Path.cwd()):
         run = run.resolve().relative_to(Path.cwd())  # one spelling, which the configuration keeps
-    refine(run, args.config, args.overrides)
+    refine(run, args.config, args.overrides, args.use)
 
 
 if __name__ == "__main__":

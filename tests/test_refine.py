@@ -52,7 +52,7 @@ def runs(trained: Path, own_directory: Path) -> None:
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["refine.py", *SHORT, *arguments])
+    monkeypatch.setattr(sys, "argv", ["refine.py", "--use", *SHORT, *arguments])
     refine.main()
 
 
@@ -190,8 +190,11 @@ def test_a_shared_prior_keeps_its_own_tokenizer(
     load_prior(RUN)[0].save_pretrained("shared")
     info = json.loads(Path("shared/tokens.json").read_text()) | {"tokenizing": None}  # as shared by an older version
     Path("shared/tokens.json").write_text(json.dumps(info))
-    command(monkeypatch, "--prior", "shared")
-    assert "sample.py --prior shared --tokenizer runs/tokenizer/shared-refined" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--use: shared is a shared prior"):
+        command(monkeypatch, "--prior", "shared")
+    monkeypatch.setattr(sys, "argv", ["refine.py", *SHORT, "--prior", "shared"])
+    refine.main()
+    assert "sample.py --prior shared --tokenizer runs/tokenizer/shared-refined` with" in capsys.readouterr().out
     assert json.loads(Path("shared/tokens.json").read_text()) == info
     options = ["--prior", "shared", "--tokenizer", "runs/tokenizer/shared-refined", "--num", "1"]
     monkeypatch.setattr(sys, "argv", ["sample.py", *options])

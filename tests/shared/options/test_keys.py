@@ -26,7 +26,11 @@ def test_every_key_has_a_meaning(model: type[Config]) -> None:
     assert [key.key for key in keys if not key.meaning.endswith(".")] == []
 
 
-OPTIONAL = {"loss.perceptual.": "loss.perceptual.kind=lpips", "loss.adversarial.": "loss.adversarial={}"}
+OPTIONAL = {
+    "loss.perceptual.": ["loss.perceptual.kind=lpips"],
+    "loss.adversarial.": ["loss.adversarial={}"],
+    "draws.": ["init=run", "training.decoder_only=true", "loss.adversarial={}", "draws={prior: run}"],
+}
 SKIPPED = {  # what has no default of its own: the others of its part decide
     "loss.perceptual.kind", "loss.adversarial", "model.head_rank",
 }  # fmt: skip
@@ -38,7 +42,7 @@ def test_every_default_given_as_an_override_changes_nothing(model: type[Config],
     for key in keys_of(model):
         if key.default == "needed" or key.key in SKIPPED:
             continue
-        before = [setting for prefix, setting in OPTIONAL.items() if key.key.startswith(prefix)]
+        before = [setting for prefix, all_of in OPTIONAL.items() if key.key.startswith(prefix) for setting in all_of]
         before += [f"{key.key.rpartition('.')[0]}.kind={kind}" for kind in key.kinds[:1]]
         without = parse_config(model, _copy(values), "here", before)
         assert parse_config(model, _copy(values), "here", [*before, f"{key.key}={key.default}"]) == without, key
