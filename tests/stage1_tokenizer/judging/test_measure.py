@@ -92,7 +92,8 @@ def test_two_processes_find_what_one_does_and_one_may_have_no_image(drawings: Pa
     alone = everything(drawings)
     for rank in range(2):
         for found, expected in zip(json.loads(Path(f"{rank}.json").read_text()), alone, strict=True):
-            assert found == pytest.approx(expected, rel=1e-12)
+            # Convolutions of other batches may differ in the last bits of float32, on some processors.
+            assert found == pytest.approx(expected, rel=1e-7)
 
 
 if __name__ == "__main__":
