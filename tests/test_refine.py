@@ -23,7 +23,8 @@ from stage1_tokenizer.tokenizer import matching_tokenizer
 from stage2_prior import train as stage2
 from stage2_prior.prior import load_prior
 from stage2_prior.tokens import open_tokens_of
-from tests.tiny import prior_run, save_drawings, tokenizer_run
+from tests.tiny import prior_run, tokenizer_run
+from tests.trained import train_both
 
 RUN, BEFORE, AFTER = Path("runs/prior/tiny"), Path("runs/tokenizer/tiny"), Path("runs/tokenizer/tiny-refined")
 SHORT = [
@@ -35,14 +36,7 @@ SHORT = [
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a tiny tokenizer and prior of two classes."""
-    place = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setenv("TESSERA_CACHE", str(place / "cache"))
-        run, _ = stage1.train(tokenizer_run(save_drawings(place / "drawings")))
-        cache_tokens(run.path)
-        stage2.train(prior_run())
-    return place
+    return train_both(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(autouse=True)

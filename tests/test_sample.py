@@ -15,17 +15,15 @@ import sample
 from shared.data.pictures.decode import Reading
 from shared.data.sources.drawings import openmoji
 from shared.errors import UserError
-from stage1_tokenizer import train as stage1
-from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.tokenizer import load_tokenizer
-from stage2_prior import train as stage2
 from stage2_prior.completion import ShownRows, open_photo
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.decoding.settings import DrawingSettings, write_settings
 from stage2_prior.prior import load_prior
-from tests.tiny import NAMES, prior_run, save_drawings, tokenizer_run
+from tests.tiny import NAMES
+from tests.trained import train_both
 
 TOP = ShownRows(shown=3, margin=1, total=4)
 
@@ -33,14 +31,7 @@ TOP = ShownRows(shown=3, margin=1, total=4)
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a tiny tokenizer and prior: 4 x 4 tokens of 8 px, two classes."""
-    place = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setenv("TESSERA_CACHE", str(place / "cache"))
-        run, _ = stage1.train(tokenizer_run(save_drawings(place / "drawings")))
-        cache_tokens(run.path)
-        stage2.train(prior_run())
-    return place
+    return train_both(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,10 @@ import judge
 import sample
 from shared.config import parse_config
 from shared.errors import UserError
-from stage1_tokenizer import train as stage1
-from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.judging.report import write_report
 from stage1_tokenizer.run_config import TokenizerRun
-from stage2_prior import train as stage2
-from tests.tiny import prior_run, save_drawings, tokenizer_run
+from tests.tiny import save_drawings, tokenizer_run
+from tests.trained import train_both
 
 SIZES = {"one row": (16, 64), "two rows": (32, 128), "one token": (16, 16)}  # patch 16
 
@@ -35,13 +33,7 @@ def narrow_run(source: Path, size: tuple[int, int]) -> TokenizerRun:
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a tokenizer and a prior of such a grid."""
     place = tmp_path_factory.mktemp("narrow")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setenv("TESSERA_CACHE", str(place / "cache"))
-        run, _ = stage1.train(narrow_run(save_drawings(place / "drawings"), request.param))
-        cache_tokens(run.path)
-        stage2.train(prior_run())
-    return place
+    return train_both(place, narrow_run(save_drawings(place / "drawings"), request.param))
 
 
 @pytest.fixture(autouse=True)

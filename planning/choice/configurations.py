@@ -78,16 +78,20 @@ def _shorten_warm_ups(values: dict[str, Any], run: Config, images: int) -> None:
         quantiser["warm_up"] = min(quantiser["warm_up"], max(1, vectors // run.model.quantiser.codes))
 
 
-def _run(
-    model: type[C], settings: Sequence[Setting], name: str, images: int, changes: Sequence[str]
-) -> tuple[C, dict[str, Any]]:
-    """A valid configuration, and the values that it was read from."""
-    length = [
+def length_settings(images: int) -> list[Setting]:
+    """How long a training is, and how often it logs, evaluates and saves."""
+    return [
         Setting("training.images", images),
         Setting("training.log_every", max(1, images // LINES)),
         Setting("training.evaluate_every", max(1, images // EVALUATIONS)),
         Setting("training.save_every", max(1, images // SAVES)),
     ]
-    values = nested([Setting("name", name), *settings, *length])
+
+
+def _run(
+    model: type[C], settings: Sequence[Setting], name: str, images: int, changes: Sequence[str]
+) -> tuple[C, dict[str, Any]]:
+    """A valid configuration, and the values that it was read from."""
+    values = nested([Setting("name", name), *settings, *length_settings(images)])
     _shorten_warm_ups(values, parse_config(model, values, f"the plan {name}", changes), images)
     return parse_config(model, values, f"the plan {name}", changes), values

@@ -3,7 +3,6 @@
 Shapes: I images, C channels, H x W pixels, N patches, D values of one, K codes.
 """
 
-import math
 import statistics
 
 import torch
@@ -15,6 +14,7 @@ from shared.data.config import DataConfig
 from shared.data.open import open_datasets
 from shared.data.pixels import to_float
 from shared.data.sources.source import spread
+from stage1_tokenizer.judging.similarity import psnr_of
 from stage1_tokenizer.quantisers.lookup import nearest_by_distance
 
 LOOKED_AT = 600  # images, evenly spread over those trained on
@@ -22,7 +22,6 @@ HELD_OUT = 6  # every sixth of them tells how well codes do that were found on t
 PATCHES = 36_000  # of all images looked at
 ROUNDS = 8  # of k-means: more change the last figure
 FEWEST_PATCHES = 8  # for each code: of fewer, codes would be learned by heart
-BITS = 8  # of a pixel's value
 
 
 def bare_psnr(config: DataConfig, shape: Shape, codes: int) -> float | None:
@@ -54,10 +53,9 @@ def some_patches(pixels_CHW: Tensor, patch: int, most: int, generator: torch.Gen
 
 
 def psnr_of_patches(patches_ND: Tensor, codes_KD: Tensor) -> float:
-    """PSNR in dB of the nearest codes, at most that of one value that is wrong by one."""
-    lost = (patches_ND - codes_KD[nearest_by_distance(patches_ND, codes_KD)].clamp(-1, 1)).square().mean().item()
-    step = 2 / (2**BITS - 1)  # between neighbouring values of a pixel
-    return 10 * math.log10(2**2 / max(lost, step**2 / patches_ND.numel()))
+    """PSNR in dB of an image's patches, each replaced by its nearest code."""
+    found_ND = codes_KD[nearest_by_distance(patches_ND, codes_KD)]
+    return psnr_of(found_ND[None, None], patches_ND[None, None]).item()
 
 
 def k_means(vectors_ND: Tensor, count: int, generator: torch.Generator) -> Tensor:

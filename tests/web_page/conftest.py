@@ -7,11 +7,8 @@ from typing import Any
 
 import pytest
 
-from stage1_tokenizer import train as stage1
-from stage1_tokenizer.cache import cache_tokens
-from stage2_prior import train as stage2
 from tests.narrow import present
-from tests.tiny import prior_run, save_drawings, tokenizer_run
+from tests.trained import train_both
 from tests.web_page.visits import PATIENCE
 from web_page.run import Run, load_run
 
@@ -21,14 +18,7 @@ BROWSERS = ("chromium", "chromium-browser", "chromium-headless-shell", "google-c
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a tiny tokenizer and prior were trained, in seconds."""
-    folder = tmp_path_factory.mktemp("web")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("TESSERA_CACHE", str(folder / "cache"))
-        tokenizer, _ = stage1.train(tokenizer_run(save_drawings(folder / "drawings")))
-        cache_tokens(tokenizer.path)
-        stage2.train(prior_run())
-    return folder
+    return train_both(tmp_path_factory.mktemp("web"))
 
 
 @pytest.fixture(scope="session")

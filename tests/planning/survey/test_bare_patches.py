@@ -50,10 +50,10 @@ def test_patches_are_squares_of_the_image() -> None:
 
 
 def test_what_is_lost_is_measured_as_of_a_tokenizer() -> None:
-    codes_KD = torch.tensor([[0.0, 0.0], [1.5, 1.0]])  # decoded pixels are clamped, too
-    patches_ND = torch.tensor([[0.1, 0.0], [1.0, 0.8]])
-    assert psnr_of_patches(patches_ND, codes_KD) == pytest.approx(10 * np.log10(4 / ((0.01 + 0.04) / 4)))
-    assert psnr_of_patches(codes_KD.clamp(-1, 1), codes_KD) == pytest.approx(20 * np.log10(255) + 10 * np.log10(4))
+    levels_KD, levels_ND = np.array([[100, 100], [290, 255]]), np.array([[110, 100], [255, 230]])
+    codes_KD, patches_ND = (torch.tensor(levels / 127.5 - 1) for levels in (levels_KD, levels_ND))
+    lost = (10**2 + 25**2) / 4  # decoded pixels are clamped to 255, and so these are
+    assert psnr_of_patches(patches_ND, codes_KD) == pytest.approx(10 * np.log10(255**2 / lost), rel=1e-5)
 
 
 def test_noise_is_all_that_is_lost_of_patches_that_are_few(tmp_path: Path) -> None:
