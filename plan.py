@@ -14,18 +14,18 @@ import os
 import re
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 from planning.choice.configurations import data_config
 from planning.choice.stage import STAGES, run_of
 from planning.course import Course
 from planning.page import as_text, outcome, spent, write_end
-from planning.plan import PLANS, Plan, Request, make_plan, read_plan
+from planning.plan import PLANS, Plan, Request, read_plan
 from planning.survey.bare_patches import bare_psnr
 from planning.survey.machine import this_machine
-from planning.survey.pace import time_stages
+from planning.survey.pace import StageTimer
 from planning.survey.pictures import look_at
+from planning.trial import make_plan
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.options.commands import command_of
@@ -33,7 +33,7 @@ from shared.runs.run_directory import RunDirectory
 from shared.text import shown
 from shared.training.config import check_name
 
-LONGEST_TIMING, TIMING = 30.0, 0.01  # seconds, and share of the hours, for timing one size of images
+LONGEST_TIMING, TIMING = 10.0, 0.002  # seconds, and share of the hours, of a stage's training that are timed
 FEWEST_HOURS = 0.1
 # By the plan itself.
 CHOSEN = {f"{stage}{key}" for stage in ("", "decoder.", "prior.") for key in ("name", "training.images")}
@@ -130,7 +130,8 @@ def new_plan(name: str, request: Request) -> Plan:
     seconds = min(LONGEST_TIMING, 3600 * request.hours * TIMING)
     began = time.perf_counter()
     print(f"timing what this machine could train on {shown(request.source)} ...", flush=True)
-    plan = make_plan(name, request, pictures, machine, partial(time_stages, seconds=seconds))
+    with StageTimer(seconds) as timer:
+        plan = make_plan(name, request, pictures, machine, timer)
     print(f"timed in {time.perf_counter() - began:.0f} s\n")
     if machine.kind != "cpu":  # nothing is known of how its tokenizers compare with bare patches
         return plan

@@ -1,8 +1,10 @@
 """How fast this machine trains what a plan may choose: a few real steps of either stage, timed."""
 
 import contextlib
+import gc
 import io
 import multiprocessing
+import shutil
 import signal
 import statistics
 import sys
@@ -12,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -27,6 +30,7 @@ from shared.training.pace import Pace
 from stage1_tokenizer import train as stage1
 from stage2_prior import train as stage2
 
+Until = Callable[[int], bool]  # whether a training ends after so many images
 NO_END = 10**9  # images: the clock ends it
 SKIPPED, FEWEST = 2, 3  # steps not counted, and counted at least
 GRIDS = 64  # random ones that a prior is timed on
@@ -41,19 +45,42 @@ class Rates:
     decoded: float
 
 
-def time_stages(
-    settings: Mapping[Stage, Sequence[Setting]], shape: Shape, changes: Sequence[str], seconds: float
-) -> Rates:
-    """Train each stage for a third of `seconds`, in a folder that is gone afterwards; compiling comes on top.
+class StageTimer:
+    """Times trainings of a plan's stages: `with StageTimer(5) as timer: timer("prior", settings, shape, changes)`.
 
-    It runs in a process of its own, so that the memory it takes is free again for the training itself; that ends with
-    this one. changes: `key=value` of the user's. Raises DoesNotFit where the memory is too small.
+    They run in a process of their own, so that the memory they take is free again for the training itself, and in a
+    folder that is gone afterwards. The process ends with this one.
     """
-    spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, spawn, _end_with_the_first) as process:
+
+    def __init__(self, seconds: float) -> None:
+        """seconds: of training that are timed, of each stage; compiling comes on top."""
+        self._seconds = seconds
+        self._folder = tempfile.TemporaryDirectory()
+        self._process: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, raised: type[BaseException] | None, *_: object) -> None:
+        for child in multiprocessing.active_children() if raised else ():
+            child.terminate()
+        self._end_process()
+        self._folder.cleanup()
+
+    def __call__(
+        self, stage: Stage, settings: Mapping[Stage, Sequence[Setting]], shape: Shape, changes: Sequence[str]
+    ) -> float:
+        """Images, or token grids, that a stage trains on in a second at a shape; a decoder after its tokenizer.
+
+        changes: `key=value` of the user's. Raises DoesNotFit where the memory is too small.
+        """
+        if self._process is None:
+            self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _end_with_the_first)
+        folder = Path(self._folder.name)
         try:
-            return process.submit(_time_stages, settings, shape, changes, Path(folder), seconds / 3).result()
+            return self._process.submit(_time_stage, stage, settings, shape, changes, folder, self._seconds).result()
         except (MemoryError, RuntimeError) as error:
+            self._end_process()
             if not isinstance(error, BrokenProcessPool) and not out_of_memory(error):
                 raise
             reason = "the system killed it, mostly for memory" if isinstance(error, BrokenProcessPool) else "no memory"
@@ -61,10 +88,11 @@ def time_stages(
                 f"a training of {shape} does not fit ({reason}): try smaller batches (training.batch_size=4 "
                 "prior.training.batch_size=4), or smaller images (data.image_size=32)"
             ) from None
-        except signals.Stopped:
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
+
+    def _end_process(self) -> None:
+        if self._process:
+            self._process.shutdown()
+            self._process = None
 
 
 def _end_with_the_first() -> None:
@@ -73,46 +101,46 @@ def _end_with_the_first() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 
 
-def _time_stages(
-    settings: Mapping[Stage, Sequence[Setting]], shape: Shape, changes: Sequence[str], folder: Path, seconds: float
-) -> Rates:
+def _time_stage(
+    stage: Stage, settings: Mapping[Stage, Sequence[Setting]], shape: Shape, changes: Sequence[str], folder: Path,
+    seconds: float,
+) -> float:  # fmt: skip
+    torch.compiler.reset()  # what was compiled for another shape counts against a limit
+    gc.collect()
+    shutil.rmtree(folder / stage, ignore_errors=True)
+    pace = Pace(folder / stage / "pace.jsonl", None)
+    (folder / stage).mkdir()
+    until = _until(pace, seconds)
     with _quietly():
-        images = _time_tokenizer(settings["tokenizer"], changes, folder, seconds)
-        decoded = _time_decoder(settings["decoder"], changes, folder, seconds)
-        grids = _time_prior(settings["prior"], changes, shape, folder, seconds)
-    return Rates(images, grids, decoded)
+        if stage == "tokenizer":
+            _train_tokenizer(settings[stage], changes, folder / stage, until)
+        elif stage == "decoder":
+            _train_decoder(settings[stage], changes, folder, until)
+        else:
+            _train_prior(settings[stage], changes, shape, folder / stage, until)
+    return statistics.median(line["step"] / line["seconds"] for line in pace.lines[SKIPPED:])
 
 
-def _time_tokenizer(settings: Sequence[Setting], changes: Sequence[str], folder: Path, seconds: float) -> float:
+def _train_tokenizer(settings: Sequence[Setting], changes: Sequence[str], run: Path, until: Until) -> None:
     # Codes of the first vectors that come, so that they are looked up as in most of a training.
     early = [*changes, "model.quantiser.warm_up=1"]
-    pace = Pace(folder / "tokenizer.jsonl", None)
-    stage1.train(tokenizer_run(settings, "paced", NO_END, early), folder / "tokenizer", _until(pace, seconds))
-    return _rate(pace)
+    stage1.train(tokenizer_run(settings, "paced", NO_END, early), run / "run", until)
 
 
-def _time_decoder(settings: Sequence[Setting], changes: Sequence[str], folder: Path, seconds: float) -> float:
+def _train_decoder(settings: Sequence[Setting], changes: Sequence[str], folder: Path, until: Until) -> None:
     # Of the tokenizer that was timed; a discriminator counts from the first step.
-    of_it = [*changes, "model.quantiser.warm_up=1", f"decoder.init={folder / 'tokenizer'}"]
+    of_it = [*changes, "model.quantiser.warm_up=1", f"decoder.init={folder / 'tokenizer' / 'run'}"]
     if decoder_run(settings, "paced", NO_END, of_it).loss.adversarial:
         of_it += [f"decoder.loss.adversarial.{key}=0" for key in ("start", "warm_up", "ramp")]
-    pace = Pace(folder / "decoder.jsonl", None)
-    run = decoder_run(settings, "paced", NO_END, of_it)
-    stage1.train(run, folder / "decoder", _until(pace, seconds))
-    return _rate(pace)
+    stage1.train(decoder_run(settings, "paced", NO_END, of_it), folder / "decoder" / "run", until)
 
 
-def _time_prior(
-    settings: Sequence[Setting], changes: Sequence[str], shape: Shape, folder: Path, seconds: float
-) -> float:
+def _train_prior(settings: Sequence[Setting], changes: Sequence[str], shape: Shape, folder: Path, until: Until) -> None:
     tokens = write_random_tokens(folder / "tokens", shape, codes=1024, classes=_classes(settings))
-    pace = Pace(folder / "prior.jsonl", None)
-    run = prior_run(settings, "paced", NO_END, [*changes, f"prior.tokens={tokens}"])
-    stage2.train(run, folder / "prior", _until(pace, seconds))
-    return _rate(pace)
+    stage2.train(prior_run(settings, "paced", NO_END, [*changes, f"prior.tokens={tokens}"]), folder / "run", until)
 
 
-def _until(pace: Pace, seconds: float) -> Callable[[int], bool]:
+def _until(pace: Pace, seconds: float) -> Until:
     """Ends a training after so many seconds of steps, of which the first are not counted: they compile."""
 
     def ended(images: int) -> bool:
@@ -140,11 +168,6 @@ def write_random_tokens(path: Path, shape: Shape, codes: int, classes: int) -> P
     vectors_KD = torch.nn.functional.normalize(torch.randn(codes, 16, generator=generator), dim=1)
     write_cache(path, info, vectors_KD, {"train": [(tokens_Bhw, labels_B)], "validation": [(tokens_Bhw, labels_B)]})
     return path
-
-
-def _rate(pace: Pace) -> float:
-    """Images a second in the median step."""
-    return statistics.median(line["step"] / line["seconds"] for line in pace.lines[SKIPPED:])
 
 
 @contextlib.contextmanager
