@@ -9,7 +9,7 @@ from stage2_prior.tokens import tokens_apart
 
 # dB that tokenizers were better than codes for bare patches of 8 x 8 pixels, and how much better still for half that
 # side; each was within UNSURE dB of it (docs/plan.md). Of patches smaller than SMALLEST_PATCH nothing is known.
-GAIN, GAIN_OF_HALF, UNSURE, SMALLEST_PATCH = 1.6, 1.6, 1.4, 4
+GAIN, GAIN_OF_HALF, UNSURE, SMALLEST_PATCH = 1.9, 1.2, 1.8, 4
 OF_SHAPE = ("data.image_size", "model.backbone")  # keys with which a user says what shape is wanted
 
 

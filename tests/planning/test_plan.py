@@ -125,7 +125,7 @@ def test_a_plan_says_what_is_to_be_feared() -> None:
 def test_a_plan_says_what_may_be_hoped_for() -> None:
     plan = replace(plan_of(0.3), bare=20.0)
     assert plan.shape.patch == 8
-    assert "reconstructions of 20.2 to 23.0 dB (PSNR): the nearest of 1,024 codes" in as_text(plan)
+    assert "reconstructions of 20.1 to 23.7 dB (PSNR): the nearest of 1,024 codes" in as_text(plan)
     assert "(PSNR)" not in as_text(replace(plan, bare=None))
     plan.write()
     assert read_plan(plan.folder) == plan
