@@ -2,13 +2,7 @@
 
 import json
 import math
-import shlex
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from planning.choice.budget import DRAWING, SEARCH
@@ -16,22 +10,18 @@ from planning.choice.configurations import EVALUATIONS, LINES
 from planning.choice.rules import tells_classes
 from planning.choice.stage import Stage, kind_of, run_of
 from planning.clock import Clock
+from planning.commands import STOPPED, Command, check, module, running, script, stop
 from planning.pacer import RESTART, Pacer
 from planning.plan import Plan
-from shared import signals
-from shared.errors import UserError
 from shared.options.commands import command_of
-from shared.presets import HOME, in_clone
 from shared.runs.run_directory import TRAINERS
 
 LEAST_OF_PLANNED = 0.3  # of what was planned for the prior: it is trained so long, though the hours are over
 POLL = 0.5  # seconds between two looks at a command
 FEWEST_HELD_OUT = 100  # pictures that a search can measure by
-STOPPED = (signals.RESUME, signals.INTERRUPTED)
 TOLERANCE = 0.02  # of all hours: a training that will end within this of its time is let be
 TAIL = 4096  # bytes at the end of metrics.jsonl, which hold its last line
 MOST_ROWS = 16  # classes of which each gets a row of drawings
-Command = Sequence[str]
 
 
 class Course:
@@ -146,49 +136,6 @@ class Course:
                 time.sleep(POLL)
                 tick()
         return status
-
-
-def module(name: str) -> list[str]:
-    """How to run one of the packages' commands."""
-    return [sys.executable, "-m", name]
-
-
-def script(name: str) -> list[str]:
-    """How to run one of the scripts: of a clone, or of an installed wheel."""
-    return [sys.executable, str(HOME / f"{name}.py")] if in_clone() else module(f"tessera.{name}")
-
-
-@contextmanager
-def running(command: Command) -> Iterator["subprocess.Popen[bytes]"]:
-    """A command that has been started; whatever ends the block early stops it, and waits until it has saved."""
-    process = subprocess.Popen(command)
-    try:
-        yield process
-    finally:
-        stop(process)
-
-
-def stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ask a command to stop, unless it has ended, and wait until it has saved."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-
-
-def check(status: int | None, command: Command) -> None:
-    """Raise `signals.Stopped` where a command was stopped, and UserError where it failed."""
-    if status in STOPPED:
-        raise signals.Stopped("stopped: the same command resumes, and so does its clock.", signals.RESUME)
-    if status:
-        said = shlex.join(["python", *command[1:]])
-        if status < 0:
-            raise UserError(
-                f"`{said}` was killed by the system (signal {-status}), usually for lack of memory. "
-                "Run the same command again to resume"
-            )
-        raise UserError(
-            f"`{said}` failed (exit status {status}); its message is above. Fix that and run the same command again"
-        )
 
 
 def images_seen(run: Path) -> int:

@@ -1,7 +1,6 @@
 """A plan on its way, with small programs in place of the trainings: they log, save when stopped, and resume."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -143,16 +142,6 @@ def test_a_command_that_fails_is_named(plan: Plan, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match=r"failed \(exit status 3\)"):
         Course(plan).run()
     assert Clock.read(plan.folder / "clock.json").done == []
-
-
-def test_a_program_that_is_left_early_is_stopped_first() -> None:
-    with (
-        pytest.raises(ZeroDivisionError),
-        course.running([sys.executable, "-c", "import time; time.sleep(60)"]) as process,
-    ):
-        raise ZeroDivisionError
-    assert isinstance(process, subprocess.Popen)
-    assert process.returncode not in (None, 0)
 
 
 def test_the_last_whole_line_of_a_log_counts(tmp_path: Path) -> None:
