@@ -99,7 +99,7 @@ class _Trial:
     def _decoder(self) -> tuple[Setting, ...]:
         return tuple(decoder_settings(self.name, self.machine, self.shape))
 
-    def _prior(self, used: Pictures | None = None, epochs: float = inf) -> tuple[Setting, ...]:
+    def _prior(self, used: Pictures | None = None, epochs: float = 0.0) -> tuple[Setting, ...]:
         return tuple(prior_settings(self.name, used or self.pictures, self.machine, self.size, epochs))
 
 

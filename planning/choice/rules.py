@@ -11,7 +11,7 @@ from planning.choice.setting import Setting
 from planning.choice.shape import Shape
 from planning.choice.stage import run_of
 from planning.survey.machine import Machine
-from planning.survey.pictures import FEW, MANY, SOME, Pictures
+from planning.survey.pictures import MANY, Pictures
 from stage1_tokenizer.losses.discriminators import PatchganConfig, minimum_size
 
 LARGE = 30_000  # pictures from which two views of each are enough
@@ -19,6 +19,7 @@ IMAGES_BEFORE_CODES = 2_000  # that an encoder sees before the codebook is made 
 SMALLEST_PERCEPTUAL = 32  # pixels of the shorter side from which the perceptual loss is used
 PICTURES_A_CLASS = 10
 RATE_TIMES_WIDTH = 0.4  # a prior's learning rate falls as its width grows, as in muP
+DROPOUT = ((10, 0.0), (30, 0.1), (60, 0.2), (math.inf, 0.3))  # for priors that see a picture fewer times than that
 TOKENS_A_CODE = 150  # of one view of all pictures: fewer, and a prior learns little of a code
 
 
@@ -86,18 +87,16 @@ def decoder_settings(name: str, machine: Machine, shape: Shape) -> list[Setting]
     ]  # fmt: skip
 
 
-def prior_settings(
-    name: str, pictures: Pictures, machine: Machine, size: PriorSize, epochs: float = math.inf
-) -> list[Setting]:
+def prior_settings(name: str, pictures: Pictures, machine: Machine, size: PriorSize, epochs: float) -> list[Setting]:
     """Stage two of the plan `name`, but for its length. epochs: how often it sees each picture."""
     on_cpu = machine.kind == "cpu"
-    dropout, why = dropout_for(pictures, epochs)
+    dropout = dropout_for(epochs)
     model = {"kind": "gpt", **size._asdict(), "positions": "rotary", "dropout": dropout}
     if tells_classes(pictures):
         model |= {"conditioning": "norm", "label_dropout": 0.15}
     return [
         Setting("tokens", str(run_of("decoder", name) / "tokens")),
-        Setting("model", model, f"dropout {dropout:g}, as {why}"),
+        Setting("model", model, f"dropout {dropout:g}, as it sees each picture {epochs:.3g} times"),
         Setting("training.batch_size", 16 if on_cpu else 64),
         Setting("training.optimizer", "muon"),
         Setting("training.learning_rate", round(RATE_TIMES_WIDTH / size.width, 5)),
@@ -107,12 +106,9 @@ def prior_settings(
     ]
 
 
-def dropout_for(pictures: Pictures, epochs: float) -> tuple[float, str]:
-    """How much dropout a prior gets, and why: what it sees once or twice it does not learn by heart."""
-    if epochs < 2:
-        return 0.0, f"each picture is seen {epochs:.2g} times"
-    share = 0.3 if pictures.train < FEW else 0.2 if pictures.train < SOME else 0.1 if pictures.train < MANY else 0.0
-    return share, f"{pictures.train:,} pictures are {amount_in_words(pictures.train)}"
+def dropout_for(epochs: float) -> float:
+    """How much dropout a prior gets: as little as keeps it from learning by heart what it sees so often."""
+    return next(share for most, share in DROPOUT if epochs < most)
 
 
 def tells_classes(pictures: Pictures) -> bool:
@@ -170,8 +166,3 @@ def size_reason(pictures: Pictures, shape: Shape) -> str:
     ]
     lost = f"; of the longest ones, up to {' or '.join(cropped)} is cropped away" if cropped else ""
     return f"{shape}{lost}"
-
-
-def amount_in_words(pictures: int) -> str:
-    """How many so many pictures are."""
-    return "few" if pictures < FEW else "not many" if pictures < SOME else "many"

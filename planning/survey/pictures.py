@@ -13,7 +13,7 @@ from shared.data.pictures.decode import UnreadableImage
 from shared.data.sources.source import counted, spread
 from shared.errors import UserError
 
-FEW, SOME, MANY = 1_000, 10_000, 100_000  # pictures, in words
+FEW, MANY = 1_000, 100_000  # pictures
 SAMPLE = 64  # pictures looked at, evenly spread
 LOOKED_AT = 256  # pixels at which they are decoded: their true size is known where it is below 2.5 times that
 DRAWN = ("openmoji", "dicebear")  # sources that have any size

@@ -1,6 +1,7 @@
 """What is chosen: valid configurations that say why, larger images for more hours, read back as they were written."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,13 @@ def test_a_prior_grows_with_the_hours_unless_its_size_was_asked_for() -> None:
     assert width(plan_of(4, changes=("data.image_size=64", "prior.model.width=96"))) == 96
 
 
-def test_what_is_seen_but_once_needs_no_dropout() -> None:
-    for train, dropout in ((9_500, 0.2), (1_000_000, 0.0)):
-        plan = plan_of(2, train=train, distinct=train)
-        plan.write()
-        assert load_config(PriorRun, plan.folder / "prior.yaml").model.dropout == dropout
+@pytest.mark.parametrize(
+    ("train", "dropout"), [(1_000_000, 0.0), (9_500, 0.0), (4_000, 0.1), (2_000, 0.2), (500, 0.3)]
+)
+def test_what_is_seen_seldom_needs_no_dropout(train: int, dropout: float) -> None:
+    plan = plan_of(2, train=train, distinct=train)
+    plan.write()
+    assert load_config(PriorRun, plan.folder / "prior.yaml").model.dropout == dropout
 
 
 def test_images_that_do_not_fit_give_way_to_smaller_ones() -> None:
@@ -177,7 +180,7 @@ def test_changes_are_in_the_files_and_reasons_are_comments() -> None:
     assert (tokenizer.loss.adversarial, present(decoder.loss.adversarial).weight) == (None, 0.1)
     assert load_config(PriorRun, plan.folder / "prior.yaml").model.dropout == 0.4
     text = (plan.folder / "prior.yaml").read_text()
-    assert "# model: dropout 0.2, as 9,500 pictures are not many" in text
+    assert re.search(r"^# model: dropout 0, as it sees each picture \d\.\d+ times$", text, re.MULTILINE)
 
 
 def test_what_a_tokenizer_begins_with_is_not_what_its_decoder_does() -> None:

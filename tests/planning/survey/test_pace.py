@@ -24,7 +24,7 @@ def left() -> list[Path]:
 def settings_of(drawings: Path, few: Pictures, shape: Shape) -> dict[Stage, list[Setting]]:
     """Of each stage for a few drawings."""
     tokenizer = tokenizer_settings(str(drawings), few, MACHINE, shape)
-    prior = prior_settings("mine", few, MACHINE, CPU[0])
+    prior = prior_settings("mine", few, MACHINE, CPU[0], epochs=1)
     return {"tokenizer": tokenizer, "decoder": [*tokenizer, *decoder_settings("mine", MACHINE, shape)], "prior": prior}
 
 
