@@ -49,7 +49,9 @@ class Preset:
     gave: tuple[str, ...] = ()
 
 
-FACES = "A plan trained them on 33,431 anime faces, its prior with dropout 0.1, on two cores of an AMD EPYC, 2026-11-29:"
+FACES = (
+    "A plan trained them on 33,431 anime faces, its prior with dropout 0.1, on two cores of an AMD EPYC, 2026-11-29:"
+)
 PRESETS = (
     Preset(
         "96px", "cpu", Shape(96, 96, 8), 30_000, CPU[0], (21_400, 9_100, 80_800),
