@@ -212,9 +212,11 @@ def check_warm_up(config: TokenizerRun, tokens: int) -> None:
     quantiser, images = config.model.quantiser, config.training.images
     needed = quantiser.warm_up_vectors / tokens
     if needed >= images:
+        warm_up = quantiser.warm_up_vectors // quantiser.codes
         raise UserError(
             f"training.images={images} is too short: the codebook is initialised after {needed:.0f} images "
-            "(warm_up x codes / tokens an image). Train longer, or lower model.quantiser.warm_up or codes"
+            f"(warm_up {warm_up} x {quantiser.codes} codes / {tokens} tokens an image). "
+            "Train longer, or lower model.quantiser.warm_up or codes"
         )
 
 
