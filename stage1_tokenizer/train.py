@@ -14,7 +14,8 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from shared.code_counts import perplexity, usage
-from shared.config import load_config
+from shared.config import completed, load_config
+from shared.data.config import DataConfig
 from shared.data.dataset import ImageDataset
 from shared.data.loader import Batch, training_loader
 from shared.data.open import open_datasets
@@ -23,9 +24,10 @@ from shared.options.command_line import parse_command_line
 from shared.options.commands import command_of
 from shared.presets import find_config
 from shared.runs.fingerprint import TOKENIZING
-from shared.runs.hub import TOKENIZER, TOKENS, local_run
+from shared.runs.hub import CONFIG, TOKENIZER, TOKENS, local_run
 from shared.runs.initial import start_from
-from shared.runs.run_directory import RUNS, RunDirectory
+from shared.runs.run_directory import RUNS, RunDirectory, read_yaml
+from shared.text import shown
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.devices.memory import check_fits
 from shared.training.devices.precision import usable
@@ -45,6 +47,8 @@ from stage1_tokenizer.token_noise import TokenNoise
 from stage1_tokenizer.tokenizer import PriorTokens, Tokenizer
 
 DEFAULT_CONFIG = "configs/demo/tokenizer.yaml"
+# Keys of `DataConfig` that say which images there are, and of which classes.
+WHICH_IMAGES = ("source", "count", "limit", "format", "split", "held_out", "validation_fraction", "labels", "label")
 
 
 def train(
@@ -71,6 +75,8 @@ def train(
     if config.init and run.newest() is None:
         kept = TOKENIZING if training.decoder_only else ()
         accelerator.print(begin_with(tokenizer, config.init, config.init_without, kept))
+        if training.decoder_only and (line := other_images(config.data, config.init)):
+            accelerator.print(line)
     if training.decoder_only:
         tokenizer.freeze_tokens()
     begin_run(config, run, tokenizer, train_set, accelerator, may_lengthen=path is None)
@@ -230,6 +236,24 @@ def begin_with(tokenizer: Tokenizer, init: str, without: Sequence[str], kept: Se
         hint = f"; a shared prior has one inside: init={init}/{TOKENIZER}"
         raise UserError(f"init={init} is a prior's run, and a tokenizer's is needed{hint}")
     return start_from(tokenizer, run, without, whole=["quantiser"], needed=kept)
+
+
+def other_images(data: DataConfig, init: str) -> str:
+    """Which keys choose other images or classes than those of the run `init`, as a line; empty where none does."""
+    file = local_run(init) / CONFIG
+    before = read_yaml(file).get("data") if file.exists() else None
+    if not isinstance(before, dict):  # a tokenizer that was not trained here
+        return ""
+    there, here = completed(before, DataConfig), data.model_dump(mode="json")
+    changed = [key for key in WHICH_IMAGES if key in there and here[key] != there[key]]
+    if not changed:
+        return ""
+    said = ", ".join(f"data.{key}={_value(here[key])} (there {_value(there[key])})" for key in changed)
+    return f"images: not those of init={init}: {said}. A token cache of this run has these, and their classes"
+
+
+def _value(value: object) -> str:
+    return "null" if value is None else shown(str(value))
 
 
 def memory_line(config: TokenizerRun, device: torch.device) -> str:

@@ -64,3 +64,19 @@ def test_it_is_refused_without_the_tokens_of_another(drawings: Path) -> None:
     with pytest.raises(UserError, match=r"must stay as in there, and .*encoder\.layers"):
         train(decoder_run(drawings, before.path, model=model))
     assert not Path("runs/tokenizer/decoder/config.yaml").exists()
+
+
+def test_other_images_and_classes_than_those_of_its_tokenizer_are_told(
+    drawings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, _ = train(tokenizer_run(drawings))
+    same = decoder_run(drawings, before.path)
+    train(same)
+    assert "images: not those of init" not in capsys.readouterr().out
+    unlabelled = same.data.model_copy(update={"labels": "none", "image_size": 48})
+    other = same.model_copy(update={"name": "other", "data": unlabelled})
+    train(other)
+    line = f"images: not those of init={before.path}: data.labels=none (there null). A token cache"
+    assert capsys.readouterr().out.count(line) == 1
+    train(other)  # once it has begun, it is too late
+    assert line not in capsys.readouterr().out
