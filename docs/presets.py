@@ -26,10 +26,7 @@ from stage2_prior.judging import description as of_prior
 from stage2_prior.run_config import PriorRun
 
 OWN = Path(__file__).parent.parent / "configs" / "own"
-NOT_SAID = (
-    "data.source",
-    "tokens",
-)  # the reader says where pictures are; a prior takes the tokens that were cached last
+NOT_SAID = ("data.source", "tokens")  # the reader says where pictures are; a prior finds its tokens (`find_tokens`)
 
 
 @dataclass(frozen=True)

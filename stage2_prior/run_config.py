@@ -35,7 +35,9 @@ class PriorRun(RunConfig):
     """Everything a stage-two run is made of; one "image" of its training is one token grid."""
 
     tokens: str | None = None
-    """A token cache; null: that of the tokenizer trained last."""
+    """A token cache; null: that of the tokenizer whose training was started (or resumed) last, of those that have
+    one.
+    """
     model: PriorConfig = MambaConfig()
     """The prior."""
     training: PriorTrainingConfig

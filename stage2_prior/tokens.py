@@ -16,7 +16,10 @@ CACHED = "tokens/tokens.json"  # in the run of a tokenizer, once its images are 
 
 
 def find_tokens(tokens: str | None) -> Path:
-    """The cache that was asked for, or that of the tokenizer trained last. UserError where a run was named instead."""
+    """The cache that was asked for; None: that of the tokenizer whose training was started or resumed last.
+
+    UserError where a run was named instead, or no tokenizer has a cache.
+    """
     if tokens is None:
         return newest_run("tokenizer", CACHED) / "tokens"
     path = Path(tokens).expanduser()

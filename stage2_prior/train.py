@@ -27,6 +27,7 @@ from shared.runs.hub import local_run
 from shared.runs.initial import start_from
 from shared.runs.run_directory import BEST, RUNS, RunDirectory
 from shared.runs.token_cache import TokenCache, TokenInfo, open_cache, read_info
+from shared.text import shown
 from shared.training.config import TrainingConfig
 from shared.training.devices.accelerator import make_accelerator
 from shared.training.devices.memory import check_fits
@@ -116,7 +117,8 @@ def prepare_run(
     processes = accelerator.num_processes if config.training.shard else 1
     memory = memory_line(config, cache, accelerator.device, processes)
     if accelerator.is_main_process:
-        print(f"{memory}\ntokens: {Amount.of(cache)}")
+        classes = len(cache.info.class_names or ()) or "none"
+        print(f"{memory}\ntokens: {shown(str(cache.path))}, classes: {classes}; {Amount.of(cache)}")
         begin(run, config, accelerator.num_processes, may_lengthen)
         remember_tokens(run, cache)
     accelerator.wait_for_everyone()

@@ -84,7 +84,9 @@ def test_an_absurd_batch_of_grids_is_one_message(tokens: Path, capsys: pytest.Ca
         stage2.train(prior_run(batch_size=10**9))
     assert not Path("runs/prior").exists()
     stage2.train(prior_run())
-    assert "memory: about" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "memory: about" in said
+    assert "\ntokens: runs/tokenizer/tiny/tokens, classes: 2; " in said
 
 
 def test_stage_two_resumes_bit_for_bit(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:

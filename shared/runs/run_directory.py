@@ -217,7 +217,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def runs_holding(stage: str, file: str) -> list[Path]:
-    """The runs of `stage` ("tokenizer" or "prior") under `runs/` that hold `file`; the one trained last comes last."""
+    """The runs of `stage` ("tokenizer" or "prior") under `runs/` that hold `file`, in the order in which they were
+    started or resumed.
+    """
     found = [config for config in (RUNS / stage).glob("*/config.yaml") if (config.parent / file).exists()]
     return [config.parent for config in sorted(found, key=lambda config: config.stat().st_mtime)]
 

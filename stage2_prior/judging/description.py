@@ -51,7 +51,7 @@ class PriorDescription(Description):
 
 
 def describe(config: PriorRun) -> PriorDescription:
-    """Of the prior that `config` would train: over the tokens that it names, or those cached last, or `ASSUMED` ones.
+    """Of the prior that `config` would train: over the tokens that `find_tokens` finds, or `ASSUMED` ones.
 
     Raises UserError where the tokens cannot be used, or the prior cannot be built for them.
     """

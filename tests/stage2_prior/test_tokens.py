@@ -1,5 +1,6 @@
 """Which token cache a run is trained on, and the caches that are refused afterwards."""
 
+import os
 import re
 from pathlib import Path
 
@@ -40,6 +41,17 @@ def test_what_a_run_was_trained_on_is_found_and_opened(tokens: Path) -> None:
     assert find_tokens("tokens") == tokens
     remember_tokens(RunDirectory(run), open_tokens_of(run, INFO))
     assert TokenInfo.model_validate_json((run / "tokens.json").read_text()) == INFO
+
+
+def test_without_a_name_the_cache_is_that_of_the_training_started_last(own_directory: Path) -> None:
+    for second, name in enumerate(("cached_last", "started_last", "not_cached")):
+        run = Path("runs/tokenizer", name)
+        (run / "tokens").mkdir(parents=True)
+        (run / "config.yaml").write_text("")
+        os.utime(run / "config.yaml", (second, second))
+    for name in ("started_last", "cached_last"):
+        Path("runs/tokenizer", name, "tokens/tokens.json").write_text("{}")
+    assert find_tokens(None) == Path("runs/tokenizer/started_last/tokens")
 
 
 def test_other_tokens_than_it_was_trained_on_are_refused(tokens: Path) -> None:

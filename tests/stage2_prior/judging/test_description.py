@@ -112,7 +112,7 @@ def test_the_command_describes_and_does_not_train(own_directory: Path, capsys: p
     Path("runs/tokenizer/last").mkdir(parents=True)
     Path("runs/tokenizer/last/config.yaml").write_text("")
     Path("tokens").rename("runs/tokenizer/last/tokens")
-    assert run_command_on(config, capsys)["grid"] == [4, 6]  # those cached last
+    assert run_command_on(config, capsys)["grid"] == [4, 6]  # those found
     assert not Path("runs/prior").exists()
     with pytest.raises(UserError, match="nowhere is no token cache"):
         run_command_on(config, capsys, "tokens=nowhere")
