@@ -93,6 +93,16 @@ class Shareable(ModelHubMixin):
         raise NotImplementedError
 
     @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Self:  # type: ignore[override]
+        """The model of a folder, or of the hub's repository of that name (user/model).
+
+        options: of `huggingface_hub.snapshot_download`, as revision or token. Raises UserError where it cannot be had.
+        """
+        if Path(name).expanduser().is_dir():  # the mixin would miss a config.json, which a run need not have
+            return cls.load(local_run(name))
+        return super().from_pretrained(name, **options)
+
+    @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> Self:  # type: ignore[override]
         downloads = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         return cls.load(local_run(model_id, **{key: options[key] for key in downloads if key in options}))

@@ -85,10 +85,13 @@ def test_the_prior_trained_last_comes_before_the_one_that_is_shipped(runs: tuple
     assert prior_directory(None) == OPENMOJI
 
 
-def test_a_run_can_be_loaded_as_it_is(runs: tuple[Path, Path]) -> None:
+def test_a_run_can_be_loaded_as_it_is(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr("huggingface_hub.hub_mixin.logger.warning", warnings.append)
     tokens_BHW = torch.randint(64, (1, 4, 4))
     expected = load_tokenizer(runs[0]).detokenize(tokens_BHW)
     assert torch.equal(Tokenizer.from_pretrained(str(runs[0])).detokenize(tokens_BHW), expected)
+    assert warnings == []
 
 
 def test_the_card_says_what_it_is_and_begins_with_yaml(runs: tuple[Path, Path], tmp_path: Path) -> None:
