@@ -20,8 +20,9 @@ OPENING = """\
 # Options
 
 Every key of every configuration. Change one on the command line with `key=value`, or in a YAML file. `--keys` lists the
-keys of a command, `--keys model.quantiser` those below a key; `--json` prints them for programs. A key with names in
-brackets is read by those kinds only.
+keys of a command, `--keys model.quantiser` those below a key. After a file (`CONFIG.yaml --keys`), it lists the keys
+that the file reads, with its values. `--json` prints them for programs. A key with names in brackets is read by those
+kinds only.
 
 An editor with YAML schemas (such as VS Code with Red Hat's YAML extension) completes keys, explains them and marks
 misspelt ones in a file that begins, as those in `configs/` do, with `# yaml-language-server: $schema=` and the path of

@@ -17,6 +17,7 @@ from shared.errors import UserError
 
 NAMES = {int: "integer", float: "number", bool: "true or false", str: "text", dict: "mapping", list: "list"}
 WIDTH, INDENT = 110, " " * 4  # of what is printed
+ABSENT = object()  # no value, not even null
 SIGNS = {Gt: "> ", Ge: ">= ", Lt: "< ", Le: "<= ", MultipleOf: "a multiple of "}  # of pydantic's bounds
 
 
@@ -47,6 +48,28 @@ def keys_of(model: type[Config], below: str = "") -> list[Key]:
     return found
 
 
+def as_in(keys: Sequence[Key], values: dict[str, Any]) -> list[Key]:
+    """The keys that a configuration's plain values read, without those of other kinds; its values are the defaults."""
+    found = {key.key: value_at(values, key.key) for key in keys}
+    keys = [
+        key if found[key.key] is ABSENT else dataclasses.replace(key, default=_yaml(found[key.key])) for key in keys
+    ]
+    chosen = {key.key.removesuffix(".kind"): key.default for key in keys if key.key.endswith(".kind")}
+    return [key for key in keys if not key.kinds or _kind_above(key.key, chosen) in (*key.kinds, "null")]
+
+
+def value_at(values: Any, key: str) -> Any:
+    """What plain values have at a dotted key, or ABSENT."""
+    for part in key.split("."):
+        values = values.get(part, ABSENT) if isinstance(values, dict) else ABSENT
+    return values
+
+
+def _kind_above(key: str, chosen: dict[str, str]) -> str:
+    """The kind of the nearest part above a key that has one."""
+    return next((chosen[part] for part in reversed(_parts(key)) if part in chosen), "null")
+
+
 def as_markdown(keys: Sequence[Key]) -> str:
     """A table."""
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
@@ -57,12 +80,12 @@ def as_markdown(keys: Sequence[Key]) -> str:
     return "\n".join(rows)
 
 
-def as_text(keys: Sequence[Key]) -> str:
-    """For a terminal: a key, its type and default on a line, and its meaning below."""
+def as_text(keys: Sequence[Key], of_value: str = "default") -> str:
+    """For a terminal: a key, its type and default (by the name `of_value`) on a line, and its meaning below."""
     lines = []
     for key in keys:
         of = f"   for {', '.join(key.kinds)}" if key.kinds else ""
-        lines.append(f"{key.key}   {key.type}, default {key.default}{of}")
+        lines.append(f"{key.key}   {key.type}, {of_value} {key.default}{of}")
         lines += textwrap.wrap(key.meaning, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
     return "\n".join(lines)
 
@@ -123,7 +146,11 @@ def default_of(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, Config):
         return "{}"
-    value = list(value) if isinstance(value, tuple) else value
+    return _yaml(list(value) if isinstance(value, tuple) else value)
+
+
+def _yaml(value: Any) -> str:
+    """On one line."""
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
 
 

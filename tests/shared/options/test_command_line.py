@@ -2,12 +2,14 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 
 from shared.config import Config
 from shared.errors import UserError
 from shared.options.command_line import parse_command_line
+from stage1_tokenizer.run_config import TokenizerRun
 
 
 class Size(Config):
@@ -52,6 +54,40 @@ def test_keys_are_listed_for_programs_too(monkeypatch: pytest.MonkeyPatch, capsy
         parse_command_line(parser, "usual.yaml", Size)
     [key] = json.loads(capsys.readouterr().out)
     assert (key["key"], key["default"], key["meaning"]) == ("side", "3", "In pixels.")
+
+
+@pytest.mark.parametrize("typed", [["mine.yaml", "--keys", "model"], ["--keys", "mine.yaml", "model"]])
+def test_keys_of_a_file_are_those_that_it_reads_with_its_values(
+    typed: list[str], own_directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("base.yaml").write_text("model: {quantiser: {codes: 64}, backbone: {widths: [8, 16]}}")
+    Path("mine.yaml").write_text("{extends: base.yaml, model: {quantiser: {kind: fsq, levels: [5, 3]}}}")
+    monkeypatch.setattr("sys.argv", ["command", *typed, "--json"])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", action="store_true")
+    with pytest.raises(SystemExit):
+        parse_command_line(parser, "usual.yaml", TokenizerRun)
+    values = {key["key"]: key["default"] for key in json.loads(capsys.readouterr().out)}
+    assert values["model.backbone.widths"] == "[8, 16]"
+    read = {key: value for key, value in values.items() if key.startswith("model.quantiser.")}
+    assert read == {
+        "model.quantiser.kind": "fsq", "model.quantiser.levels": "[5, 3]", "model.quantiser.bound": "tanh",
+    }  # fmt: skip
+    assert values["model.backbone.kind"] == "conv"  # by itself
+    assert "model.backbone.channels" not in values
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [(["gone.yaml", "--keys"], "there is no configuration gone.yaml"), (["--keys", "side", "x"], "leave out 'x'"),
+     (["--keys", "side=1"], "leave out 'side=1'")],
+)  # fmt: skip
+def test_what_keys_cannot_list_is_one_message(
+    typed: list[str], said: str, own_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["command", *typed])
+    with pytest.raises(UserError, match=said):
+        parse_command_line(argparse.ArgumentParser(), "usual.yaml", Size)
 
 
 def test_the_schema_is_printed_and_nothing_else_is_done(
