@@ -67,13 +67,11 @@ class VectorConfig(QuantiserOptions):
     warm_up: int = Field(4, ge=0)
     """Vectors stay unquantised until warm_up x codes of them have come; then the codes are taken from among them."""
     revival_window: int = Field(16, ge=0)
-    """A code is dead if it was nearest to none of the last revival_window x codes vectors; it is then reset to an
-    encoder output. 0: never.
+    """A code is dead if none of the last (revival_window x codes) vectors chose it. It is then reset to an encoder
+    output. 0: never.
     """
     revival_steps: int = Field(32, ge=0)
-    """A dead code was also nearest to no vector of the last so many steps, or of the last 2**18 vectors if these steps
-    have more.
-    """
+    """It must also have gone unchosen for this many steps (or 2**18 vectors, if they hold more)."""
 
     @model_validator(mode="after")
     def _rotation_on_the_sphere(self) -> Self:
