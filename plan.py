@@ -30,6 +30,7 @@ from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.options.commands import command_of
 from shared.runs.run_directory import RunDirectory
+from shared.signals import Stopped
 from shared.text import shown
 from shared.training.config import check_name
 
@@ -49,7 +50,10 @@ def main() -> None:
     plan = read_plan(PLANS / name)
     if plan is None:
         refuse_taken(name)
-        plan = new_plan(name, request)
+        try:
+            plan = new_plan(name, request)
+        except Stopped as stopped:
+            raise Stopped("stopped before there was a plan: the same command begins again.", stopped.status) from None
         plan.write()
     elif plan.request != request:
         raise UserError(
