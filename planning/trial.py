@@ -106,16 +106,21 @@ class _Trial:
 def _first_with_enough(trials: Sequence[_Trial]) -> Plan:
     """The plan of the first trial for which the hours are enough, or of the last.
 
-    Timing takes most of the time of planning. So a prior is timed before its tokenizer, and what the rates of a trial
-    before it rule out is not timed.
+    Timing takes most of the time of planning. So a prior is timed before its tokenizer, that of the fewest tokens but
+    one first, as its steps are short, and what the rates of a trial rule out is not timed.
     """
     *others, last = trials
+    known: dict[Shape, float] = {}
     is_promising: Callable[[Shape], bool] | None = None
+    if others:
+        with contextlib.suppress(DoesNotFit):
+            known[others[-1].shape] = others[-1].rate("prior")
+            is_promising = partial(others[-1].may_be_enough, known[others[-1].shape])
     for trial in others:
         if is_promising and not is_promising(trial.shape):
             continue
         with contextlib.suppress(DoesNotFit):
-            grids = trial.rate("prior")
+            grids = known[trial.shape] if trial.shape in known else trial.rate("prior")
             is_promising = partial(trial.may_be_enough, grids)
             if not is_promising(trial.shape):
                 continue

@@ -16,7 +16,6 @@ from pydantic import Field, field_validator
 from torch import Generator, Tensor
 
 from shared.config import Config
-from shared.data.vision import transforms
 
 ATTEMPTS = 10  # to draw a crop that fits into the image, as torchvision does
 
@@ -72,6 +71,8 @@ def draw_view(config: AugmentConfig, image: tuple[int, int], size: tuple[int, in
 
 def crop(pixels_CHW: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
     """The part `box` of an image, resized to `size` with antialiasing: uint8 (3, height, width)."""
+    from shared.data.vision import transforms  # not above: it takes two seconds, and few commands need it
+
     return transforms.functional.resized_crop(pixels_CHW, *box, size=list(size), antialias=True)
 
 
@@ -113,6 +114,8 @@ def sharpen(pixels_BCHW: Tensor) -> Tensor:
 
 def stretch_contrast(pixels_BCHW: Tensor) -> Tensor:
     """Each channel of each image from 0 to 255."""
+    from shared.data.vision import transforms
+
     return transforms.functional.autocontrast(pixels_BCHW)
 
 

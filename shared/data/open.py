@@ -56,7 +56,7 @@ def _open_one(source: str, config: DataConfig) -> ImageSource:
     if kind == "openmoji":
         return OpenMojiSource(rest, max(config.height_width))
     if kind == "hf":
-        from shared.data.sources import tables  # not above: it imports `datasets`, which suit_kernels seconds
+        from shared.data.sources import tables  # not above: it imports `datasets`, which takes half a second
 
         return tables.open_hub(rest, config)
     path = Path(source).expanduser()

@@ -7,8 +7,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shared.data.vision import transforms
-
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 0..255 -> float32 [-1, 1], any shape."""
@@ -38,9 +36,13 @@ def fitted(image: Image.Image, size: tuple[int, int]) -> Tensor:
 
 def resize(pixels_CHW: Tensor, height: int, width: int) -> Tensor:
     """uint8 (3, H, W) -> uint8 (3, height, width), with antialiasing."""
+    from shared.data.vision import transforms  # not above: it takes two seconds, and few commands need it
+
     return transforms.functional.resize(pixels_CHW, [height, width], antialias=True)
 
 
 def pixels_of(image: Image.Image) -> Tensor:
     """A picture as uint8 (3, H, W)."""
+    from shared.data.vision import transforms
+
     return transforms.functional.pil_to_tensor(image)

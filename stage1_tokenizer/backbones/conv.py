@@ -13,7 +13,6 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
-from x_transformers import Encoder as TransformerEncoder
 
 from shared.config import Config
 from shared.layers.layer_scale import layer_scale
@@ -99,8 +98,10 @@ class GridTransformer(nn.Module):
     """Transformer layers over a grid's positions, any height and width; place is known through the convolutions."""
 
     def __init__(self, config: ConvConfig) -> None:
+        from x_transformers import Encoder  # not above: it takes a second, and few tokenizers have such layers
+
         super().__init__()
-        self.layers = TransformerEncoder(
+        self.layers = Encoder(
             dim=config.width, depth=config.transformer_layers, heads=config.heads,
             attn_dim_head=config.width // config.heads, attn_flash=True, use_rmsnorm=True, ff_glu=True, ff_swish=True,
             ff_mult=2, ff_no_bias=True, use_layerscale=config.layer_scale is not None,

@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
-from x_transformers import Encoder as TransformerEncoder
-from x_transformers.attend import Attend
 
 from shared.layers.layer_scale import layer_scale
 from shared.layers.mamba2 import Mamba2, scan_parameters
@@ -231,8 +229,11 @@ def build_blocks(config: SequenceConfig) -> nn.Module:
 
 def transformer(config: AttentionConfig | MambaVisionConfig, depth: int) -> nn.Module:
     """x-transformers' encoder with RMSNorm and SwiGLU."""
+    from x_transformers import Encoder  # not above: it takes a second, and few tokenizers have such layers
+    from x_transformers.attend import Attend
+
     mlp_ratio = (hidden_width(config.width) + 0.5) / config.width  # its product with the width is rounded down
-    encoder = TransformerEncoder(
+    encoder = Encoder(
         dim=config.width, depth=depth, heads=config.heads, attn_dim_head=config.width // config.heads, attn_flash=True,
         use_rmsnorm=True, ff_glu=True, ff_swish=True, ff_mult=mlp_ratio, ff_no_bias=True, pre_norm_has_final_norm=False,
         use_layerscale=config.layer_scale is not None, layerscale_init_value=config.layer_scale or 0.0,

@@ -9,11 +9,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from shared.data.pixels import to_float, to_uint8
-from shared.data.vision import torchvision  # noqa: F401  # before torchmetrics imports it
 from shared.training.devices.precision import widest
-
-# isort: split
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 Similarity = Callable[[Tensor, Tensor], Tensor]  # (x_hat, x), both (B, 3, H, W) in [-1, 1] -> (B,)
 SSIM_WINDOW = 11  # pixels on a side
@@ -21,8 +17,7 @@ SSIM_WINDOW = 11  # pixels on a side
 
 def psnr_of(x_hat_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     """Peak signal-to-noise ratio (B,) in dB of images in [-1, 1] rounded to 8 bits; at most that of one wrong level."""
-    pixels = _levels(x_hat_BCHW), _levels(x_BCHW)
-    psnr_B = peak_signal_noise_ratio(*pixels, data_range=255.0, reduction="none", dim=(1, 2, 3))
+    psnr_B = 10 * (255**2 / squared_error(_levels(x_hat_BCHW), _levels(x_BCHW))).log10()
     one_level = 10 * math.log10(255**2 * x_BCHW[0].numel())
     return psnr_B.clamp(max=one_level)  # an exact reconstruction has no finite PSNR, and a mean needs one
 
@@ -34,13 +29,18 @@ def ssim(x_hat_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     Gaussian window of deviation 1.5, K1 = 0.01, K2 = 0.03, the mean over all pixels and the three channels. Images are
     reflected at their borders, as torchmetrics does; with whole windows only, the third decimal differs.
     """
+    import shared.data.vision  # noqa: F401  # before torchmetrics imports torchvision
+
+    # isort: split
+    from torchmetrics.functional.image import structural_similarity_index_measure  # three seconds, so not above
+
     pixels = _levels(x_hat_BCHW), _levels(x_BCHW)
     ssim_B = structural_similarity_index_measure(*pixels, data_range=255.0, reduction="none")
     return ssim_B  # type: ignore[return-value]  # a tuple only where more is asked for
 
 
 def squared_error(x_hat_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
-    """Mean squared error (B,) of images in [-1, 1]."""
+    """Mean squared error (B,) of images, in the square of their unit."""
     return (x_hat_BCHW - x_BCHW).square().mean(dim=(1, 2, 3))
 
 

@@ -28,10 +28,14 @@ def test_all_stages_are_timed_at_the_shape_that_is_chosen_and_hardly_any_elsewhe
     assert timed[0][0] == "prior"
 
 
-def test_a_prior_that_is_too_slow_rules_out_a_shape_alone() -> None:
+def test_a_prior_of_few_tokens_is_timed_first_and_rules_out_what_has_more() -> None:
     timed: Timed = []
     plan = plan_of(0.5, timed=timed)
-    largest = timed[0][1]
-    assert largest.tokens > plan.shape.tokens
-    assert [stage for stage, shape, _ in timed if shape == largest] == ["prior"]
-    assert len(timed) <= 5
+    assert [shape for _, shape, _ in timed] == [plan.shape] * len(timed)
+    assert [stage for stage, _, _ in timed[:3]] == ["prior", "tokenizer", "decoder"]
+
+
+def test_of_fewer_tokens_than_are_chosen_a_prior_alone_is_timed() -> None:
+    timed: Timed = []
+    plan = plan_of(8, timed=timed)
+    assert [stage for stage, shape, _ in timed if shape.tokens < plan.shape.tokens] == ["prior"]
