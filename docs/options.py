@@ -11,9 +11,9 @@ from stage2_prior.run_config import PriorRun
 
 DOCS = Path(__file__).parent
 COMMANDS: dict[str, tuple[str, type[Config]]] = {
-    "Stage one": ("`python -m stage1_tokenizer.train`, `make tokenizer`", TokenizerRun),
-    "Stage two": ("`python -m stage2_prior.train`, `make prior`", PriorRun),
-    "Comparisons": ("`python -m stage1_tokenizer.compare`, `make compare`", Comparison),
+    "Stage one": ("`.venv/bin/python -m stage1_tokenizer.train`, `make tokenizer`", TokenizerRun),
+    "Stage two": ("`.venv/bin/python -m stage2_prior.train`, `make prior`", PriorRun),
+    "Comparisons": ("`.venv/bin/python -m stage1_tokenizer.compare`, `make compare`", Comparison),
 }
 SCHEMAS: dict[str, type[Config]] = {"tokenizer": TokenizerRun, "prior": PriorRun, "comparison": Comparison}
 OPENING = """\

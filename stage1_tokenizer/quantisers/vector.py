@@ -61,17 +61,17 @@ class VectorConfig(QuantiserOptions):
     codebook_weight: float = Field(0.25, ge=0)
     """Weight of ||sg[z_e] - z_q||^2, which moves the codes (codebook: gradient)."""
     entropy_weight: float = Field(0.0, ge=0)
-    """Weight of a loss for sure vectors and evenly used codes (entropy.py); 0: not computed."""
+    """Weight of a loss that favours confident vectors and evenly used codes (entropy.py); 0: not computed."""
     entropy_temperature: float = Field(0.01, gt=0)
     """Temperature of the softmax in that loss."""
     warm_up: int = Field(4, ge=0)
     """Vectors stay unquantised until warm_up x codes of them have come; then the codes are taken from among them."""
     revival_window: int = Field(16, ge=0)
-    """A code is dead if none of the last (revival_window x codes) vectors chose it. It is then reset to an encoder
-    output. 0: never.
+    """A code is dead if neither the last (revival_window x codes) vectors nor those of the last revival_steps steps
+    chose it. It is then reset to an encoder output. 0: never.
     """
     revival_steps: int = Field(32, ge=0)
-    """It must also have gone unchosen for this many steps (or 2**18 vectors, if they hold more)."""
+    """For how many steps a code must go unchosen to be dead; 2**18 vectors are enough if the steps hold more."""
 
     @model_validator(mode="after")
     def _rotation_on_the_sphere(self) -> Self:
