@@ -86,8 +86,9 @@ class Amount:
         return cls(images, length, info.views, info.codes, per_code, apart)
 
     def __str__(self) -> str:
+        views = f"{self.views} view{'s' if self.views > 1 else ''}"
         return (
-            f"{self.images:,} images of {self.length}, views of each: {self.views}; a code of the {self.codes:,} comes "
+            f"{self.images:,} images of {self.length} tokens each, in {views}; a code of the {self.codes:,} comes "
             f"{self.per_code:,.1f} times a view; tokens that can tell all images apart: {self.tell_apart}"
         )
 

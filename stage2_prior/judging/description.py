@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from shared.reporting.description import Description, weights_by_part
 from shared.runs.token_cache import TokenInfo
+from shared.text import shown
 from shared.training.devices.flops import count_flops
 from shared.training.devices.precision import Precision
 from stage2_prior.config import PriorConfig
@@ -32,11 +33,12 @@ class PriorDescription(Description):
     back, takes about three times as many for each of its grids.
 
     table_flops: what `head: codes` takes besides, once a batch, for the vectors of all codes. amount: what there is to
-    learn from; None while no tokens are cached.
+    learn from, cached in `tokens`; both None while no tokens are cached.
     """
 
     table_flops: int
     amount: Amount | None
+    tokens: str | None
 
     unit: ClassVar[str] = "grid"
 
@@ -45,9 +47,11 @@ class PriorDescription(Description):
         lines = super().lines()
         if self.table_flops:
             lines["GFLOPs"] += f"; {self.table_flops / 1e9:.3f} a batch for the table of codes"
+        if self.tokens is not None:
+            return {**lines, "cache": f"{shown(self.tokens)}: {self.amount}"}
         rows, columns = ASSUMED.grid
         assumed = f"{rows} x {columns} tokens out of {ASSUMED.codes:,} codes and {len(ASSUMED.class_names or ()):,}"
-        return {**lines, "cache": str(self.amount or f"none yet: {assumed} classes are assumed")}
+        return {**lines, "cache": f"none yet: {assumed} classes are assumed"}
 
 
 def describe(config: PriorRun) -> PriorDescription:
@@ -58,15 +62,19 @@ def describe(config: PriorRun) -> PriorDescription:
     cache = open_tokens(config.tokens)
     if cache is None:
         return description_of(config.model, ASSUMED, config.training.precision)
-    return description_of(config.model, cache.info, config.training.precision, Amount.of(cache))
+    return description_of(config.model, cache.info, config.training.precision, Amount.of(cache), str(cache.path))
 
 
 def description_of(
-    config: PriorConfig, info: TokenInfo, precision: Precision = "bf16", amount: Amount | None = None
+    config: PriorConfig,
+    info: TokenInfo,
+    precision: Precision = "bf16",
+    amount: Amount | None = None,
+    tokens: str | None = None,
 ) -> PriorDescription:
     """Of a prior of `config` over the tokens that `info` describes, by running one that has shapes and no contents.
 
-    Raises UserError where it cannot be built for them.
+    amount, tokens: what there is to learn from, and where it is cached. Raises UserError where it cannot be built.
     """
     with FakeTensorMode():
         prior = build_prior(config, info, torch.zeros(info.codes, info.code_dim)).eval()
@@ -81,6 +89,7 @@ def description_of(
         weight_bytes=memory.weights + memory.once,
         table_flops=table_flops,
         amount=amount,
+        tokens=tokens,
     )
 
 

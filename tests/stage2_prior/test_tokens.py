@@ -86,8 +86,8 @@ def test_a_configuration_that_does_not_say_is_refused(own_directory: Path, value
 @pytest.mark.parametrize(
     ("images", "views", "codes", "said"),
     [
-        (2376, 2, 16_384, "2,376 images of 64, views of each: 2; a code of the 16,384 comes 9.3 times a view; .*: 1"),
-        (33_431, 1, 1024, "33,431 images of 64, views of each: 1; a code of the 1,024 comes 2,089.4 times .*: 2"),
+        (2376, 2, 16_384, "2,376 images of 64 tokens each, in 2 views; a code of the 16,384 comes 9.3 times .*: 1"),
+        (33_431, 1, 1024, "33,431 images of 64 tokens each, in 1 view; a code of the 1,024 comes 2,089.4 times .*: 2"),
         (1, 1, 16, "a code of the 16 comes 4.0 times a view; tokens that can tell all images apart: 1"),
         (9, 1, 1, "a code of the 1 comes 576.0 times a view; tokens that can tell all images apart: 64"),
     ],

@@ -102,7 +102,7 @@ def test_the_command_describes_and_does_not_train(own_directory: Path, capsys: p
     config = own_directory / "tiny.yaml"
     config.write_text(json.dumps({"name": "tiny", "model": {"depth": 2, "width": 64}, "training": {"images": 8}}))
     described = run_command_on(config, capsys)
-    assert (described["name"], described["grid"], described["amount"]) == ("tiny", list(ASSUMED.grid), None)
+    assert (described["name"], described["grid"], described["tokens"]) == ("tiny", list(ASSUMED.grid), None)
     rows = [(torch.randint(CODES, (20, 4, 6)), torch.zeros(20, dtype=torch.int64))]
     write_cache(Path("tokens"), INFO, torch.randn(CODES, CODE_DIM), {"train": rows, "validation": rows})
     described = run_command_on(config, capsys, "tokens=tokens")
@@ -112,7 +112,8 @@ def test_the_command_describes_and_does_not_train(own_directory: Path, capsys: p
     Path("runs/tokenizer/last").mkdir(parents=True)
     Path("runs/tokenizer/last/config.yaml").write_text("")
     Path("tokens").rename("runs/tokenizer/last/tokens")
-    assert run_command_on(config, capsys)["grid"] == [4, 6]  # those found
+    found = run_command_on(config, capsys)
+    assert (found["grid"], found["tokens"]) == ([4, 6], "runs/tokenizer/last/tokens")
     assert not Path("runs/prior").exists()
     with pytest.raises(UserError, match="nowhere is no token cache"):
         run_command_on(config, capsys, "tokens=nowhere")
