@@ -132,6 +132,7 @@ def own_tokens_of(
     drawing = Drawing(
         images=max(draws.drawings, accelerator.num_processes), batch_size=BATCH, sampling=settings.sampling,
         guidance=settings.guidance if prior.classes else GuidanceConfig(),
+        autoguidance=settings.autoguidance,
     )  # fmt: skip
     draw = partial(drawn_tokens, prior, images, drawing, accelerator)
     return OwnTokens(prior, settings.sampling, draw, draws.replaced, draws.share)

@@ -68,7 +68,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16, help="images drawn at a time (default: 16)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default: RUN/samples)")
     parser.add_argument("--stream", action="store_true", help="update grid.png while the images are drawn")
-    _filter_arguments(parser.add_argument_group("how a token is sampled; applied in this order"))
+    tokens = parser.add_argument_group("how a token is sampled; applied in this order")
+    _filter_arguments(tokens)
+    tokens.add_argument(
+        "--autoguidance", type=float, metavar="S",
+        help="draw what the prior finds likelier than it did early in its training; 1: off, 2: strong",
+    )  # fmt: skip
     _guidance_arguments(parser.add_argument_group("classes and guidance towards them"))
     _completion_arguments(parser.add_argument_group("completing pictures"))
     return parser.parse_args()
@@ -187,11 +192,11 @@ def main() -> None:
     check(args)
     device = best_device()
     run = prior_directory(args.prior)
-    sampling, guidance = settings_of(args, read_settings(run))
+    settings = settings_of(args, read_settings(run))
     out = args.out or (run if RUNS in run.parents or run == args.prior else Path()) / "samples"
     check_writable(out)
     prior, info = load_prior(run, args.weights)
-    scale_L = guidance.scales(prior.length)
+    scale_L = settings.guidance.scales(prior.length)
     tokenizer = matching_tokenizer(info, run, local_run(args.tokenizer) if args.tokenizer else None).to(device)
     task = make_task(args, info, tokenizer)
     size = tokenizer.detokenize(torch.zeros(1, *info.grid, dtype=torch.long, device=device)).shape[2:]
@@ -204,8 +209,8 @@ def main() -> None:
         for numbers in task.batches(args.batch_size):
             began = time.perf_counter()
             tokens_BHW = decoder.generate(
-                task.images(numbers), args.seed, sampling, labels_B=task.labels(numbers), cfg_scale=scale_L,
-                prefix_tokens_BK=task.prefixes(numbers), progress=bar.update,
+                task.images(numbers), args.seed, settings.sampling, labels_B=task.labels(numbers), cfg_scale=scale_L,
+                autoguidance=settings.autoguidance, prefix_tokens_BK=task.prefixes(numbers), progress=bar.update,
                 on_row=partial(stream.show, numbers) if stream else None,
             )  # fmt: skip
             drawing += time.perf_counter() - began
@@ -231,22 +236,25 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} is about completing pictures: say which with --complete IMAGE")
 
 
-def settings_of(args: argparse.Namespace, own: DrawingSettings) -> tuple[SamplingConfig, GuidanceConfig]:
+def settings_of(args: argparse.Namespace, own: DrawingSettings) -> DrawingSettings:
     """How tokens are drawn and guided: as the command line says, and else as the run's own settings say.
 
-    own: what was found best for the prior; its guidance is for drawings of a class. One line says what is used of it.
+    own: what is best for the prior; its guidance is for drawings of a class. One line says what is used of it.
+    Whichever kind of guidance the command line asks for takes the place of the other.
     """
     sampling = {name: getattr(args, name) for name in SamplingConfig.model_fields}
     guidance = {name: getattr(args, f"cfg_{name}") for name in GuidanceConfig.model_fields}
     given = [{name: value for name, value in part.items() if value is not None} for part in (sampling, guidance)]
-    used = own if args.class_label else own.model_copy(update={"guidance": GuidanceConfig()})
+    used = own if args.class_label and args.autoguidance is None else own.without_guidance()
+    autoguidance = used.autoguidance if args.cfg_scale is None else 1.0
     settings = DrawingSettings(
         sampling=SamplingConfig(**used.sampling.model_dump() | given[0]),
         guidance=GuidanceConfig(**used.guidance.model_dump() | given[1]),
+        autoguidance=autoguidance if args.autoguidance is None else args.autoguidance,
     )
     if used.changed():
-        print(f"drawing with {settings}: the best found for this prior are {used}")
-    return settings.sampling, settings.guidance
+        print(f"drawing with {settings} (this prior's own: {used})")
+    return settings
 
 
 def make_task(args: argparse.Namespace, info: TokenInfo, tokenizer: Tokenizer) -> Task:

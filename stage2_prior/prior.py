@@ -27,7 +27,7 @@ from shared.layers.positions import LearnedPositions, Rotary
 from shared.layers.rms_norm import RMSNorm
 from shared.layers.swiglu import SwiGLU, hidden_width
 from shared.runs.hub import Shareable
-from shared.runs.run_directory import BEST, WEIGHTS
+from shared.runs.run_directory import BEST, EARLY, WEIGHTS
 from shared.runs.token_cache import TokenInfo, read_info
 from shared.runs.weights import load_for_inference
 from stage2_prior.attention import Attention, Cursor, KVCache
@@ -45,6 +45,7 @@ from stage2_prior.cross_entropy import linear_cross_entropy
 from stage2_prior.vocabulary import CodeVocabulary, FullVocabulary, TiedVocabulary
 
 Weights = Literal["last", "best"]
+FILES = {"last": WEIGHTS[1], "best": BEST}
 TOLD = 2  # kinds of views but that of a grid as it is: mirrored, augmented
 
 
@@ -382,6 +383,20 @@ def load_prior(run: Path, weights: Weights = "last") -> tuple[Prior, TokenInfo]:
 
     `weights` are the last, or those that predicted held-out grids best. Raises UserError where the run cannot be used.
     """
+    return _load(run, FILES[weights])
+
+
+def load_early(run: Path | None) -> Prior:
+    """The prior of a run directory as it was early in its training. Raises UserError where that was not kept."""
+    if run is None or not (run / EARLY).exists():
+        raise UserError(
+            f"autoguidance needs what {run or 'this prior'} was early in its training, and there is no {EARLY}: train "
+            "the prior anew, with training.early=0.03, or draw without autoguidance"
+        )
+    return _load(run, EARLY)[0]
+
+
+def _load(run: Path, weights: str) -> tuple[Prior, TokenInfo]:
     if not (run / "tokens.json").is_file():
         raise UserError(f"{run} is not a prior's run directory (it holds no tokens.json): `make prior` makes one")
     info = read_info(run)
@@ -391,6 +406,6 @@ def load_prior(run: Path, weights: Weights = "last") -> tuple[Prior, TokenInfo]:
         dim = info.code_dim
         return build_prior(config, info, torch.zeros(info.codes, dim))
 
-    prior = load_for_inference(run, "model", parse_prior, build, BEST if weights == "best" else WEIGHTS[1])
+    prior = load_for_inference(run, "model", parse_prior, build, weights)
     prior.run = run
     return prior, info

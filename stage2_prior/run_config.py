@@ -19,6 +19,10 @@ class PriorTrainingConfig(TrainingConfig):
     """
     noise_neighbours: PositiveInt | None = None
     """Replace a token by one of that many codes whose vectors are nearest to its own; null: by any code."""
+    early: float = Field(0.03, ge=0, lt=1)
+    """The share of the training after which averaged weights are kept as early.safetensors: autoguidance draws what
+    the prior finds likelier at its end than it did then. 0: none are kept.
+    """
     shard: bool = False
     """Whether each process keeps a part of every weight, and of its gradient, moments and average (FSDP2), and gathers
     a block's when it runs. A checkpoint is the same as without. One process alone has nothing to share.

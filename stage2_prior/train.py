@@ -25,7 +25,7 @@ from shared.options.commands import command_of
 from shared.presets import find_config
 from shared.runs.hub import local_run
 from shared.runs.initial import start_from
-from shared.runs.run_directory import BEST, RUNS, RunDirectory
+from shared.runs.run_directory import BEST, EARLY, RUNS, RunDirectory
 from shared.runs.token_cache import TokenCache, TokenInfo, open_cache, read_info
 from shared.text import shown
 from shared.training.config import TrainingConfig
@@ -97,6 +97,9 @@ def train(
             log.write(trainee.images, {**means, "gradient_norm": gradient_norm, "lr": rate})
             log.show(means)
         # Evaluate, draw, save
+        early = math.ceil(training.early * training.images)
+        if trainee.images - trainee.step_images < early <= trainee.images:
+            keep(run, EARLY, trainee)
         at_end = trainee.images >= training.images
         if at_end or crossed(training.evaluate_every, trainee.images, trainee.step_images):
             log_evaluation(log, trainee, held_out.evaluate())
@@ -143,6 +146,13 @@ def begin_with(prior: Prior, info: TokenInfo, init: str, without: Sequence[str])
     return f"{line} (the tokens of {init} are another tokenizer's)"
 
 
+def keep(run: RunDirectory, name: str, trainee: Trainee) -> None:
+    """Write the averaged weights as they are now as a file of the run; every process must call it."""
+    weights = whole(trainee.ema.state_dict())
+    if trainee.accelerator.is_main_process:
+        run.keep(weights, name)
+
+
 class HeldOut:
     """Held-out grids, which the averaged weights are tried on; it keeps those that did best."""
 
@@ -170,10 +180,8 @@ class HeldOut:
         bits = self.evaluate().bits_per_token
         [better] = self.trainee.any_process(bits < self.best)
         if better:
-            weights = whole(self.trainee.ema.state_dict())
-            if self.main:
-                self.best = bits
-                self.run.save_best(weights)
+            self.best = bits
+            keep(self.run, BEST, self.trainee)
 
     def draw(self, path: Path) -> None:
         """Draw some grids, to be looked at; every process must call it."""

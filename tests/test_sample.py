@@ -20,7 +20,7 @@ from stage2_prior.completion import ShownRows, open_photo
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.guidance import GuidanceConfig
-from stage2_prior.decoding.settings import DrawingSettings, write_settings
+from stage2_prior.decoding.settings import USUAL, DrawingSettings, write_settings
 from stage2_prior.prior import load_prior
 from tests.tiny import NAMES
 from tests.trained import train_both
@@ -214,7 +214,7 @@ def test_a_prior_is_drawn_from_by_its_own_settings_where_nothing_else_is_said(
         (["--temperature", "1"], SamplingConfig(temperature=1, top_p=0.9), 1),
     ]:
         calls = run_sample(monkeypatch, "--num", "1", *arguments)
-        assert "the best found for this prior are temperature 0.8, top_p 0.9" in capsys.readouterr().out
+        assert "(this prior's own: temperature 0.8, top_p 0.9" in capsys.readouterr().out
         given = run_sample(
             monkeypatch, "--num", "1", *arguments, "--temperature", str(sampling.temperature), "--top-p",
             str(sampling.top_p), "--cfg-scale", str(scale),
@@ -222,6 +222,24 @@ def test_a_prior_is_drawn_from_by_its_own_settings_where_nothing_else_is_said(
         assert torch.equal(calls[0]["cfg_scale"], torch.full((16,), float(scale)))
         assert torch.equal(calls[0]["tokens_BHW"], given[0]["tokens_BHW"])
         capsys.readouterr()
+
+
+def test_either_guidance_takes_the_place_of_the_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for own, arguments, autoguidance, scale in [
+        (USUAL, [], 2, 1),
+        (USUAL, ["--class-label", "faces"], 2, 1),
+        (USUAL, ["--class-label", "faces", "--cfg-scale", "3"], 1, 3),
+        (USUAL, ["--autoguidance", "1"], 1, 1),
+        (DrawingSettings(guidance=GuidanceConfig(scale=1.5)), ["--class-label", "faces", "--autoguidance", "3"], 3, 1),
+    ]:
+        write_settings(Path("runs/prior/tiny"), own, {})
+        [call] = run_sample(monkeypatch, "--num", "1", *arguments)
+        assert call["autoguidance"] == autoguidance
+        assert torch.equal(call["cfg_scale"], torch.full((16,), float(scale)))
+    with pytest.raises(UserError, match="do not go together"):
+        run_sample(monkeypatch, "--class-label", "faces", "--autoguidance", "3", "--cfg-scale", "2")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from huggingface_hub import HfApi
 
 import share
 from shared.errors import UserError
-from shared.runs.run_directory import RunDirectory
+from shared.runs.run_directory import BEST, RunDirectory
+from shared.runs.weights import read_weights
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.train import train as train_tokenizer
 from stage2_prior.prior import Prior, load_prior
@@ -37,14 +38,18 @@ def test_a_folder_holds_what_loading_needs_and_a_card(
     names = {str(path.relative_to(tmp_path / "shared")) for path in (tmp_path / "shared").rglob("*.*")}
     inside = {f"tokenizer/{name}" for name in ("config.yaml", "ema.safetensors", "uses.safetensors")}
     of_the_hub = {"README.md", "config.json"}  # the second is how the hub counts downloads
-    assert names == of_the_hub | {"config.yaml", "ema.safetensors", "tokens.json"} | inside
+    assert names == of_the_hub | {"config.yaml", "ema.safetensors", "early.safetensors", "tokens.json"} | inside
+    early = read_weights(tmp_path / "shared/early.safetensors")
+    assert {tensor.dtype for tensor in early.values()} == {torch.float16}
+    kept = read_weights(runs[1] / "early.safetensors")
+    assert all(torch.equal(early[name], tensor.half()) for name, tensor in kept.items())
 
 
 def test_the_best_weights_are_shared_where_asked_for(
     runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = {name: torch.zeros_like(tensor) for name, tensor in load_prior(runs[1])[0].state_dict().items()}
-    RunDirectory(runs[1]).save_best(best)
+    RunDirectory(runs[1]).keep(best, BEST)
     run_share(monkeypatch, runs[1], "--weights", "best", "--out", tmp_path / "best")
     assert not any(parameter.any() for parameter in Prior.from_pretrained(tmp_path / "best").parameters())
 

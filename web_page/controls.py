@@ -26,7 +26,8 @@ def sampling_controls(fitting: Fitting, num: int) -> list[Component]:
             label = fitting.add(_class_control)
     with gr.Accordion("How a token is drawn", open=False):
         filters = [fitting.add(partial(_filter_control, name)) for name in SamplingConfig.model_fields]
-    return [how_many, seed, label, *filters, *_guidance_controls(fitting)]
+        autoguidance = fitting.add(_autoguidance_control)
+    return [how_many, seed, label, *filters, autoguidance, *_guidance_controls(fitting)]
 
 
 def _class_control(run: Run) -> gr.Dropdown:
@@ -45,6 +46,12 @@ def _filter_control(name: str, run: Run) -> Component:
         return gr.Number(start, label=label, precision=0, info=f"{field.description}; {off}: all")
     least, most, step = options["slider"]
     return gr.Slider(least, most, start, step=step, label=label, info=field.description)
+
+
+def _autoguidance_control(run: Run) -> gr.Slider:
+    """How far to keep from what the prior was early in its training."""
+    said = "1: none; more draws what the prior has learned since early in its training"
+    return gr.Slider(1, 4, run.settings.autoguidance, step=0.1, label="Autoguidance", info=said)
 
 
 def _guidance_controls(fitting: Fitting) -> list[Component]:

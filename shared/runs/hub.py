@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shared.errors import UserError
 from shared.runs.fingerprint import fingerprint_of, tokenizing_fingerprint
-from shared.runs.run_directory import DRAWING, IMAGES, WEIGHTS, newest_run, read_yaml
+from shared.runs.run_directory import DRAWING, EARLY, IMAGES, WEIGHTS, newest_run, read_yaml
 from shared.runs.token_cache import read_info
 from shared.runs.uses import USES, save_uses
 from shared.runs.weights import read_weights
@@ -58,7 +58,7 @@ def local_run(name: str | Path, **options: Any) -> Path:
         raise UserError(f"{name}: there is no such run directory, and it is no name on the hub either (user/model)")
     try:
         files = [CONFIG, TOKENS, WEIGHTS[1], USES]
-        patterns = [*files, DRAWING, *(f"{TOKENIZER}/{file}" for file in files)]
+        patterns = [*files, EARLY, DRAWING, *(f"{TOKENIZER}/{file}" for file in files)]
         return Path(snapshot_download(str(name), allow_patterns=patterns, **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -112,7 +112,10 @@ class Shareable(ModelHubMixin):
         weights: dict[str, Tensor] = self.state_dict()  # type: ignore[attr-defined]
         _save(run, weights, save_directory)
         if (run / TOKENS).exists():
-            _save_tokenizer(run, save_directory, next(self.parameters()).dtype)  # type: ignore[attr-defined]
+            dtype = next(self.parameters()).dtype  # type: ignore[attr-defined]
+            _save_tokenizer(run, save_directory, dtype)
+            if (run / EARLY).exists():
+                save_file(_rounded(read_weights(run / EARLY), dtype), save_directory / EARLY)
             if (run / DRAWING).exists():
                 shutil.copyfile(run / DRAWING, save_directory / DRAWING)
         else:
@@ -152,7 +155,7 @@ def _save_tokenizer(prior: Path, folder: Path, dtype: torch.dtype) -> None:
     if not (tokenizer / WEIGHTS[1]).exists():
         raise UserError(f"{prior} is shared with its tokenizer, and {tokenizer} does not hold it: bring it back there")
     weights = read_weights(tokenizer / WEIGHTS[1])
-    rounded = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    rounded = _rounded(weights, dtype)
     (folder / TOKENIZER).mkdir(exist_ok=True)
     _save(tokenizer, rounded, folder / TOKENIZER)
     save_uses(tokenizer, info.fingerprint, folder / TOKENIZER)
@@ -160,6 +163,10 @@ def _save_tokenizer(prior: Path, folder: Path, dtype: torch.dtype) -> None:
     hashes = {"fingerprint": fingerprint_of(loaded), "tokenizing": tokenizing_fingerprint(loaded)}
     info = info.model_copy(update={"tokenizer": TOKENIZER, **hashes})
     (folder / TOKENS).write_text(info.as_json())
+
+
+def _rounded(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 
 
 def _as_loaded(weights: dict[str, Tensor]) -> dict[str, Tensor]:

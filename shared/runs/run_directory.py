@@ -1,12 +1,13 @@
 """A run directory: what training leaves on disk, saved so that a kill at any instant harms nothing.
 
-    config.yaml  images.json  metrics.jsonl  {model,ema,best}.safetensors  samples/*.png
+    config.yaml  images.json  metrics.jsonl  {model,ema,best,early}.safetensors  samples/*.png
     state/<images seen>/  model.safetensors  ema.safetensors  training.pt  manifest.json
 
 Each `state/<images seen>/` is whole: it is written under another name and appears by rename. The newest two are kept,
 so that one that was damaged on the disk (its manifest tells) leaves one to go back to. `model.safetensors` and
 `ema.safetensors` are links to the newest state's, for those who want weights only. `best.safetensors` are averaged
-weights of the moment that did best on held-out data (stage two only).
+weights of the moment that did best on held-out data, `early.safetensors` those of a moment early in the training, which
+autoguidance draws against (stage two only).
 """
 
 import json
@@ -37,6 +38,7 @@ IMAGES = "images.json"  # what a tokenizer was trained on
 DRAWING = "drawing.json"  # how a prior is best drawn from, where that was searched for
 WEIGHTS = ("model.safetensors", "ema.safetensors")
 BEST = "best.safetensors"
+EARLY = "early.safetensors"
 KEPT = 2  # states
 
 
@@ -151,13 +153,13 @@ class RunDirectory:
         for name in WEIGHTS:
             write_atomically(self.path / name, partial(_link, state / name))
 
-    def save_best(self, ema: dict[str, Tensor]) -> None:
-        """Keep weights for inference beside the checkpoints; a resume does not need them."""
+    def keep(self, ema: dict[str, Tensor], name: str) -> None:
+        """Keep weights for inference beside the checkpoints, as `BEST` or `EARLY`; a resume does not need them."""
         weights = {name: tensor.contiguous() for name, tensor in ema.items()}
         try:
-            write_atomically(self.path / BEST, partial(save_file, weights))
+            write_atomically(self.path / name, partial(save_file, weights))
         except (OSError, SafetensorError) as error:
-            raise UserError(f"the best weights could not be written to {self.path}: {error}. Make room") from None
+            raise UserError(f"{self.path / name} could not be written: {error}. Make room") from None
 
     def load(self, state: Path) -> State:
         """Read a state; nothing in it can execute code. Raises Damaged where it is not what was saved."""

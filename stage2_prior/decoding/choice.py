@@ -5,6 +5,7 @@ A device without kernels leaves it to the CPU: MPS lacks the float64 that a draw
 Shapes: R rows of logits, B = R (or R / 2 with guidance) of tokens, V codes, U levels of the tree of `draw.py`.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache
 
@@ -38,5 +39,25 @@ def chooser(config: SamplingConfig) -> Choose:
         if by_triton:
             return draw(filter_logits(logits_BV.float(), config), uniforms_BU)
         return choose_on_cpu(logits_BV.cpu(), uniforms_BU, config).to(logits_RV.device)
+
+    return choose
+
+
+@cache
+def autoguided_chooser(config: SamplingConfig) -> Choose:
+    """How tokens are chosen where the rows are those of a prior, and then those of the same prior early in training.
+
+    The prior's own logits are filtered first, as `config` says. Without that, what neither knows is drawn: the early
+    one finds some codes a thousand times less likely still (the plausibility constraint of Li et al. 2023,
+    "Contrastive Decoding: Open-ended Text Generation as Optimization", eq. 3).
+    """
+    plain = chooser(SamplingConfig())
+
+    def choose(logits_RV: Tensor, uniforms_BU: Tensor, scale_1: Tensor | None) -> Tensor:
+        own_BV, early_BV = logits_RV.float().chunk(2)
+        kept_BV = filter_logits(own_BV, config)
+        assert scale_1 is not None
+        guided_BV = early_BV.lerp(kept_BV, scale_1).masked_fill(kept_BV == -math.inf, -math.inf)
+        return plain(guided_BV, uniforms_BU, None)
 
     return choose

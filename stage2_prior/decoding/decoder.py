@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from shared.errors import UserError
-from stage2_prior.decoding.choice import chooser
+from stage2_prior.decoding.choice import autoguided_chooser, chooser
 from stage2_prior.decoding.draw import uniforms
 from stage2_prior.decoding.engine import Engine, lay_out
 from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.prior import Prior
+from stage2_prior.decoding.guidance import autoguidance_scales
+from stage2_prior.decoding.step import Weights
+from stage2_prior.prior import Prior, load_early
 
 
 class Decoder:
@@ -31,8 +33,9 @@ class Decoder:
     def __init__(self, prior: Prior, rows: int = 16, exact: bool = False) -> None:
         if rows < 1:
             raise UserError(f"{rows} images cannot be drawn side by side: rows must be 1 or more")
-        self.rows = rows
+        self.rows, self.exact, self.run = rows, exact, prior.run
         self.weights = lay_out(prior, exact)
+        self.early: Weights | None = None
         self.engine: Engine | None = None
 
     @torch.inference_mode()
@@ -44,6 +47,7 @@ class Decoder:
         *,
         labels_B: Tensor | None = None,
         cfg_scale: float | Tensor = 1.0,
+        autoguidance: float = 1.0,
         prefix_tokens_BK: Tensor | None = None,
         progress: Callable[[int], None] | None = None,
         on_row: Callable[[Tensor], None] | None = None,
@@ -53,19 +57,27 @@ class Decoder:
         Image k depends on `seed` and k alone: not on how many are drawn side by side, nor on which; on a CPU to the
         last bit, and on any number of threads. `labels_B` are
         their classes, `prefix_tokens_BK` their first K tokens, which are kept. With a `cfg_scale` other than 1, each
-        image takes two rows of a batch; it may also be a tensor (L,), the scale at each position. `progress` is called
+        image takes two rows of a batch; it may also be a tensor (L,), the scale at each position. An `autoguidance`
+        above 1 draws what the prior finds likelier than it did early in its training, early + scale (prior - early) of
+        what the filters leave (after Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself"). The
+        scale rises over the grid (`autoguidance_scales`), and the early weights are those of the run that the prior was
+        loaded from. `progress` is called
         with the number of tokens just drawn, `on_row` with the rows (B, r, w) of a batch's grids so far, on the prior's
         device, each time that a row of them is whole.
 
-        Raises UserError for labels or prefixes that do not fit the prior, or guidance without labels.
+        Raises UserError for labels or prefixes that do not fit the prior, guidance without labels, both kinds of
+        guidance, or autoguidance where no early weights were kept.
         """
         prior = self.weights.model
         prefix_BK = torch.empty(len(images), 0, dtype=torch.long) if prefix_tokens_BK is None else prefix_tokens_BK
         scale_L = torch.as_tensor(cfg_scale, dtype=torch.float32).expand(prior.length)
         guided = bool((scale_L[prefix_BK.shape[1] :] != 1).any())
         _check_request(prior, images, seed, labels_B, scale_L, prefix_BK)
-        engine = self._engine(min(self.rows, len(images)) * (2 if guided else 1))
-        choose = chooser(config or SamplingConfig())
+        against_early = _check_autoguidance(autoguidance, guided)
+        if against_early:
+            scale_L = autoguidance_scales(autoguidance, prior.length)
+        engine = self._engine(min(self.rows, len(images)) * (2 if guided else 1), against_early)
+        choose = (autoguided_chooser if against_early else chooser)(config or SamplingConfig())
         grids = []
         for start in range(0, len(images), self.rows):
             part = slice(start, start + self.rows)
@@ -75,17 +87,26 @@ class Decoder:
             if guided:
                 starts.append(prior.start_tokens(None, len(numbers)))
             starts_R, uniforms_BLU = torch.cat(starts), torch.from_numpy(streams_BLU)
-            guidance = scale_L if guided else None
+            guidance = scale_L if guided or against_early else None
             with torch.cuda.device_of(prior.norm.weight):  # kernels are launched on the current device, whichever it is
                 grids.append(engine.decode(starts_R, prefix_BK[part], uniforms_BLU, choose, guidance, progress, on_row))
         return torch.cat(grids).unflatten(1, prior.grid)
 
-    def _engine(self, rows: int) -> Engine:
+    def _engine(self, rows: int, against_early: bool) -> Engine:
         """Memory for that many rows: the last one's, where it is enough."""
-        if self.engine is None or self.engine.rows < rows:
+        early = self._early_weights() if against_early else None
+        if self.engine is None or self.engine.rows < rows or self.engine.early is not early:
             self.engine = None  # its memory goes before the new one's comes
-            self.engine = Engine(self.weights, rows)
+            self.engine = Engine(self.weights, rows, early)
         return self.engine
+
+    def _early_weights(self) -> Weights:
+        """What autoguidance draws against, read when it is first needed."""
+        if self.early is None:
+            with torch.random.fork_rng():  # a training that draws keeps its random numbers
+                early = load_early(self.run)
+            self.early = lay_out(early.to(self.weights.model.norm.weight.device), self.exact)
+        return self.early
 
 
 def _check_request(
@@ -112,6 +133,15 @@ def _check_request(
     if labels_B is not None:
         _check_labels(prior, labels_B, len(images))
     _check_prefix(prior, prefix_BK, len(images))
+
+
+def _check_autoguidance(scale: float, guided: bool) -> bool:
+    """Whether it does anything."""
+    if not 1 <= scale <= 1000:
+        raise UserError(f"the scale of autoguidance is {scale:g}: it must be from 1 (none) to 1000")
+    if guided and scale != 1:
+        raise UserError(f"autoguidance of {scale:g} and guidance towards a class do not go together: set either to 1")
+    return scale != 1
 
 
 def _check_labels(prior: Prior, labels_B: Tensor, count: int) -> None:

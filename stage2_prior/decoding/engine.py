@@ -34,20 +34,31 @@ class Batch:
     """What one batch uses of an engine's memory: views, so that a smaller batch needs no memory of its own."""
 
     state: PriorState
+    early: PriorState | None  # of the prior that autoguidance draws against
     input_R: Tensor  # the ids to take in next
     tokens_LB: Tensor
     uniforms_LBU: Tensor
     scale_L: Tensor | None  # of guidance, at each position
 
+    def reset_cursors(self) -> None:
+        """Back to the first position."""
+        self.state.cursor.reset()
+        if self.early:
+            self.early.cursor.reset()
+
 
 class Engine:
-    """Draws a batch of up to `rows` rows at a time, on the device where the weights are."""
+    """Draws a batch of up to `rows` rows at a time, on the device where the weights are.
 
-    def __init__(self, weights: Weights, rows: int) -> None:
-        prior, self.weights, self.rows = weights.model, weights, rows
+    early: the weights that autoguidance draws against; an engine that has them always draws so.
+    """
+
+    def __init__(self, weights: Weights, rows: int, early: Weights | None = None) -> None:
+        prior, self.weights, self.rows, self.early = weights.model, weights, rows, early
         self.device = device = prior.norm.weight.device
         self.backend = backend_of(device)
         self.state = prior.init_state(rows, dtype=weights.dtype)
+        self.early_state = early.model.init_state(rows, dtype=early.dtype) if early else None
         self.input_R = torch.zeros(rows, dtype=torch.long, device=device)
         self.tokens_LR = torch.zeros(prior.length, rows, dtype=torch.long, device=device)
         levels = len(strides(prior.codes))
@@ -69,34 +80,36 @@ class Engine:
     ) -> Tensor:
         """(B, L) tokens, on the CPU, behind these start tokens and prefixes.
 
-        With guidance of `scale_L` (L,) there are twice as many start tokens as prefixes: B of classes, then B of none.
+        With guidance of `scale_L` (L,) there are twice as many start tokens as prefixes: B of classes, then B of none;
+        with autoguidance there are as many.
         `progress` is called with the number of tokens at each step; a GPU may be behind it. `on_row` is called with the
         rows (B, r, w) so far, on this device, after each whole one.
         """
         width = self.weights.model.grid[1]
         count, known = prefix_BK.shape
-        batch = self._batch(count, guided=scale_L is not None)
+        batch = self._batch(count, len(start_R), guided=scale_L is not None)
         step = self._step(batch, choose)
         if batch.scale_L is not None and scale_L is not None:
             batch.scale_L.copy_(scale_L)
         batch.uniforms_LBU.copy_(uniforms_BLU.transpose(0, 1))
         self._take_in_known(batch, start_R.to(self.device), prefix_BK.to(self.device))
-        cursor = batch.state.cursor
+        cursors = [state.cursor for state in (batch.state, batch.early) if state]
         with self.spare_cores.adapting() if self.backend == "numba" else nullcontext(_nothing) as adapt:
             for position in range(known, len(self.tokens_LR)):
                 adapt()
                 step()
-                cursor.position += 1
+                for cursor in cursors:
+                    cursor.position += 1
                 if progress is not None:
                     progress(count)
                 if on_row is not None and (position + 1) % width == 0:
                     on_row(batch.tokens_LB[: position + 1].T.unflatten(1, (-1, width)))
         return batch.tokens_LB.T.to("cpu", copy=True)
 
-    def _batch(self, count: int, guided: bool) -> Batch:
-        rows = 2 * count if guided else count
+    def _batch(self, count: int, rows: int, guided: bool) -> Batch:
         return Batch(
             self.state.rows(rows),
+            self.early_state.rows(rows) if self.early_state else None,
             self.input_R[:rows],
             self.tokens_LR[:, :count],
             self.uniforms_LRU[:, :count],
@@ -106,26 +119,36 @@ class Engine:
     def _take_in_known(self, batch: Batch, start_R: Tensor, prefix_BK: Tensor) -> None:
         """Take in all that is known but its last id, which is left for the first step."""
         known = prefix_BK.shape[1]
-        batch.state.reset()
         batch.tokens_LB[:known] = prefix_BK.T
         inputs_RK = torch.cat((start_R[:, None], prefix_BK.repeat(len(start_R) // len(prefix_BK), 1)), dim=1)
-        if known:
-            self.weights.fill(inputs_RK[:, :-1], batch.state)
-        else:
-            self.weights.model.condition(start_R, batch.state)
+        for weights, state in ((self.weights, batch.state), (self.early, batch.early)):
+            if weights and state:
+                state.reset()
+                if known:
+                    weights.fill(inputs_RK[:, :-1], state)
+                else:
+                    weights.model.condition(start_R, state)
         batch.input_R.copy_(inputs_RK[:, -1])
 
     def _step(self, batch: Batch, choose: Choose) -> Callable[[], None]:
         """The step of this batch; on CUDA captured, and kept for batches of the same size."""
         if self.backend != "triton":
-            return partial(take_step, batch, self.weights.step(batch.state), choose)
+            return partial(take_step, batch, self._logits_of(batch), choose)
         key = (len(batch.input_R), batch.scale_L is not None, choose)
         if key not in self.graphs:
             if len(self.graphs) == MOST_GRAPHS:
                 self.graphs.clear()
-            step = partial(take_step, batch, self.weights.step(batch.state), choose)
-            self.graphs[key] = capture(step, batch.state.cursor.reset)
+            step = partial(take_step, batch, self._logits_of(batch), choose)
+            self.graphs[key] = capture(step, batch.reset_cursors)
         return self.graphs[key]
+
+    def _logits_of(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """From the ids taken in to the logits of the next: with autoguidance the prior's rows, then the early one's."""
+        step = self.weights.step(batch.state)
+        if self.early is None or batch.early is None:
+            return step
+        early_step = self.early.step(batch.early)
+        return lambda ids_R: torch.cat((step(ids_R), early_step(ids_R)))
 
 
 def _nothing() -> None: ...
@@ -144,6 +167,8 @@ def take_step(batch: Batch, step: Callable[[Tensor], Tensor], choose: Choose) ->
     batch.tokens_LB.index_copy_(0, index_1, drawn_B[None])
     batch.input_R.view(-1, len(drawn_B)).copy_(drawn_B)
     index_1.add_(1)
+    if batch.early:
+        batch.early.cursor.index_1.add_(1)
 
 
 def capture(step: Callable[[], None], reset: Callable[[], None]) -> Callable[[], None]:

@@ -1,4 +1,5 @@
-"""How strongly each position of a grid is guided towards its class: constant, growing, or within an interval.
+"""How strongly each position of a grid is guided: towards its class, constant, growing, or within an interval; and away
+from what the prior was early in its training, growing.
 
 Shapes: L grid length.
 """
@@ -22,6 +23,19 @@ def guide(logits_2BV: Tensor, scale: float | Tensor) -> Tensor:
     """
     cond_BV, uncond_BV = logits_2BV.chunk(2)
     return torch.lerp(uncond_BV, cond_BV, scale)
+
+
+RISES = 1 / 6, 1 / 2  # from where to where in a grid autoguidance grows
+
+
+def autoguidance_scales(scale: float, length: int) -> Tensor:
+    """(L,) float32: the scale of autoguidance at each position of a grid of `length` tokens.
+
+    1, which is none, in the first sixth, where it would draw flat colours: they are what a prior learns to continue
+    first. Then it grows, and from the middle on it is `scale` (docs/drawing.md).
+    """
+    x_L, (start, end) = torch.arange(length, dtype=torch.float64) / length, RISES
+    return (1 + (scale - 1) * ((x_L - start) / (end - start)).clamp(0, 1)).float()
 
 
 class GuidanceConfig(Config):

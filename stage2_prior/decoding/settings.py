@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, model_validator
+
 from shared.config import Config, parse_config
 from shared.disk.atomic import write_text
 from shared.errors import UserError
-from shared.runs.run_directory import DRAWING
+from shared.runs.run_directory import DRAWING, EARLY
 from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.guidance import GuidanceConfig
 
@@ -19,22 +21,44 @@ class DrawingSettings(Config):
     """How a token is drawn."""
     guidance: GuidanceConfig = GuidanceConfig()
     """Towards a class; of use only where one is given."""
+    autoguidance: float = Field(1.0, ge=1, le=1000)
+    """Away from what the prior was early in its training (`Decoder.generate`); 1: none."""
+
+    @model_validator(mode="after")
+    def _one_guidance(self) -> "DrawingSettings":
+        if self.guidance.scale != 1 and self.autoguidance != 1:
+            raise UserError(
+                f"guidance towards a class (scale {self.guidance.scale:g}) and autoguidance of {self.autoguidance:g} "
+                "do not go together: set either to 1"
+            )
+        return self
+
+    def without_guidance(self) -> "DrawingSettings":
+        """The same, not guided towards a class."""
+        return self.model_copy(update={"guidance": GuidanceConfig()})
 
     def changed(self) -> dict[str, Any]:
         """What is not as it is by default: {"temperature": 0.9, "guidance scale": 1.5}."""
         sampling = self.sampling.model_dump(exclude_defaults=True)
         guidance = self.guidance.model_dump(exclude_defaults=True)
-        return sampling | {f"guidance {name}": value for name, value in guidance.items()}
+        found = sampling | {f"guidance {name}": value for name, value in guidance.items()}
+        return found | ({} if self.autoguidance == 1 else {"autoguidance": self.autoguidance})
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.changed().items()) or "temperature 1.0"
 
 
+USUAL = DrawingSettings(sampling=SamplingConfig(top_p=0.95), autoguidance=2.0)  # docs/drawing.md
+
+
 def read_settings(run: Path) -> DrawingSettings:
-    """Those found for a run, or the plain ones. Raises UserError where they cannot be read."""
+    """Those found for a run, or else `USUAL` where its early weights were kept, and plain ones where they were not.
+
+    Raises UserError where they cannot be read.
+    """
     path = run / DRAWING
     if not path.exists():
-        return DrawingSettings()
+        return USUAL if (run / EARLY).exists() else DrawingSettings()
     try:
         values = json.loads(path.read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -36,6 +36,8 @@ class Drawing(Config):
     """How a token is drawn."""
     guidance: GuidanceConfig = GuidanceConfig()
     """Towards a class."""
+    autoguidance: float = Field(1.0, ge=1, le=1000)
+    """Away from what the prior was early in its training; 1: none."""
 
 
 def drawn_tokens(prior: Prior, dataset: ImageDataset, drawing: Drawing, accelerator: Accelerator) -> Tensor:
@@ -52,7 +54,10 @@ def drawn_tokens(prior: Prior, dataset: ImageDataset, drawing: Drawing, accelera
         for numbers_B in mine.split(drawing.batch_size):
             labels_B = None if labels_N is None else labels_N[numbers_B]
             numbers = numbers_B.tolist()
-            tokens_Bhw = decoder.generate(numbers, drawing.seed, drawing.sampling, labels_B=labels_B, cfg_scale=scale_L)
+            tokens_Bhw = decoder.generate(
+                numbers, drawing.seed, drawing.sampling, labels_B=labels_B, cfg_scale=scale_L,
+                autoguidance=drawing.autoguidance,
+            )  # fmt: skip
             grids.append(tokens_Bhw)
             bar.update(len(numbers_B))
     return torch.cat(grids)

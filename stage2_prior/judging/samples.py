@@ -93,6 +93,7 @@ def facts_of(subject: Subject, drawing: Drawing, dataset: ImageDataset, networks
         "classes": "each as often as in the reference" if subject.prior.classes else "none",
         "sampling": drawing.sampling.model_dump(),
         "guidance": drawing.guidance.model_dump(),
+        "autoguidance": drawing.autoguidance,
         "seeds": {"drawing": drawing.seed, "subsets and parts": 0},
         "weights": {network.name: network.fingerprint for network in networks.opened},
     }

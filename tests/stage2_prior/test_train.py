@@ -19,7 +19,7 @@ from shared.runs.weights import read_weights
 from shared.training.config import TrainingConfig
 from stage2_prior import train as stage2
 from stage2_prior.evaluate import TokenPrediction, evaluate_run
-from stage2_prior.prior import load_prior
+from stage2_prior.prior import load_early, load_prior
 from tests.narrow import present
 from tests.tiny import logged, prior_run
 
@@ -108,6 +108,22 @@ def test_a_resumed_run_keeps_the_best_of_before(monkeypatch: pytest.MonkeyPatch)
     run, _ = stage2.train(config)
     assert stage2.best_so_far(run) == (2.0, 32)
     assert equal(read_weights(run.path / "best.safetensors"), best)
+
+
+def test_weights_of_early_in_the_training_are_kept_also_where_it_was_resumed() -> None:
+    write_random_cache()
+    config = prior_run(early=0.45, save_every=32).model_copy(update={"tokens": "tokens"})
+    stage2.train(config, ended=lambda grids: grids == 16)
+    assert not Path("runs/prior/tiny/early.safetensors").exists()
+    run, _ = stage2.train(config)  # 0.45 of 64 grids are 28.8, and steps have 8
+    assert equal(read_weights(run.path / "early.safetensors"), read_weights(run.state_after(32) / "ema.safetensors"))
+    assert equal(load_early(run.path).state_dict(), read_weights(run.path / "early.safetensors"))
+
+
+def test_no_early_weights_are_kept_where_none_are_asked_for() -> None:
+    write_random_cache()
+    run, _ = stage2.train(prior_run(early=0.0).model_copy(update={"tokens": "tokens"}))
+    assert not (run.path / "early.safetensors").exists()
 
 
 def test_the_end_is_evaluated_and_logged_whatever_the_interval() -> None:

@@ -19,10 +19,12 @@ def test_untouched_controls_change_nothing() -> None:
     logits_BV = torch.randn(3, 20)
     assert torch.equal(filter_logits(logits_BV, request().sampling()), logits_BV)
     assert request().guidance().scales(16).tolist() == [1.0] * 16
+    assert request().autoguidance == 1
 
 
 def test_every_control_reaches_the_sampler() -> None:
     wanted = request(temperature=0.5, top_k=7, top_p=0.9, min_p=0.1)
     assert wanted.sampling() == SamplingConfig(temperature=0.5, top_k=7, top_p=0.9, min_p=0.1)
+    assert request(autoguidance=2.5).autoguidance == 2.5
     wanted = request(scale=3.0, schedule="power-cosine", power=2.0, guide_from=4)
     assert wanted.guidance() == GuidanceConfig(scale=3, schedule="power-cosine", power=2, interval=(4, 16))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shared.errors import UserError
-from stage2_prior.decoding.guidance import GuidanceConfig, guide
+from stage2_prior.decoding.guidance import GuidanceConfig, autoguidance_scales, guide
 
 
 def scales(length: int = 8, **options: Any) -> list[float]:
@@ -39,6 +39,11 @@ def test_power_cosine_is_its_formula(power: float | None) -> None:
 
 def test_a_power_of_one_is_half_way_at_half_the_grid() -> None:
     assert scales(scale=3.0, schedule="power-cosine", power=1.0)[4] == pytest.approx(2.0)
+
+
+def test_autoguidance_is_none_in_the_first_sixth_and_whole_from_the_middle_on() -> None:
+    assert autoguidance_scales(3.0, 12).tolist() == pytest.approx([1, 1, 1, 1.5, 2, 2.5, 3, 3, 3, 3, 3, 3])
+    assert autoguidance_scales(1.0, 7).tolist() == [1.0] * 7
 
 
 def test_an_interval_holds_its_first_and_not_its_last_position() -> None:

@@ -7,7 +7,7 @@ import pytest
 from shared.errors import UserError
 from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.guidance import GuidanceConfig
-from stage2_prior.decoding.settings import DrawingSettings, read_settings, write_settings
+from stage2_prior.decoding.settings import USUAL, DrawingSettings, read_settings, write_settings
 
 
 def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -20,6 +20,19 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_without_a_file_they_are_the_plain_ones(tmp_path: Path) -> None:
     assert read_settings(tmp_path) == DrawingSettings()
     assert str(DrawingSettings()) == "temperature 1.0"
+
+
+def test_where_early_weights_were_kept_they_are_used_unless_others_were_found(tmp_path: Path) -> None:
+    (tmp_path / "early.safetensors").touch()
+    assert read_settings(tmp_path) == USUAL
+    assert str(USUAL) == "top_p 0.95, autoguidance 2.0"
+    write_settings(tmp_path, DrawingSettings(), {})
+    assert read_settings(tmp_path) == DrawingSettings()
+
+
+def test_both_kinds_of_guidance_are_refused() -> None:
+    with pytest.raises(UserError, match=r"scale 2\) and autoguidance of 3 do not go together: set either to 1"):
+        DrawingSettings(guidance=GuidanceConfig(scale=2), autoguidance=3)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {"sampling": {"temprature": 1}}}'])
