@@ -36,7 +36,7 @@ develop: .venv/installed-dev
 
 demo: install
 	$(MAKE) --no-print-directory tokenizer prior CONFIG= ARGS=
-	$(MAKE) --no-print-directory sample ARGS="--class-label all --num 8 --top-p 0.95"
+	$(MAKE) --no-print-directory sample ARGS="--class-label all --num 8"
 
 mine:
 	@test -n "$(IMAGES)" || { echo "say which pictures: make mine IMAGES=~/pictures HOURS=2" >&2; exit 1; }

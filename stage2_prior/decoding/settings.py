@@ -51,14 +51,16 @@ class DrawingSettings(Config):
 USUAL = DrawingSettings(sampling=SamplingConfig(top_p=0.95), autoguidance=2.0)  # docs/drawing.md
 
 
-def read_settings(run: Path) -> DrawingSettings:
-    """Those found for a run, or else `USUAL` where its early weights were kept, and plain ones where they were not.
+def usual_settings(run: Path) -> DrawingSettings:
+    """Those of a run for which none were searched: `USUAL` where its early weights were kept, or else plain ones."""
+    return USUAL if (run / EARLY).exists() else DrawingSettings()
 
-    Raises UserError where they cannot be read.
-    """
+
+def read_settings(run: Path) -> DrawingSettings:
+    """Those found for a run, or else the usual ones. Raises UserError where they cannot be read."""
     path = run / DRAWING
     if not path.exists():
-        return USUAL if (run / EARLY).exists() else DrawingSettings()
+        return usual_settings(run)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:

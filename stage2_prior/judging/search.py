@@ -1,8 +1,9 @@
 """Which settings draw what is most like unseen images: a search over temperature, top-p and guidance.
 
-One setting after the other is changed, and the best value of each is kept. All candidates draw with the same random
-numbers, so that their differences are not those of luck; whether the end is better than the plain settings is then
-asked again with other random numbers.
+It begins with the usual settings. One after the other is changed, and the best value of each is kept. Autoguidance
+stays as it is: by this distance it is no gain, and by the eye a great one (docs/drawing.md). All candidates draw with
+the same random numbers, so that their differences are not those of luck; whether the end is better than the usual
+settings is then asked again with other random numbers.
 
 Drawings are held against what the tokenizer makes of unseen images, since no setting can draw what it cannot decode.
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from shared.errors import UserError
 from shared.reporting.set_distances import SMALLEST_SET, kernel_distance
-from stage2_prior.decoding.settings import DrawingSettings
+from stage2_prior.decoding.settings import DrawingSettings, usual_settings
 from stage2_prior.judging.codec import decoded
 from stage2_prior.judging.copies import between_features, copying, nearest
 from stage2_prior.judging.drawing import Drawing, drawn_tokens
@@ -31,7 +32,7 @@ from stage2_prior.judging.subject import Subject
 TEMPERATURES = (0.95, 0.9, 0.85, 0.8, 0.7, 1.05)
 TOP_PS = (0.98, 0.95, 0.9, 0.8)
 SCALES = (1.25, 1.5, 2.0, 3.0)
-MORE_COPYING = 0.01  # that a setting may have than the plain ones
+MORE_COPYING = 0.01  # that a setting may have than the usual ones
 MOST_REAL = 1_000  # held-out images that drawings are held against, and training images that they may be copies of
 
 
@@ -68,27 +69,31 @@ class Search:
             tried.append((settings, seed, found))
             return found
 
-        plain = best = DrawingSettings()
-        most_copying = score(plain).copying + MORE_COPYING
+        usual = best = self._usual()
+        most_copying = score(usual).copying + MORE_COPYING
         for changes in self._changes():
             candidates = [changed(best, change) for change in changes]
             allowed = [settings for settings in candidates if score(settings).copying <= most_copying]
             best = min([best, *allowed], key=lambda settings: score(settings).distance)
-        if best != plain and score(best, seed=1).distance >= score(plain, seed=1).distance:
-            best = plain
+        if best != usual and score(best, seed=1).distance >= score(usual, seed=1).distance:
+            best = usual
         return best, tried
+
+    def _usual(self) -> DrawingSettings:
+        return usual_settings(self.subject.run)
 
     def _changes(self) -> Iterator[list[dict[str, dict[str, float]]]]:
         yield [{"sampling": {"temperature": value}} for value in TEMPERATURES]
         yield [{"sampling": {"top_p": value}} for value in TOP_PS]
-        if self.subject.prior.classes and self.subject.prior.config.label_dropout:
+        towards_classes = self.subject.prior.classes and self.subject.prior.config.label_dropout
+        if towards_classes and self._usual().autoguidance == 1:
             yield [{"guidance": {"scale": value}} for value in SCALES]
 
     def _drawn(self, settings: DrawingSettings, seed: int) -> Tensor:
         """Features (N, D) of images drawn so, each class as often as it occurs."""
         drawing = Drawing(
             images=self.images, seed=seed, batch_size=self.batch_size, sampling=settings.sampling,
-            guidance=settings.guidance,
+            guidance=settings.guidance, autoguidance=settings.autoguidance,
         )  # fmt: skip
         training = reference_images(self.subject.info, "train")
         tokens_nhw = drawn_tokens(self.subject.prior, training, drawing, self.accelerator)

@@ -37,6 +37,9 @@ class Scripted(Search):
     def _judge(self) -> Any:
         return self
 
+    def _usual(self) -> DrawingSettings:
+        return DrawingSettings()
+
     def _drawn(self, settings: DrawingSettings, seed: int) -> Any:
         return str(settings), seed
 
