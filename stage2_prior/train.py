@@ -39,6 +39,8 @@ from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
 from stage2_prior.context_noise import ContextNoise
 from stage2_prior.decoding.decoder import Decoder
+from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.decoding.settings import DrawingSettings
 from stage2_prior.evaluate import TokenPrediction, evaluate
 from stage2_prior.judging.description import describe
 from stage2_prior.memory import training_memory
@@ -205,14 +207,19 @@ def log_evaluation(log: Log, trainee: Trainee, report: TokenPrediction) -> None:
     log.show({"held out": report.bits_per_token})
 
 
-def draw_grids(prior: Prior, cache: TokenCache) -> Tensor:
+def draw_grids(prior: Prior, cache: TokenCache, settings: DrawingSettings | None = None) -> Tensor:
     """Grids (B, h, w) int64 of seed 0, to be looked at; their classes are those of images spread over the training set.
 
-    They stay tokens: training knows nothing that decodes them.
+    They stay tokens: training knows nothing that decodes them. settings: how they are drawn; plainly, if not given.
     """
+    settings = settings or DrawingSettings()
     rows = torch.linspace(0, len(cache.tokens["train"]) // cache.info.views - 1, SHOWN).round().long()
     _, labels_B = cache.batch("train", rows)
-    return Decoder(prior.eval()).generate(range(SHOWN), seed=0, labels_B=labels_B)
+    guidance = GuidanceConfig() if labels_B is None else settings.guidance
+    return Decoder(prior.eval()).generate(
+        range(SHOWN), 0, settings.sampling, labels_B=labels_B, cfg_scale=guidance.scales(prior.length),
+        autoguidance=settings.autoguidance,
+    )  # fmt: skip
 
 
 def save_grids(tokens_Bhw: Tensor, path: Path) -> None:

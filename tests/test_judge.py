@@ -194,16 +194,20 @@ def test_a_search_keeps_what_draws_most_like_unseen_images(
     judge.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     scores = {(one["settings"], one["seed"]): (one["distance"], one["copying"]) for one in found["tried"]}
-    plain = "temperature 1.0"
-    assert {setting for setting, seed in scores if seed == 0} >= {plain, "temperature 0.9", "temperature 0.7"}
+    usual = "top_p 0.95, autoguidance 2.0"
+    tried = {setting for setting, seed in scores if seed == 0}
+    assert tried >= {usual, f"temperature 0.9, {usual}", f"temperature 0.7, {usual}"}
+    assert all("autoguidance 2.0" in setting for setting in tried)
     kept = read_settings(run)
     assert json.loads((run / "drawing.json").read_text())["settings"] == found["settings"] == kept.model_dump()
-    allowed = [key for key, (_, copying) in scores.items() if not key[1] and copying <= scores[plain, 0][1] + 0.01]
+    allowed = [key for key, (_, copying) in scores.items() if not key[1] and copying <= scores[usual, 0][1] + 0.01]
     best = min(allowed, key=lambda key: scores[key][0])[0]
-    if best != plain and scores[best, 1][0] >= scores[plain, 1][0]:
-        best = plain
+    if best != usual and scores[best, 1][0] >= scores[usual, 1][0]:
+        best = usual
     assert str(kept) == best
-    drawing = Drawing(images=12, batch_size=16, sampling=kept.sampling, guidance=kept.guidance)
+    drawing = Drawing(
+        images=12, batch_size=16, sampling=kept.sampling, guidance=kept.guidance, autoguidance=kept.autoguidance
+    )
     measured = judge.judge_samples(run, "last", drawing, None, Accelerator()).measures
     assert measured["copying_vgg16"] <= 1  # the settings found can be measured
 

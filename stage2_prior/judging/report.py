@@ -30,6 +30,7 @@ from shared.runs.token_cache import TokenCache, TokenInfo
 from shared.runs.weights import read_weights
 from shared.text import shown
 from shared.training.log import read_metrics
+from stage2_prior.decoding.settings import read_settings
 from stage2_prior.judging.codec import Codec
 from stage2_prior.judging.copies import Nearest, differing_tokens, nearest, nearest_by_code_vectors
 from stage2_prior.judging.nearest_images import names_of_kin
@@ -48,7 +49,8 @@ COMPARED = 64  # held-out grids, to compare the samples' distances with
 def write_report(subject: Subject, cache: TokenCache) -> Path:
     """Write RUN/report.html and return its path; `cache` is the one that the prior was trained on."""
     run = subject.run
-    tokens_BL = draw_grids(subject.prior, cache).flatten(1)
+    settings = read_settings(run)
+    tokens_BL = draw_grids(subject.prior, cache, settings).flatten(1)
     lines = read_metrics(run / "metrics.jsonl")
     sections = [
         curves_section(lines, TITLES, "token grids seen"),
@@ -59,6 +61,7 @@ def write_report(subject: Subject, cache: TokenCache) -> Path:
     facts = described_run(run, subject.info, lines)
     if subject.weights == "best":
         facts["weights"] = "those that did best on held-out grids"
+    facts["drawn with"] = str(settings)
     write_text(page(f"Prior {run.name}", facts, sections), run / "report.html")
     return run / "report.html"
 
