@@ -3,17 +3,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .NOTPARALLEL:
-.PHONY: help install develop demo mine tokenizer prior sample openmoji compare web test check docs wheel bench torture
+.PHONY: help install develop demo mine tokenizer prior sample bundled compare web test check docs wheel bench torture
 
 help:
-	@echo "make demo        train a small tokenizer and prior on real drawings, and draw from them (9 minutes on 2 CPU cores with bfloat16)"
+	@echo "make demo        train a small tokenizer and prior on real drawings, and draw from them (8 minutes on 2 CPU cores with bfloat16)"
 	@echo "make mine        train both stages on your pictures, chosen to fit   IMAGES=~/pictures HOURS=2   [ARGS=\"--name ...\"]"
 	@echo "make tokenizer   train stage one and cache its token grids   [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make prior       train stage two on the cached grids         [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make sample      draw images                                 [ARGS=\"--num 16 --seed 0 ...\"]"
 	@echo "make web         a page to draw, reconstruct, complete, browse codes and watch plans on   [ARGS=\"--port 7860 ...\"]"
 	@echo "make compare     train several tokenizers on the same images and report   [CONFIG=... ARGS=\"key=value ...\"]"
-	@echo "make openmoji    train the model that comes with Tessera anew (hours)"
+	@echo "make bundled     train the model that comes with Tessera anew (hours)"
 	@echo "make test        run the tests (make check: linter and types; make bench: benchmarks   [BENCH=... ARGS=...])"
 	@echo "make docs        build the documentation into site/"
 	@echo "make wheel       build a wheel, install it into an empty environment and use it there (minutes; the package index)"
@@ -58,12 +58,12 @@ web: install
 	$(PIP_INSTALL) '.[web]'
 	$(BIN)/python web.py $(ARGS)
 
-openmoji: install
-	$(BIN)/python -m stage1_tokenizer.train configs/openmoji/tokenizer.yaml
-	$(BIN)/python -m stage1_tokenizer.cache --tokenizer runs/tokenizer/openmoji
-	$(BIN)/python -m stage2_prior.train configs/openmoji/prior.yaml
-	$(BIN)/python judge.py --prior runs/prior/openmoji
-	$(BIN)/python share.py runs/prior/openmoji --half --out shipped/openmoji
+bundled: install
+	$(BIN)/python -m stage1_tokenizer.train configs/bundled/tokenizer.yaml
+	$(BIN)/python -m stage1_tokenizer.cache --tokenizer runs/tokenizer/avatars
+	$(BIN)/python -m stage2_prior.train configs/bundled/prior.yaml
+	$(BIN)/python judge.py --prior runs/prior/avatars
+	$(BIN)/python share.py runs/prior/avatars --half --out shipped/avatars
 
 compare: install
 	$(BIN)/python -m stage1_tokenizer.compare $(CONFIG) $(ARGS)

@@ -6,4 +6,4 @@ which images, and under which licence.
 
 from pathlib import Path
 
-OPENMOJI = Path(__file__).parent / "openmoji"
+BUNDLED = Path(__file__).parent / "avatars"

@@ -9,14 +9,14 @@ import pytest
 import judge
 import sample
 from shared.errors import UserError
-from shipped import OPENMOJI
+from shipped import BUNDLED
 from stage1_tokenizer import cache, compare, evaluate, export, report
 from stage2_prior import evaluate as evaluate_prior
 from tests.launch import ROOT
 
 COMMANDS: dict[str, tuple[Callable[[], None], list[str]]] = {
-    "sample": (sample.main, ["--prior", str(OPENMOJI), "--out", "taken"]),
-    "sample below a file": (sample.main, ["--prior", str(OPENMOJI), "--out", "taken/deeper"]),
+    "sample": (sample.main, ["--prior", str(BUNDLED), "--out", "taken"]),
+    "sample below a file": (sample.main, ["--prior", str(BUNDLED), "--out", "taken/deeper"]),
     "judge": (judge.main, ["--prior", "RUN"]),
     "judge --samples": (judge.main, ["--prior", "RUN", "--samples", "8"]),
     "cache": (cache.main, ["--tokenizer", "taken"]),

@@ -46,12 +46,19 @@ def test_a_wheel_holds_all_that_a_clone_does(wheel: Path) -> None:
     expected |= {f"{room}/py.typed" for room in ROOMS}
     expected |= {f"tessera/{path.relative_to(ROOT)}" for path in ROOT.glob("configs/**/*.yaml")}
     expected |= {f"tessera/{script}" for script in SCRIPTS}
-    shipped = ("config.yaml", "ema.safetensors", "tokens.json", "tokenizer/config.yaml", "tokenizer/ema.safetensors")
-    expected |= {f"shipped/openmoji/{file}" for file in (*shipped, "tokenizer/uses.safetensors")}
+    shipped = (
+        "config.yaml",
+        "ema.safetensors",
+        "early.safetensors",
+        "tokens.json",
+        "tokenizer/config.yaml",
+        "tokenizer/ema.safetensors",
+    )
+    expected |= {f"shipped/avatars/{file}" for file in (*shipped, "tokenizer/uses.safetensors")}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert expected <= held
     assert {name.split("/")[0] for name in held} == {*ROOMS, "tessera"}  # nothing that is called as a stranger's module
-    assert {name for name in held - expected if name.endswith((".py", ".yaml"))} <= {"shipped/openmoji/config.yaml"}
+    assert {name for name in held - expected if name.endswith((".py", ".yaml"))} <= {"shipped/avatars/config.yaml"}
 
 
 def test_a_command_finds_the_configuration_that_comes_along_and_says_which(site: Path) -> None:

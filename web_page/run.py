@@ -17,7 +17,7 @@ from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import uses_of
 from shared.text import shown
 from shared.training.devices.device import best_device
-from shipped import OPENMOJI
+from shipped import BUNDLED
 from stage1_tokenizer.judging.pictures import code_colours
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.decoding.decoder import Decoder
@@ -94,7 +94,7 @@ def load_run(prior_run: Path, tokenizer_run: Path | None) -> Run:
 
 def name_of(prior_run: Path) -> str:
     """What a run is called on the page."""
-    return "OpenMoji, the model that comes along" if prior_run == OPENMOJI else shown(str(prior_run))
+    return "avatars, the bundled model" if prior_run == BUNDLED else shown(str(prior_run))
 
 
 def _when_written(prior_run: Path) -> int | None:

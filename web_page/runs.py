@@ -6,7 +6,7 @@ from threading import Lock
 
 from shared.errors import UserError
 from shared.runs.run_directory import WEIGHTS, runs_holding
-from shipped import OPENMOJI
+from shipped import BUNDLED
 from web_page.run import Run, load_run, name_of
 
 IN_MEMORY = 3  # priors at the same time, with their tokenizers
@@ -26,7 +26,7 @@ class Runs:
     def directories(self) -> dict[str, Path]:
         """The run that the page began with, those under runs/ that have weights, the last trained first, and the model
         that comes along."""
-        others = [path for path in (*reversed(runs_holding("prior", WEIGHTS[1])), OPENMOJI) if path != self.directory]
+        others = [path for path in (*reversed(runs_holding("prior", WEIGHTS[1])), BUNDLED) if path != self.directory]
         return {self.begun_with: self.directory, **{name_of(path): path for path in others}}
 
     def of(self, name: str) -> Run:

@@ -24,13 +24,13 @@ from shared.runs.token_cache import read_info
 from shared.runs.uses import USES, save_uses
 from shared.runs.weights import read_weights
 from shared.text import shown
-from shipped import OPENMOJI
+from shipped import BUNDLED
 
 CONFIG, TOKENS = "config.yaml", "tokens.json"  # what the weights are weights of; tokens.json: of a prior only
 TOKENIZER = "tokenizer"  # where a shared prior holds its tokenizer
 WHICH_PRIOR = (
     "a run directory, or a name on the Hugging Face Hub (default: the last one trained or, if there is none, the "
-    "OpenMoji model that comes with Tessera)"
+    "bundled model)"
 )
 CARD = """\
 # {name}
@@ -69,7 +69,7 @@ def prior_directory(name: Path | None) -> Path:
     """Where the prior `name` is (`local_run`); None: the one trained last, or else the one that comes with Tessera."""
     if name is not None:
         return local_run(name)
-    return newest_run("prior", WEIGHTS[1], otherwise=OPENMOJI)
+    return newest_run("prior", WEIGHTS[1], otherwise=BUNDLED)
 
 
 def tokenizer_directory(prior: Path, trained_at: str) -> Path:

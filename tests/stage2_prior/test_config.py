@@ -15,7 +15,7 @@ from stage2_prior.config import GptConfig, HybridConfig, MambaConfig, parse_prio
 from stage2_prior.run_config import PriorRun
 from tests.launch import ROOT
 
-SHIPPED = ROOT / "shipped/openmoji/config.yaml"
+SHIPPED = ROOT / "shipped/avatars/config.yaml"
 SIZES = {"images": 8}
 # What every run saved while all kinds shared one configuration, whatever its kind read of it.
 ONE_FOR_ALL = {
@@ -108,6 +108,6 @@ def test_a_key_that_no_version_had_is_refused_of_a_run_of_before_too() -> None:
 
 
 def test_the_model_that_comes_along_is_what_its_recipe_makes() -> None:
-    made = load_config(PriorRun, ROOT / "configs/openmoji/prior.yaml")
+    made = load_config(PriorRun, ROOT / "configs/bundled/prior.yaml")
     assert load_config(PriorRun, SHIPPED).model == made.model
     assert parse_prior(read_yaml(SHIPPED)["model"], "here") == made.model

@@ -11,7 +11,7 @@ from planning.page import PARTS
 from shared.reporting.curves import curves_section
 from shared.reporting.page import Section, png_of_pixels, strip
 from shared.reporting.page import page as report_page
-from shipped import OPENMOJI
+from shipped import BUNDLED
 from stage1_tokenizer.judging.similarity import psnr_of
 from tests.planning.watching.samples import LOGGED, log, set_clock, written_plan
 from tests.web_page.visits import TABS, choose, controls, expected_drawings, pictures_of, wait_for_pictures
@@ -44,8 +44,8 @@ def test_another_prior_is_chosen_and_the_page_is_about_it(
     page.locator("[role=tabpanel]:visible input[type=file]").set_input_files(drawing)
     page.get_by_text("out of 64 codes").last.wait_for()
     page.get_by_label("Prior", exact=True).click()
-    page.get_by_role("option", name="OpenMoji").click()
-    other = load_run(OPENMOJI, None)
+    page.get_by_role("option", name="avatars, the bundled model").click()
+    other = load_run(BUNDLED, None)
     page.get_by_text(describe(other)).wait_for()
     x_BCHW = open_picture(other, str(drawing))[None]
     psnr = psnr_of(other.tokenizer.detokenize(other.tokenizer.tokenize(x_BCHW)), x_BCHW).item()

@@ -21,7 +21,7 @@ def test_every_run_that_has_weights_can_be_chosen(run: Run, place: Path) -> None
         shutil.copytree("runs/prior/tiny", f"runs/prior/run{number}")
     runs = Runs(run)
     first, *others, last = runs.directories()
-    assert (first, last) == (run.name, "OpenMoji, the model that comes along")
+    assert (first, last) == (run.name, "avatars, the bundled model")
     assert sorted(others) == [f"runs/prior/run{number}" for number in range(IN_MEMORY)] + ["runs/prior/tiny"]
     assert runs.of(run.name) is run
     chosen = [runs.of(f"runs/prior/run{number}") for number in range(IN_MEMORY)]

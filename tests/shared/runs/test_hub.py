@@ -14,7 +14,7 @@ from shared.runs import hub
 from shared.runs.fingerprint import fingerprint
 from shared.runs.hub import local_run, prior_directory
 from shared.runs.token_cache import read_info
-from shipped import OPENMOJI
+from shipped import BUNDLED
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer, matching_tokenizer
 from stage1_tokenizer.train import train as train_tokenizer
@@ -82,7 +82,7 @@ def test_the_prior_trained_last_comes_before_the_one_that_is_shipped(runs: tuple
     assert prior_directory(None) == runs[1]
     assert prior_directory(runs[1]) == runs[1]
     shutil.rmtree("runs")
-    assert prior_directory(None) == OPENMOJI
+    assert prior_directory(None) == BUNDLED
 
 
 def test_a_run_can_be_loaded_as_it_is(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
