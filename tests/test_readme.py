@@ -13,5 +13,5 @@ def test_the_lines_of_python_draw_four_images() -> None:
     [lines] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     exec(compile(lines, "README.md", "exec"), {})
     pixels_HWC = np.asarray(Image.open(Path("four.png")))
-    assert pixels_HWC.shape == (68, 4 * 68, 3)
+    assert pixels_HWC.shape == (100, 4 * 100, 3)
     assert len(np.unique(pixels_HWC.reshape(-1, 3), axis=0)) > 20
