@@ -6,6 +6,7 @@ import torch
 
 from stage2_prior.decoding.filters import SamplingConfig, filter_logits
 from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.decoding.settings import USUAL
 from tests.web_page.visits import controls
 from web_page.drawing import Request
 
@@ -15,11 +16,15 @@ def request(**values: Any) -> Request:
     return Request.of(controls(**values))
 
 
-def test_untouched_controls_change_nothing() -> None:
-    logits_BV = torch.randn(3, 20)
-    assert torch.equal(filter_logits(logits_BV, request().sampling()), logits_BV)
+def test_untouched_controls_draw_with_the_settings_of_the_run() -> None:
+    assert request().sampling() == USUAL.sampling
+    assert request().autoguidance == USUAL.autoguidance
     assert request().guidance().scales(16).tolist() == [1.0] * 16
-    assert request().autoguidance == 1
+
+
+def test_controls_that_are_off_change_nothing() -> None:
+    logits_BV = torch.randn(3, 20)
+    assert torch.equal(filter_logits(logits_BV, request(top_p=1.0).sampling()), logits_BV)
 
 
 def test_every_control_reaches_the_sampler() -> None:

@@ -51,15 +51,16 @@ def pictures_of(html: str) -> np.ndarray:
 
 
 def expected_drawings(run: Run, num: int, seed: int, **options: Any) -> np.ndarray:
-    """(num, H, W, 3) uint8, drawn without the page."""
+    """(num, H, W, 3) uint8, drawn without the page, as the controls of the run begin."""
+    options = {"config": run.settings.sampling, "autoguidance": run.settings.autoguidance, **options}
     images_BCHW = run.tokenizer.detokenize(generate(run.prior, range(num), seed, **options))
     return to_uint8(images_BCHW).permute(0, 2, 3, 1).numpy()
 
 
 def controls(**values: Any) -> list[Any]:
-    """What the controls say when nobody has touched them, but for `values`."""
+    """What the controls say of a run with the usual settings when nobody has touched them, but for `values`."""
     untouched = {"num": 16, "seed": 0, "label": ANY_CLASS}
-    untouched |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "autoguidance": 1.0}
+    untouched |= {"temperature": 1.0, "top_k": 0, "top_p": 0.95, "min_p": 0.0, "autoguidance": 2.0}
     untouched |= {"scale": 1.0, "schedule": "constant", "power": 2.5, "guide_from": 0, "guide_to": 16}
     assert values.keys() <= untouched.keys()
     return list((untouched | values).values())

@@ -94,9 +94,9 @@ def test_a_decoder_is_not_lent_while_it_draws(run: Run, monkeypatch: pytest.Monk
 
 
 def test_a_class_and_its_guidance_are_those_of_the_sampler(run: Run) -> None:
-    *_, html = draw(run, *controls(num=2, label="faces", scale=3.0))
+    *_, html = draw(run, *controls(num=2, label="faces", scale=3.0, autoguidance=1.0))
     labels_B = torch.full((2,), present(run.info.class_names).index("faces"))
-    expected_NHWC = expected_drawings(run, 2, 0, labels_B=labels_B, cfg_scale=3.0)
+    expected_NHWC = expected_drawings(run, 2, 0, labels_B=labels_B, cfg_scale=3.0, autoguidance=1.0)
     assert np.array_equal(pictures_of(html), expected_NHWC)
 
 
@@ -115,6 +115,7 @@ def test_more_images_than_a_batch_are_all_drawn(run: Run) -> None:
         ({"top_k": -2}, "top_k is -2"),
         ({"label": "dogs"}, "dogs: there is no such class"),
         ({"guide_from": 9, "guide_to": 3}, "guidance goes from token 9 to 3"),
+        ({"label": "faces", "scale": 3.0}, "do not go together: set either to 1"),
     ],
 )
 def test_requests_that_cannot_be_met_are_one_message(run: Run, values: dict[str, Any], message: str) -> None:
