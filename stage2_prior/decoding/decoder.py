@@ -14,7 +14,7 @@ from stage2_prior.decoding.choice import autoguided_chooser, chooser
 from stage2_prior.decoding.draw import uniforms
 from stage2_prior.decoding.engine import Engine, lay_out
 from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.guidance import autoguidance_scales
+from stage2_prior.decoding.guidance import autoguidance_scales, check_guidances
 from stage2_prior.decoding.step import Weights
 from stage2_prior.prior import Prior, load_early
 
@@ -73,7 +73,8 @@ class Decoder:
         scale_L = torch.as_tensor(cfg_scale, dtype=torch.float32).expand(prior.length)
         guided = bool((scale_L[prefix_BK.shape[1] :] != 1).any())
         _check_request(prior, images, seed, labels_B, scale_L, prefix_BK)
-        against_early = _check_autoguidance(autoguidance, guided)
+        check_guidances(autoguidance, guided)
+        against_early = autoguidance != 1
         if against_early:
             scale_L = autoguidance_scales(autoguidance, prior.length)
         engine = self._engine(min(self.rows, len(images)) * (2 if guided else 1), against_early)
@@ -133,15 +134,6 @@ def _check_request(
     if labels_B is not None:
         _check_labels(prior, labels_B, len(images))
     _check_prefix(prior, prefix_BK, len(images))
-
-
-def _check_autoguidance(scale: float, guided: bool) -> bool:
-    """Whether it does anything."""
-    if not 1 <= scale <= 1000:
-        raise UserError(f"the scale of autoguidance is {scale:g}: it must be from 1 (none) to 1000")
-    if guided and scale != 1:
-        raise UserError(f"autoguidance of {scale:g} and guidance towards a class do not go together: set either to 1")
-    return scale != 1
 
 
 def _check_labels(prior: Prior, labels_B: Tensor, count: int) -> None:

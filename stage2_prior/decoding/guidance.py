@@ -28,6 +28,16 @@ def guide(logits_2BV: Tensor, scale: float | Tensor) -> Tensor:
 RISES = 1 / 6, 1 / 2  # from where to where in a grid autoguidance grows
 
 
+def check_guidances(autoguidance: float, towards_class: bool) -> None:
+    """Raise UserError for a scale of autoguidance out of its range, or beside guidance towards a class."""
+    if not 1 <= autoguidance <= 1000:
+        raise UserError(f"the scale of autoguidance is {autoguidance:g}: it must be from 1 (none) to 1000")
+    if towards_class and autoguidance != 1:
+        raise UserError(
+            f"autoguidance of {autoguidance:g} and guidance towards a class do not go together: set either to 1"
+        )
+
+
 def autoguidance_scales(scale: float, length: int) -> Tensor:
     """(L,) float32: the scale of autoguidance at each position of a grid of `length` tokens.
 

@@ -4,33 +4,31 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, model_validator
 
 from shared.config import Config, parse_config
 from shared.disk.atomic import write_text
 from shared.errors import UserError
 from shared.runs.run_directory import DRAWING, EARLY
 from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.decoding.guidance import GuidanceConfig, check_guidances
 
 
 class DrawingSettings(Config):
     """How images are drawn, all in all."""
 
+    model_config = ConfigDict(allow_inf_nan=True)  # so that they too get a message of ours
+
     sampling: SamplingConfig = SamplingConfig()
     """How a token is drawn."""
     guidance: GuidanceConfig = GuidanceConfig()
     """Towards a class; of use only where one is given."""
-    autoguidance: float = Field(1.0, ge=1, le=1000)
+    autoguidance: float = 1.0
     """Away from what the prior was early in its training (`Decoder.generate`); 1: none."""
 
     @model_validator(mode="after")
-    def _one_guidance(self) -> "DrawingSettings":
-        if self.guidance.scale != 1 and self.autoguidance != 1:
-            raise UserError(
-                f"guidance towards a class (scale {self.guidance.scale:g}) and autoguidance of {self.autoguidance:g} "
-                "do not go together: set either to 1"
-            )
+    def _in_range(self) -> "DrawingSettings":
+        check_guidances(self.autoguidance, towards_class=self.guidance.scale != 1)
         return self
 
     def without_guidance(self) -> "DrawingSettings":

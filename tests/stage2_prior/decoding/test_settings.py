@@ -1,5 +1,6 @@
 """A run's own settings: kept, read, and told where they cannot be."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,14 @@ def test_where_early_weights_were_kept_they_are_used_unless_others_were_found(tm
 
 
 def test_both_kinds_of_guidance_are_refused() -> None:
-    with pytest.raises(UserError, match=r"scale 2\) and autoguidance of 3 do not go together: set either to 1"):
+    with pytest.raises(UserError, match="autoguidance of 3 and guidance .* do not go together: set either to 1"):
         DrawingSettings(guidance=GuidanceConfig(scale=2), autoguidance=3)
+
+
+@pytest.mark.parametrize("scale", [0.5, -1.0, 2000.0, math.inf, math.nan])
+def test_a_scale_of_autoguidance_out_of_its_range_is_one_message(scale: float) -> None:
+    with pytest.raises(UserError, match=f"autoguidance is {scale:g}: it must be from 1"):
+        DrawingSettings(autoguidance=scale)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {"sampling": {"temprature": 1}}}'])
