@@ -2,12 +2,14 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from shared.data.config import DataConfig
 from shared.data.pictures.copies import copies_among
-from shared.data.pictures.header import Header, header_of
+from shared.data.pictures.header import Header
+from shared.data.pictures.header_cache import headers_of
 from shared.data.pictures.profiles import notes_on_profiles
 from shared.data.pictures.suffixes import READABLE_SUFFIXES
 from shared.data.pictures.survey import SAMPLE
@@ -63,8 +65,7 @@ class FolderSource(EncodedSource):
 
     def _readable(self, found: Walk, config: DataConfig) -> dict[str, Header]:
         """The headers of what can be read. Raises UserError where that is nothing, or too little of what is there."""
-        opened = threaded(lambda name: header_of(found.folder / name, config.max_pixels), found.pictures)
-        headers = dict(zip(found.pictures, opened, strict=True))
+        headers = headers_of(found.folder, found.pictures, config.max_pixels)
         unread = Counter(header.unread for header in headers.values() if header.unread)
         broken = {name: header for name, header in headers.items() if header.problem and not header.unread}
         good = {name: header for name, header in headers.items() if not header.problem}
@@ -83,8 +84,8 @@ class FolderSource(EncodedSource):
             raise UserError(f"no images in {self._path}: {_looked_for(found)}")
         if found.others:
             self.notes.append(f"other files: {by_number(found.others)}")
-        used = {str(folder) for name in good for folder in PurePosixPath(name).parents}
-        gone = {str(PurePosixPath(name).parent) for name in headers.keys() - good.keys()} - used
+        used = {str(above) for folder in _folders(good) for above in (folder, *folder.parents)}
+        gone = {str(folder) for folder in _folders(headers.keys() - good.keys())} - used
         if gone:
             self.notes.append(f"no readable image in {some(sorted(gone), join=', ')}")
         return good
@@ -114,6 +115,11 @@ class FolderSource(EncodedSource):
         used = [number for number, split in enumerate(splits.of_N) if split in wanted | held]
         is_held = [splits.of_N[number] in held for number in used] if held else None
         return [names[number] for number in used], [splits.rest_N[number] for number in used], is_held
+
+
+def _folders(names: Iterable[str]) -> list[PurePosixPath]:
+    """Those that the files lie in, each once."""
+    return [PurePosixPath(folder) for folder in {name.rpartition("/")[0] for name in names}]
 
 
 def _size(path: Path) -> int:

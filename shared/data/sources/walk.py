@@ -53,7 +53,7 @@ def walk(folder: Path) -> Walk:
     """Go through a folder and its sub-folders, along links too, each once."""
     found, unnamed = Walk(folder), []
     for name in _files(found):
-        suffix, base = Path(name).suffix.lower(), name.rpartition("/")[2]
+        suffix, base = os.path.splitext(name)[1].lower(), name.rpartition("/")[2]
         if base.startswith("."):
             found.passed_over["hidden files"] += suffix in PICTURE_SUFFIXES
         elif base.lower() in METADATA:

@@ -9,6 +9,8 @@ from PIL import Image
 
 from shared.data.config import DataConfig
 from shared.data.open import open_datasets, open_source
+from shared.data.pictures import header_cache
+from shared.data.pictures.header import Header
 from shared.data.sources.source import ImageSource
 from shared.errors import UserError
 from tests.pictures import encoded, picture
@@ -88,3 +90,29 @@ def test_nothing_usable_names_the_place(tmp_path: Path) -> None:
         open_(tmp_path)
     with pytest.raises(UserError, match=r"no folder '/not/there'.*'hf:NAME'.*'openmoji'"):
         open_("/not/there")
+
+
+def test_a_folder_whose_headers_are_remembered_opens_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(header_cache, "LEAST", 3)
+    monkeypatch.setattr(header_cache, "SETTLED", -(10**12))  # these files are new
+    folder = tmp_path / "pictures"
+    pictures = {"cat/a.png": picture(), "cat/b.png": picture(), "dog/deep/c.png": Image.new("I;16", (8, 8), 900)}
+    contents = {name: encoded(image) for name, image in pictures.items()} | {
+        "broken/d.png": b"",
+        "dog/broken/e.png": b"",
+    }
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    first = open_(folder)
+    assert "no readable image in broken, dog/broken" in first.notes
+    assert first.keys == ["cat/a.png", "cat/a.png", "dog/deep/c.png"], "copies share a key"
+    monkeypatch.setattr(header_cache, "header_of", lambda path, _: Header(f"{path.name} is opened again"))
+    second = open_(folder)
+    assert list(second.unreadable) == [
+        "broken/d.png (d.png is opened again)",
+        "dog/broken/e.png (e.png is opened again)",
+    ]
+    for attribute in ("names", "keys", "labels", "class_names", "notes", "reading"):
+        assert getattr(second, attribute) == getattr(first, attribute)
+    assert second.contents() == first.contents()
