@@ -74,6 +74,10 @@ def parse_arguments() -> argparse.Namespace:
         "--autoguidance", type=float, metavar="S",
         help="draw what the prior finds likelier than it did early in its training; 1: off, 2: strong",
     )  # fmt: skip
+    tokens.add_argument(
+        "--candidates", type=int, metavar="N",
+        help="draw N for each image, and keep one that the prior finds neither unlikely nor too likely",
+    )  # fmt: skip
     _guidance_arguments(parser.add_argument_group("classes and guidance towards them"))
     _completion_arguments(parser.add_argument_group("completing pictures"))
     return parser.parse_args()
@@ -202,7 +206,7 @@ def main() -> None:
     size = tokenizer.detokenize(torch.zeros(1, *info.grid, dtype=torch.long, device=device)).shape[2:]
     panel = Panel(task, size, out / ("completions.png" if task.photos else "grid.png"))
     stream = Stream(panel, tokenizer, info.grid[0]) if args.stream else None
-    to_draw = task.total * (prior.length - task.kept)
+    to_draw = task.total * (prior.length - task.kept) * settings.candidates
     drawing, start = 0.0, time.perf_counter()
     decoder = Decoder(prior.to(device), args.batch_size)
     with tqdm(total=to_draw, unit="tok", desc="drawing", leave=False) as bar:
@@ -210,7 +214,8 @@ def main() -> None:
             began = time.perf_counter()
             tokens_BHW = decoder.generate(
                 task.images(numbers), args.seed, settings.sampling, labels_B=task.labels(numbers), cfg_scale=scale_L,
-                autoguidance=settings.autoguidance, prefix_tokens_BK=task.prefixes(numbers), progress=bar.update,
+                autoguidance=settings.autoguidance, candidates=settings.candidates,
+                prefix_tokens_BK=task.prefixes(numbers), progress=bar.update,
                 on_row=partial(stream.show, numbers) if stream else None,
             )  # fmt: skip
             drawing += time.perf_counter() - began
@@ -251,6 +256,7 @@ def settings_of(args: argparse.Namespace, own: DrawingSettings) -> DrawingSettin
         sampling=SamplingConfig(**used.sampling.model_dump() | given[0]),
         guidance=GuidanceConfig(**used.guidance.model_dump() | given[1]),
         autoguidance=autoguidance if args.autoguidance is None else args.autoguidance,
+        candidates=own.candidates if args.candidates is None else args.candidates,
     )
     if used.changed():
         print(f"drawing with {settings} (this prior's own: {used})")

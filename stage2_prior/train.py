@@ -218,7 +218,7 @@ def draw_grids(prior: Prior, cache: TokenCache, settings: DrawingSettings | None
     guidance = GuidanceConfig() if labels_B is None else settings.guidance
     return Decoder(prior.eval()).generate(
         range(SHOWN), 0, settings.sampling, labels_B=labels_B, cfg_scale=guidance.scales(prior.length),
-        autoguidance=settings.autoguidance,
+        autoguidance=settings.autoguidance, candidates=settings.candidates,
     )  # fmt: skip
 
 

@@ -26,8 +26,8 @@ def sampling_controls(fitting: Fitting, num: int) -> list[Component]:
             label = fitting.add(_class_control)
     with gr.Accordion("How a token is drawn", open=False):
         filters = [fitting.add(partial(_filter_control, name)) for name in SamplingConfig.model_fields]
-        autoguidance = fitting.add(_autoguidance_control)
-    return [how_many, seed, label, *filters, autoguidance, *_guidance_controls(fitting)]
+        others = [fitting.add(_autoguidance_control), fitting.add(_candidates_control)]
+    return [how_many, seed, label, *filters, *others, *_guidance_controls(fitting)]
 
 
 def _class_control(run: Run) -> gr.Dropdown:
@@ -52,6 +52,12 @@ def _autoguidance_control(run: Run) -> gr.Slider:
     """How far to keep from what the prior was early in its training."""
     said = "1: none; more draws what the prior has learned since early in its training"
     return gr.Slider(1, 4, run.settings.autoguidance, step=0.1, label="Autoguidance", info=said)
+
+
+def _candidates_control(run: Run) -> gr.Slider:
+    """Of how many drawings one is kept."""
+    said = "drawn for each image; one that is neither torn nor flat, as the prior sees it, is kept"
+    return gr.Slider(1, 16, run.settings.candidates, step=1, label="Candidates", info=said)
 
 
 def _guidance_controls(fitting: Fitting) -> list[Component]:

@@ -33,6 +33,7 @@ class Request(NamedTuple):
     label: str
     filters: Sequence[float]
     autoguidance: float
+    candidates: int
     scale: float
     schedule: str
     power: float
@@ -82,7 +83,7 @@ def growing(run: Run, request: Request, prefix_1K: Tensor) -> Iterator[Tensor]:
             numbers = range(begin, min(begin + BATCH, request.num))
             draw_batch = partial(
                 decoder.generate, numbers, request.seed, sampling, cfg_scale=scale_L,
-                autoguidance=request.autoguidance,
+                autoguidance=request.autoguidance, candidates=request.candidates,
                 labels_B=None if label is None else torch.full((len(numbers),), label),
                 prefix_tokens_BK=prefix_1K.expand(len(numbers), -1),
             )  # fmt: skip

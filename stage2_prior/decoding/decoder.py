@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import UserError
+from stage2_prior.decoding.candidates import check_candidates, typical
 from stage2_prior.decoding.choice import autoguided_chooser, chooser
 from stage2_prior.decoding.draw import uniforms
 from stage2_prior.decoding.engine import Engine, lay_out
@@ -48,6 +49,7 @@ class Decoder:
         labels_B: Tensor | None = None,
         cfg_scale: float | Tensor = 1.0,
         autoguidance: float = 1.0,
+        candidates: int = 1,
         prefix_tokens_BK: Tensor | None = None,
         progress: Callable[[int], None] | None = None,
         on_row: Callable[[Tensor], None] | None = None,
@@ -61,12 +63,13 @@ class Decoder:
         above 1 draws what the prior finds likelier than it did early in its training, early + scale (prior - early) of
         what the filters leave (after Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself"). The
         scale rises over the grid (`autoguidance_scales`), and the early weights are those of the run that the prior was
-        loaded from. `progress` is called
-        with the number of tokens just drawn, `on_row` with the rows (B, r, w) of a batch's grids so far, on the prior's
-        device, each time that a row of them is whole.
+        loaded from. Of several `candidates` for each image, one that the prior finds neither unlikely nor too
+        likely is kept (`candidates.py`); the first of them is what is drawn without any others. `progress` is called
+        with the number of tokens just drawn, `on_row` with the rows (B, r, w) of a batch's first candidates so far, on
+        the prior's device, each time that a row of them is whole.
 
         Raises UserError for labels or prefixes that do not fit the prior, guidance without labels, both kinds of
-        guidance, or autoguidance where no early weights were kept.
+        guidance, autoguidance where no early weights were kept, or no candidates.
         """
         prior = self.weights.model
         prefix_BK = torch.empty(len(images), 0, dtype=torch.long) if prefix_tokens_BK is None else prefix_tokens_BK
@@ -74,24 +77,32 @@ class Decoder:
         guided = bool((scale_L[prefix_BK.shape[1] :] != 1).any())
         _check_request(prior, images, seed, labels_B, scale_L, prefix_BK)
         check_guidances(autoguidance, guided)
+        check_candidates(candidates)
         against_early = autoguidance != 1
         if against_early:
             scale_L = autoguidance_scales(autoguidance, prior.length)
-        engine = self._engine(min(self.rows, len(images)) * (2 if guided else 1), against_early)
+        drawn = [(image, candidate) for candidate in range(candidates) for image in images]  # N = their number
+        labels_N = None if labels_B is None else labels_B.repeat(candidates)
+        prefix_NK = prefix_BK.repeat(candidates, 1)
+        engine = self._engine(min(self.rows, len(drawn)) * (2 if guided else 1), against_early)
         choose = (autoguided_chooser if against_early else chooser)(config or SamplingConfig())
         grids = []
-        for start in range(0, len(images), self.rows):
+        for start in range(0, len(drawn), self.rows):
             part = slice(start, start + self.rows)
-            numbers = images[part]
-            streams_BLU = np.stack([uniforms(seed, image, prior.length, prior.codes) for image in numbers])
-            starts = [prior.start_tokens(None if labels_B is None else labels_B[part], len(numbers))]
+            numbers = drawn[part]
+            streams = [uniforms(seed, image, prior.length, prior.codes, candidate) for image, candidate in numbers]
+            starts = [prior.start_tokens(None if labels_N is None else labels_N[part], len(numbers))]
             if guided:
                 starts.append(prior.start_tokens(None, len(numbers)))
-            starts_R, uniforms_BLU = torch.cat(starts), torch.from_numpy(streams_BLU)
+            starts_R, uniforms_BLU = torch.cat(starts), torch.from_numpy(np.stack(streams))
             guidance = scale_L if guided or against_early else None
+            show = on_row and _first_rows(on_row, len(images) - start)
             with torch.cuda.device_of(prior.norm.weight):  # kernels are launched on the current device, whichever it is
-                grids.append(engine.decode(starts_R, prefix_BK[part], uniforms_BLU, choose, guidance, progress, on_row))
-        return torch.cat(grids).unflatten(1, prior.grid)
+                grids.append(engine.decode(starts_R, prefix_NK[part], uniforms_BLU, choose, guidance, progress, show))
+        tokens_NL = torch.cat(grids)
+        if candidates > 1:
+            tokens_NL = typical(prior, tokens_NL.unflatten(0, (candidates, -1)), labels_B)
+        return tokens_NL.unflatten(1, prior.grid)
 
     def _engine(self, rows: int, against_early: bool) -> Engine:
         """Memory for that many rows: the last one's, where it is enough."""
@@ -108,6 +119,11 @@ class Decoder:
                 early = load_early(self.run)
             self.early = lay_out(early.to(self.weights.model.norm.weight.device), self.exact)
         return self.early
+
+
+def _first_rows(on_row: Callable[[Tensor], None], count: int) -> Callable[[Tensor], None] | None:
+    """Calls `on_row` with the first `count` of the grids; None where there are none to show."""
+    return (lambda tokens_Brw: on_row(tokens_Brw[:count])) if count > 0 else None
 
 
 def _check_request(

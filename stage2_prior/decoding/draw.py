@@ -11,9 +11,10 @@ from torch import Tensor
 BRANCHES = 8  # of each node in the tree; more would be fewer steps, but more boundaries on the way to a leaf
 
 
-def uniforms(seed: int, image: int, length: int, codes: int) -> np.ndarray:
-    """(length, levels) float64 in [0, 1): the random stream of one image, whatever batch or device it is drawn on."""
-    return np.random.Generator(np.random.PCG64([seed, image])).random((length, len(strides(codes))))
+def uniforms(seed: int, image: int, length: int, codes: int, candidate: int = 0) -> np.ndarray:
+    """(length, levels) float64 in [0, 1): the random stream of one candidate for one image, on any device."""
+    numbers = [seed, image, candidate] if candidate else [seed, image]
+    return np.random.Generator(np.random.PCG64(numbers)).random((length, len(strides(codes))))
 
 
 def draw(logits_BV: Tensor, uniforms_BU: Tensor) -> Tensor:

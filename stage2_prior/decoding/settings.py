@@ -10,6 +10,7 @@ from shared.config import Config, parse_config
 from shared.disk.atomic import write_text
 from shared.errors import UserError
 from shared.runs.run_directory import DRAWING, EARLY
+from stage2_prior.decoding.candidates import check_candidates
 from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.guidance import GuidanceConfig, check_guidances
 
@@ -25,10 +26,13 @@ class DrawingSettings(Config):
     """Towards a class; of use only where one is given."""
     autoguidance: float = 1.0
     """Away from what the prior was early in its training (`Decoder.generate`); 1: none."""
+    candidates: int = 1
+    """How many are drawn for each image; one that the prior finds neither unlikely nor too likely is kept."""
 
     @model_validator(mode="after")
     def _in_range(self) -> "DrawingSettings":
         check_guidances(self.autoguidance, towards_class=self.guidance.scale != 1)
+        check_candidates(self.candidates)
         return self
 
     def without_guidance(self) -> "DrawingSettings":
@@ -40,7 +44,7 @@ class DrawingSettings(Config):
         sampling = self.sampling.model_dump(exclude_defaults=True)
         guidance = self.guidance.model_dump(exclude_defaults=True)
         found = sampling | {f"guidance {name}": value for name, value in guidance.items()}
-        return found | ({} if self.autoguidance == 1 else {"autoguidance": self.autoguidance})
+        return found | self.model_dump(include={"autoguidance", "candidates"}, exclude_defaults=True)
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.changed().items()) or "temperature 1.0"

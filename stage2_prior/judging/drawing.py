@@ -38,6 +38,8 @@ class Drawing(Config):
     """Towards a class."""
     autoguidance: float = Field(1.0, ge=1, le=1000)
     """Away from what the prior was early in its training; 1: none."""
+    candidates: int = Field(1, ge=1, le=1000)
+    """How many are drawn for each image, of which one is kept (`DrawingSettings`)."""
 
 
 def drawn_tokens(prior: Prior, dataset: ImageDataset, drawing: Drawing, accelerator: Accelerator) -> Tensor:
@@ -56,7 +58,7 @@ def drawn_tokens(prior: Prior, dataset: ImageDataset, drawing: Drawing, accelera
             numbers = numbers_B.tolist()
             tokens_Bhw = decoder.generate(
                 numbers, drawing.seed, drawing.sampling, labels_B=labels_B, cfg_scale=scale_L,
-                autoguidance=drawing.autoguidance,
+                autoguidance=drawing.autoguidance, candidates=drawing.candidates,
             )  # fmt: skip
             grids.append(tokens_Bhw)
             bar.update(len(numbers_B))

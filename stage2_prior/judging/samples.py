@@ -94,6 +94,7 @@ def facts_of(subject: Subject, drawing: Drawing, dataset: ImageDataset, networks
         "sampling": drawing.sampling.model_dump(),
         "guidance": drawing.guidance.model_dump(),
         "autoguidance": drawing.autoguidance,
+        "candidates": drawing.candidates,
         "seeds": {"drawing": drawing.seed, "subsets and parts": 0},
         "weights": {network.name: network.fingerprint for network in networks.opened},
     }

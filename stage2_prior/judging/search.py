@@ -93,7 +93,7 @@ class Search:
         """Features (N, D) of images drawn so, each class as often as it occurs."""
         drawing = Drawing(
             images=self.images, seed=seed, batch_size=self.batch_size, sampling=settings.sampling,
-            guidance=settings.guidance, autoguidance=settings.autoguidance,
+            guidance=settings.guidance, autoguidance=settings.autoguidance, candidates=settings.candidates,
         )  # fmt: skip
         training = reference_images(self.subject.info, "train")
         tokens_nhw = drawn_tokens(self.subject.prior, training, drawing, self.accelerator)
