@@ -10,6 +10,7 @@ DRAWING, MOST_DRAWING = 75.0, 1 / 8  # seconds for drawing and the pages, and sh
 SEARCH, MOST_SEARCH = 400.0, 0.05  # seconds for finding how to draw best; none is made where they are a larger share
 STARTING = 60.0  # seconds in which six commands start
 MOST_CACHING = 0.25  # of the hours
+SEEN = 2  # times that a prior sees each of several views: to tokenize another takes longer than half of training on it
 TOKENIZER, DECODER = 0.23, 0.15  # of the training: a tokenizer is soon as good as it gets, a prior is not
 CACHING = 2.0  # times as fast as training (3 without bfloat16), an encoder alone turns images into tokens
 MOST_IMAGES = {"cpu": 120_000, "other": 2_000_000}  # a tokenizer of that size, or its decoder, gains little from more
@@ -34,8 +35,8 @@ class Budget:
 def tokenized(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, views: int) -> tuple[int, int]:
     """How many pictures are tokenized, and in how many views, `views` at most.
 
-    No more than the prior will learn from, nor more than a quarter of `seconds` can tokenize; but at least one view of
-    each, before pictures are left out.
+    No more than the prior will learn from, nor more than a quarter of `seconds` can tokenize; several views only if the
+    prior sees each of them `SEEN` times; but at least one view of each picture, before any are left out.
     """
     for fewer in range(views, 0, -1):
         used = _used(seconds, rates, machine, pictures, fewer)
@@ -46,11 +47,12 @@ def tokenized(seconds: float, rates: Rates, machine: Machine, pictures: Pictures
 
 def _used(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, views: int) -> int:
     """The most pictures for which that holds: the more are tokenized, the fewer the prior has time for."""
+    seen = SEEN if views > 1 else 1
     fewest, most = 1, max(1, min(pictures.train, int(CACHING * rates.images * MOST_CACHING * seconds / views)))
     while fewest < most:
         used = (fewest + most + 1) // 2
         grids = rates.grids * divide(seconds, rates, machine, pictures.limited(used), views).prior
-        fewest, most = (used, most) if used * views <= grids else (fewest, used - 1)
+        fewest, most = (used, most) if used * views * seen <= grids else (fewest, used - 1)
     return fewest
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from planning.choice.budget import CACHING, MOST_CACHING, divide, tokenized
+from planning.choice.budget import CACHING, MOST_CACHING, SEEN, divide, tokenized
 from planning.survey.pace import Rates
 from tests.planning.samples import MACHINE, pictures
 
@@ -18,7 +18,8 @@ def test_no_more_is_tokenized_than_a_prior_learns_from(hours: float, train: int,
 
     def fits(used: int, views: int) -> bool:
         seconds = used * views / (CACHING * rates.images)
-        return used * views <= grids(used, views) and seconds <= MOST_CACHING * 3600 * hours
+        seen = SEEN if views > 1 else 1
+        return used * views * seen <= grids(used, views) and seconds <= MOST_CACHING * 3600 * hours
 
     all_of_them = pictures(train=train)
     used, views = tokenized(3600 * hours, rates, MACHINE, all_of_them, 4)
