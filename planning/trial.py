@@ -140,11 +140,11 @@ def _trials(name: str, request: Request, pictures: Pictures, machine: Machine, t
     found: dict[Shape, _Trial] = {}
     smallest, tried = prior_sizes(pictures, machine)[0], shapes(pictures, machine)
     for shape in tried:
-        settings = tokenizer_settings(request.source, pictures, machine, shape)
-        run = tokenizer_run(settings, name, NO_LENGTH, request.changes)
+        settings_of = partial(tokenizer_settings, request.source, pictures, machine, changes=request.changes)
+        run = tokenizer_run(settings_of(shape), name, NO_LENGTH, request.changes)
         changed = Shape(*run.data.height_width, run.model.backbone.patch)
         if changed not in found and (changed.is_whole or shape == tried[-1]):
-            tokenizer = tuple(tokenizer_settings(request.source, pictures, machine, changed, shape.patch))
+            tokenizer = tuple(settings_of(changed, shape.patch))
             found[changed] = _Trial(name, request, pictures, machine, timing, changed, tokenizer, smallest)
             found[changed].check()
     return list(found.values())

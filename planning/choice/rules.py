@@ -5,6 +5,7 @@ Those for a GPU are the presets' of configs/prior; no plan was trained on one ye
 """
 
 import math
+from collections.abc import Sequence
 
 from planning.choice.prior_size import PriorSize
 from planning.choice.setting import Setting
@@ -12,11 +13,14 @@ from planning.choice.shape import Shape
 from planning.choice.stage import run_of
 from planning.survey.machine import Machine
 from planning.survey.pictures import MANY, Pictures
+from shared.runs.hub import TOKENIZER
+from shipped import BUNDLED
 from stage1_tokenizer.losses.discriminators import PatchganConfig, minimum_size
 
 LARGE = 30_000  # pictures from which two views of each are enough
 IMAGES_BEFORE_CODES = 2_000  # that an encoder sees before the codebook is made of its vectors
 SMALLEST_PERCEPTUAL = 32  # pixels of the shorter side from which the perceptual loss is used
+OTHER_START = ("init", "model.backbone")  # changes that leave no use for the bundled tokenizer's weights
 PICTURES_A_CLASS = 10
 RATE_TIMES_WIDTH = 0.4  # a prior's learning rate falls as its width grows, as in muP
 DROPOUT = ((10, 0.0), (30, 0.1), (60, 0.2), (math.inf, 0.3))  # for priors that see a picture fewer times than that
@@ -24,9 +28,13 @@ TOKENS_A_CODE = 150  # of one view of all pictures: fewer, and a prior learns li
 
 
 def tokenizer_settings(
-    source: str | list[str], pictures: Pictures, machine: Machine, shape: Shape, patch: int | None = None
-) -> list[Setting]:
-    """Stage one, but for its length. patch: of the backbone, where the user's changes turn it into that of `shape`."""
+    source: str | list[str], pictures: Pictures, machine: Machine, shape: Shape, patch: int | None = None,
+    changes: Sequence[str] = (),
+) -> list[Setting]:  # fmt: skip
+    """Stage one, but for its length. patch: of the backbone, where the user's changes turn it into that of `shape`.
+
+    changes: the user's `key=value`, which are not applied here; what they rule out is not chosen.
+    """
     on_cpu = machine.kind == "cpu"
     codes = codes_for(pictures, shape, machine)
     settings = [
@@ -49,6 +57,12 @@ def tokenizer_settings(
         Setting("training.warm_up", 1600),
         Setting("training.ema_decay", 0.998),
     ]  # fmt: skip
+    if on_cpu and not any(change.startswith(OTHER_START) for change in changes):
+        said = "the bundled tokenizer's weights, but for its codes: training begins with edges and flat colours known"
+        settings += [
+            Setting("init", f"shipped/{BUNDLED.name}/{TOKENIZER}", said),
+            Setting("init_without", ["quantiser"]),
+        ]
     if pictures.held_out_share:
         settings.append(Setting("data.validation_fraction", pictures.held_out_share))
     if pictures.classes and not tells_classes(pictures):
@@ -71,6 +85,7 @@ def decoder_settings(name: str, machine: Machine, shape: Shape) -> list[Setting]
     judge = next((judge for judge in judges if minimum_size(judge) <= min(shape.height, shape.width)), None)
     settings = [
         Setting("init", str(run_of("tokenizer", name))),
+        Setting("init_without", []),
         Setting("training.decoder_only", True),
         Setting("training.optimizer", "adamw"),
         Setting("training.learning_rate", 5.0e-4),
@@ -82,7 +97,7 @@ def decoder_settings(name: str, machine: Machine, shape: Shape) -> list[Setting]
         *settings,
         Setting("loss.adversarial", {
             "discriminator": judge.model_dump(),
-            "weight": 0.8, "matching": 1.0, "start": 0.0, "warm_up": 0.05, "ramp": 0.1, "learning_rate": 2.0e-4,
+            "weight": 0.8, "matching": 1.0, "start": 0.0, "warm_up": 0.05, "ramp": 0.1, "learning_rate": 5.0e-4,
         }, "a discriminator, and what it sees in pictures: decoded ones become sharper and keep their tokens"),
     ]  # fmt: skip
 

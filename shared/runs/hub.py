@@ -47,13 +47,14 @@ or give this name wherever a command takes a run. It was trained on: {source}
 
 
 def local_run(name: str | Path, **options: Any) -> Path:
-    """The directory `name`, or a download of the hub's repository of that name (user/model).
+    """The directory `name`, here or among what comes with Tessera, or a download of the hub's repository of that name.
 
     options: of `huggingface_hub.snapshot_download`, as revision or token. Raises UserError where there is neither.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
-        return path
+    for folder in (path, BUNDLED.parent.parent / path):
+        if folder.is_dir():
+            return folder
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise UserError(f"{name}: there is no such run directory, and it is no name on the hub either (user/model)")
     try:
