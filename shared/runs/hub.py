@@ -52,9 +52,11 @@ def local_run(name: str | Path, **options: Any) -> Path:
     options: of `huggingface_hub.snapshot_download`, as revision or token. Raises UserError where there is neither.
     """
     path = Path(name).expanduser()
-    for folder in (path, BUNDLED.parent.parent / path):
-        if folder.is_dir():
-            return folder
+    if path.is_dir():
+        return path
+    shipped = BUNDLED.parent
+    if path.parts[:1] == (shipped.name,) and (shipped.parent / path).is_dir():  # from any working directory
+        return shipped.parent / path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise UserError(f"{name}: there is no such run directory, and it is no name on the hub either (user/model)")
     try:

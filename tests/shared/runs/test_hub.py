@@ -144,6 +144,15 @@ def test_a_name_on_the_hub_is_downloaded(runs: tuple[Path, Path], monkeypatch: p
     assert "training.pt" not in str(asked["me/mine"]["allow_patterns"])
 
 
+def test_what_comes_with_tessera_is_found_from_any_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_tokenizer(local_run("shipped/avatars/tokenizer")).config.quantiser.codes == 4096
+    (tmp_path / "shipped" / "avatars").mkdir(parents=True)
+    assert local_run("shipped/avatars") == Path("shipped/avatars")  # a folder that is here comes first
+
+
 def test_what_is_nowhere_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str, **options: object) -> str:
         raise LocalEntryNotFoundError("no network")
