@@ -92,7 +92,7 @@ def test_every_element_of_the_web_page_can_be_had_and_used(place: Path) -> None:
     assert all(slider.minimum < slider.maximum for slider in sliders)
     assert all(slider.minimum <= slider.value <= slider.maximum for slider in sliders)
     picture, length = str(next(Path("drawings").rglob("*.png"))), run.prior.length
-    controls = [2, 0, "faces", 1.0, 0, 0.95, 0.0, 2.0, 1.0, "constant", 2.5, 0, length]
+    controls = [2, 0, "faces", 1.0, 0, 0.95, 0.0, 2.0, 1, 1.0, "constant", 2.5, 0, length]
     *_, last = draw_on_page(run, *controls)
     assert last.count("<img") == 2
     *_, (*_, said, _, _) = reconstruct(run, picture)

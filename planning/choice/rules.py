@@ -13,8 +13,7 @@ from planning.choice.shape import Shape
 from planning.choice.stage import run_of
 from planning.survey.machine import Machine
 from planning.survey.pictures import MANY, Pictures
-from shared.runs.hub import TOKENIZER
-from shipped import BUNDLED
+from shared.runs.hub import BUNDLED_TOKENIZER
 from stage1_tokenizer.losses.discriminators import PatchganConfig, minimum_size
 
 LARGE = 30_000  # pictures from which two views of each are enough
@@ -60,7 +59,7 @@ def tokenizer_settings(
     if on_cpu and not any(change.startswith(OTHER_START) for change in changes):
         said = "the bundled tokenizer's weights, but for its codes: training begins with edges and flat colours known"
         settings += [
-            Setting("init", f"shipped/{BUNDLED.name}/{TOKENIZER}", said),
+            Setting("init", BUNDLED_TOKENIZER, said),
             Setting("init_without", ["quantiser"]),
         ]
     if pictures.held_out_share:

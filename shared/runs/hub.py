@@ -28,6 +28,7 @@ from shipped import BUNDLED
 
 CONFIG, TOKENS = "config.yaml", "tokens.json"  # what the weights are weights of; tokens.json: of a prior only
 TOKENIZER = "tokenizer"  # where a shared prior holds its tokenizer
+BUNDLED_TOKENIZER = f"shipped/{BUNDLED.name}/{TOKENIZER}"  # as `init` takes it
 WHICH_PRIOR = (
     "a run directory, or a name on the Hugging Face Hub (default: the last one trained or, if there is none, the "
     "bundled model)"
