@@ -128,7 +128,7 @@ def images_of(config: TokenizerRun, info: TokenInfo, tokenizer: Tokenizer) -> Im
 def own_tokens_of(
     prior: Prior, settings: DrawingSettings, images: ImageDataset, draws: DrawsConfig, accelerator: Accelerator
 ) -> OwnTokens:
-    """What the prior draws, as its own settings say: this process's drawings of those that are asked for."""
+    """What the prior draws, as its own settings say, one candidate each: this process's share."""
     drawing = Drawing(
         images=max(draws.drawings, accelerator.num_processes), batch_size=BATCH, sampling=settings.sampling,
         guidance=settings.guidance if prior.classes else GuidanceConfig(),

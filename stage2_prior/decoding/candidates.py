@@ -40,17 +40,16 @@ def typical(prior: Prior, tokens_NBL: Tensor, labels_B: Tensor | None) -> Tensor
 def log_likelihoods(prior: Prior, tokens_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
     """(B,) float32 on the CPU: what the prior's own distribution says of each grid, in nats per token.
 
-    tokens_BL, labels_B: on any device. Leaves the prior in eval mode.
+    tokens_BL, labels_B: on the CPU. Leaves the prior in eval mode.
     """
     device = prior.eval().norm.weight.device
     size = 1 if device.type == "cpu" else max(1, ELEMENTS // (prior.length * prior.codes))
-    labels = [None] * len(tokens_BL) if labels_B is None else labels_B.split(size)
-    return torch.cat(
-        [
-            _of(prior, part_BL.to(device), label_B)
-            for part_BL, label_B in zip(tokens_BL.split(size), labels, strict=False)
-        ]
-    )
+    parts = torch.arange(len(tokens_BL)).split(size)
+    return torch.cat([_of(prior, tokens_BL[part].to(device), _rows(labels_B, part)) for part in parts])
+
+
+def _rows(labels_B: Tensor | None, rows_N: Tensor) -> Tensor | None:
+    return None if labels_B is None else labels_B[rows_N]
 
 
 def _of(prior: Prior, tokens_BL: Tensor, labels_B: Tensor | None) -> Tensor:
