@@ -25,7 +25,9 @@ from planning.survey.bare_patches import bare_psnr
 from planning.survey.machine import this_machine
 from planning.survey.pace import StageTimer
 from planning.survey.pictures import look_at
+from planning.survey.pieces import HELD_OUT, cut_single
 from planning.trial import make_plan
+from shared.data.dataset import SinglePicture
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.options.commands import command_of
@@ -130,7 +132,13 @@ def new_plan(name: str, request: Request) -> Plan:
     """Look at the pictures and the machine, time what could be trained, and choose."""
     machine = this_machine()
     data = data_config(request.source, request.changes)
-    pictures = look_at(data)
+    try:
+        pictures = look_at(data)
+    except SinglePicture:
+        pieces = PLANS / name / "pieces"
+        cut_single(data, pieces)
+        data = data_config(str(pieces), (f"data.held_out={HELD_OUT}", *request.changes))
+        pictures = replace(look_at(data), pieces=str(pieces))
     seconds = min(LONGEST_TIMING, 3600 * request.hours * TIMING)
     began = time.perf_counter()
     print(f"timing what this machine could train on {shown(request.source)} ...", flush=True)

@@ -5,6 +5,7 @@ import math
 from planning.choice.shape import Shape, needed, shapes
 from planning.plan import Plan
 from planning.survey.pictures import FEW
+from planning.survey.pieces import SIDES
 from stage2_prior.tokens import tokens_apart
 
 # dB that tokenizers were better than codes for bare patches of 8 x 8 pixels, and how much better still for half that
@@ -27,7 +28,12 @@ def expectations(plan: Plan) -> list[str]:
             f"reconstructions of {expected[0]:.1f} to {expected[1]:.1f} dB (PSNR): the nearest of {plan.codes:,} codes "
             f"for each bare patch gives {plan.bare:.1f}, and a tokenizer sees more than a patch"
         )
-    if pictures.distinct < FEW:
+    if pictures.pieces:
+        said.append(
+            f"drawings are pieces, 1/{SIDES} of the picture's shorter side wide, not whole pictures: of a single one "
+            "there is nothing else to learn"
+        )
+    elif pictures.distinct < FEW:
         said.append(f"with {pictures.distinct:,} pictures, expect copies: the page at the end shows the nearest ones")
     if not plan.is_enough():
         said.append(

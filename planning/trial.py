@@ -139,8 +139,9 @@ def _trials(name: str, request: Request, pictures: Pictures, machine: Machine, t
     """
     found: dict[Shape, _Trial] = {}
     smallest, tried = prior_sizes(pictures, machine)[0], shapes(pictures, machine)
+    source = pictures.pieces or request.source
     for shape in tried:
-        settings_of = partial(tokenizer_settings, request.source, pictures, machine, changes=request.changes)
+        settings_of = partial(tokenizer_settings, source, pictures, machine, changes=request.changes)
         run = tokenizer_run(settings_of(shape), name, NO_LENGTH, request.changes)
         changed = Shape(*run.data.height_width, run.model.backbone.patch)
         if changed not in found and (changed.is_whole or shape == tried[-1]):

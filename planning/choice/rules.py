@@ -13,6 +13,7 @@ from planning.choice.shape import Shape
 from planning.choice.stage import run_of
 from planning.survey.machine import Machine
 from planning.survey.pictures import MANY, Pictures
+from planning.survey.pieces import HELD_OUT
 from shared.runs.hub import BUNDLED_TOKENIZER
 from stage1_tokenizer.losses.discriminators import PatchganConfig, minimum_size
 
@@ -62,6 +63,8 @@ def tokenizer_settings(
             Setting("init", BUNDLED_TOKENIZER, said),
             Setting("init_without", ["quantiser"]),
         ]
+    if pictures.pieces:
+        settings.append(Setting("data.held_out", HELD_OUT, "the end of the picture, which no other piece shows"))
     if pictures.held_out_share:
         settings.append(Setting("data.validation_fraction", pictures.held_out_share))
     if pictures.classes and not tells_classes(pictures):

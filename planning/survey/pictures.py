@@ -31,6 +31,7 @@ class Pictures:
     height, width: of the median picture in pixels. lowest, highest: width / height that a tenth is below, and above.
     classes: how many there are; 0 where there are none. grey: whether none of those looked at has colours.
     drawn: whether they are drawn by a program, at any size.
+    pieces: the folder of what a single picture was cut into, which are then the pictures; None where there are more.
     """
 
     train: int
@@ -44,6 +45,7 @@ class Pictures:
     classes: int
     grey: bool
     drawn: bool
+    pieces: str | None = None
 
     @property
     def ratio(self) -> float:
@@ -60,6 +62,8 @@ class Pictures:
 
     def __str__(self) -> str:
         parts = [f"{self.train} to train on, {self.held_out} held out"]
+        if self.pieces:
+            parts.insert(0, f"a single one, cut into pieces that overlap ({self.pieces})")
         if copies := self.train - self.distinct:
             parts.append(counted(copies, "is a copy or variant of another", "are copies or variants of others"))
         parts.append("drawn at any size" if self.drawn else f"the median is {self.width} x {self.height} pixels")
@@ -68,7 +72,10 @@ class Pictures:
 
 
 def look_at(config: DataConfig) -> Pictures:
-    """Open a set, decode some of its pictures and say what they are. Raises UserError where it cannot be used."""
+    """Open a set, decode some of its pictures and say what they are.
+
+    Raises SinglePicture where there is one only, and UserError where the set cannot be used.
+    """
     drawn = any(source.partition(":")[0] in DRAWN for source in config.sources)
     size = 64 if drawn else LOOKED_AT
     train, held_out = open_datasets(config.model_copy(update={"image_size": size}), seed=0)

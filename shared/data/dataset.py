@@ -29,16 +29,20 @@ from shared.errors import UserError
 log = logging.getLogger(__name__)
 
 
+class SinglePicture(UserError):
+    """There is one picture only, and so nothing to hold out."""
+
+
 def split_indices(keys: Sequence[str], validation_fraction: float) -> tuple[Tensor, Tensor]:
     """Indices (int64) for training and for validation: the same on every machine, run and seed.
 
     Images with equal keys stay together. Groups go to validation in the order of their key's SHA-256 until it holds
-    `validation_fraction` of all images, and at least one. Raises UserError if there is no second group to train on.
+    `validation_fraction` of all images, and at least one. Raises SinglePicture if there is no second group to train on.
     """
     digests_N = np.array([_sha256(key) for key in keys], dtype="S32")
     groups_G, group_N, size_G = np.unique(digests_N, return_inverse=True, return_counts=True)
     if len(groups_G) < 2:
-        raise UserError(
+        raise SinglePicture(
             f"cannot split {len(keys)} image(s) into training and validation: give two different ones, no copies or "
             "variants of one picture"
         )
