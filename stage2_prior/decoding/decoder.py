@@ -57,16 +57,16 @@ class Decoder:
         """Token grids (B, h, w) int64, on the CPU, of the images numbered `images`, one for each number.
 
         Image k depends on `seed` and k alone: not on how many are drawn side by side, nor on which; on a CPU to the
-        last bit, and on any number of threads. `labels_B` are
-        their classes, `prefix_tokens_BK` their first K tokens, which are kept. With a `cfg_scale` other than 1, each
-        image takes two rows of a batch; it may also be a tensor (L,), the scale at each position. An `autoguidance`
-        above 1 draws what the prior finds likelier than it did early in its training, early + scale (prior - early) of
-        what the filters leave (after Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself"). The
-        scale rises over the grid (`autoguidance_scales`), and the early weights are those of the run that the prior was
-        loaded from. Of several `candidates` for each image, one that the prior finds neither unlikely nor too
-        likely is kept (`candidates.py`); the first of them is what is drawn without any others. `progress` is called
-        with the number of tokens just drawn, `on_row` with the rows (B, r, w) of a batch's first candidates so far, on
-        the prior's device, each time that a row of them is whole.
+        last bit, and on any number of threads. `labels_B` are their classes, `prefix_tokens_BK` their first K tokens,
+        which are kept. With a `cfg_scale` other than 1, each image takes two rows of a batch; it may also be a tensor
+        (L,), the scale at each position. An `autoguidance` above 1 draws what the prior finds likelier than it did
+        early in its training, early + scale (prior - early) of what the filters leave (after Karras et al. 2024,
+        "Guiding a Diffusion Model with a Bad Version of Itself"). The scale rises over the grid
+        (`autoguidance_scales`), and the early weights are those of the run that the prior was loaded from. Of several
+        `candidates` for each image, one that the prior finds neither unlikely nor too likely is kept (`candidates.py`);
+        the first of them is what is drawn without any others. `progress` is called with the number of tokens just
+        drawn, `on_row` with the rows (B, r, w) of a batch's first candidates so far, on the prior's device, each time
+        that a row of them is whole.
 
         Raises UserError for labels or prefixes that do not fit the prior, guidance without labels, both kinds of
         guidance, autoguidance where no early weights were kept, or no candidates.
@@ -81,24 +81,16 @@ class Decoder:
         against_early = autoguidance != 1
         if against_early:
             scale_L = autoguidance_scales(autoguidance, prior.length)
-        drawn = [(image, candidate) for candidate in range(candidates) for image in images]  # N = their number
-        labels_N = None if labels_B is None else labels_B.repeat(candidates)
-        prefix_NK = prefix_BK.repeat(candidates, 1)
-        engine = self._engine(min(self.rows, len(drawn)) * (2 if guided else 1), against_early)
+        rows = _Rows(prior, images, seed, candidates, labels_B, prefix_BK, guided)
+        engine = self._engine(min(self.rows, len(rows)) * (2 if guided else 1), against_early)
         choose = (autoguided_chooser if against_early else chooser)(config or SamplingConfig())
+        guidance = scale_L if guided or against_early else None
         grids = []
-        for start in range(0, len(drawn), self.rows):
+        for start in range(0, len(rows), self.rows):
             part = slice(start, start + self.rows)
-            numbers = drawn[part]
-            streams = [uniforms(seed, image, prior.length, prior.codes, candidate) for image, candidate in numbers]
-            starts = [prior.start_tokens(None if labels_N is None else labels_N[part], len(numbers))]
-            if guided:
-                starts.append(prior.start_tokens(None, len(numbers)))
-            starts_R, uniforms_BLU = torch.cat(starts), torch.from_numpy(np.stack(streams))
-            guidance = scale_L if guided or against_early else None
             show = on_row and _first_rows(on_row, len(images) - start)
             with torch.cuda.device_of(prior.norm.weight):  # kernels are launched on the current device, whichever it is
-                grids.append(engine.decode(starts_R, prefix_NK[part], uniforms_BLU, choose, guidance, progress, show))
+                grids.append(engine.decode(*rows.of(part), choose, guidance, progress, show))
         tokens_NL = torch.cat(grids)
         if candidates > 1:
             tokens_NL = typical(prior, tokens_NL.unflatten(0, (candidates, -1)), labels_B)
@@ -119,6 +111,37 @@ class Decoder:
                 early = load_early(self.run)
             self.early = lay_out(early.to(self.weights.model.norm.weight.device), self.exact)
         return self.early
+
+
+class _Rows:
+    """N drawings of a request: a candidate of each image, then another of each."""
+
+    def __init__(
+        self,
+        prior: Prior,
+        images: Sequence[int],
+        seed: int,
+        candidates: int,
+        labels_B: Tensor | None,
+        prefix_BK: Tensor,
+        guided: bool,
+    ) -> None:
+        self.prior, self.seed, self.guided = prior, seed, guided
+        self.numbers = [(image, candidate) for candidate in range(candidates) for image in images]
+        self.labels_N = None if labels_B is None else labels_B.repeat(candidates)
+        self.prefix_NK = prefix_BK.repeat(candidates, 1)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def of(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """What an engine decodes some of them from: starts, those without a class last; prefixes; random numbers."""
+        prior, numbers = self.prior, self.numbers[part]
+        starts = [prior.start_tokens(None if self.labels_N is None else self.labels_N[part], len(numbers))]
+        if self.guided:
+            starts.append(prior.start_tokens(None, len(numbers)))
+        streams = [uniforms(self.seed, image, prior.length, prior.codes, candidate) for image, candidate in numbers]
+        return torch.cat(starts), self.prefix_NK[part], torch.from_numpy(np.stack(streams))
 
 
 def _first_rows(on_row: Callable[[Tensor], None], count: int) -> Callable[[Tensor], None] | None:
