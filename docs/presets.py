@@ -13,6 +13,7 @@ import yaml
 
 from planning.choice.configurations import length_settings
 from planning.choice.prior_size import CPU, GPU, PriorSize
+from planning.choice.budget import SEEN
 from planning.choice.rules import decoder_settings, prior_settings, tokenizer_settings, views_for
 from planning.choice.setting import Setting, nested
 from planning.choice.shape import Shape
@@ -89,7 +90,8 @@ def values_of(preset: Preset, stage: Stage) -> dict[str, Any]:
     else:
         settings, length = first, images
     if stage != "prior":
-        settings = [*settings, Setting("cache.views", views_for(pictures))]
+        views = max(1, min(views_for(pictures), grids // (SEEN * preset.pictures)))
+        settings = [*settings, Setting("cache.views", views)]
     settings = [setting for setting in settings if setting.key not in NOT_SAID]
     return nested([Setting("name", run_name(stage, preset.name)), *settings, *length_settings(length)])
 

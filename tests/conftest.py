@@ -10,9 +10,14 @@ import pytest
 import torch
 from hypothesis import settings
 
+from shared.kernels import compiler
+
 # Triton's kernels are then run by its interpreter, which must be chosen before anything imports Triton.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# Each test has caches of its own. But the commands that it starts need not compile everything again.
+os.environ["NUMBA_CACHE_DIR"] = compiler.numba.config.CACHE_DIR  # type: ignore[attr-defined]
 
 from tests.tiny import save_drawings
 

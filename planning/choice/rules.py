@@ -158,7 +158,7 @@ def backbone(patch: int, machine: Machine) -> dict[str, object]:
 
 def views_for(pictures: Pictures) -> int:
     """Views of each picture in the token cache, where there is time for them."""
-    return 4 if pictures.train < LARGE else 2 if pictures.train < 10 * MANY else 1
+    return 16 if pictures.train < LARGE else 2 if pictures.train < 10 * MANY else 1
 
 
 def cache_settings(used: Pictures, views: int, all_of_them: bool) -> list[Setting]:

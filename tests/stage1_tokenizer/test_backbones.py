@@ -220,14 +220,14 @@ def test_inconsistent_sizes_are_refused(options: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "steps"), [("conv", 300), ("mamba", 300), ("bimamba", 300), ("attention", 400), ("mambavision", 400)]
+    ("kind", "steps"), [("conv", 240), ("mamba", 240), ("bimamba", 240), ("attention", 320), ("mambavision", 320)]
 )
-def test_every_backbone_overfits_eight_drawings_to_30_db(kind: str, steps: int) -> None:
-    codes = ["1F600", "1F436", "1F34E", "1F1EB-1F1F7", "1F697", "1F3E0", "1F333", "2764"]
-    pixels_BHWC = np.stack([openmoji.draw(codes, 32, number).pixels_HWC for number in range(8)])
+def test_every_backbone_overfits_four_drawings_to_30_db(kind: str, steps: int) -> None:
+    codes = ["1F600", "1F436", "1F34E", "1F1EB-1F1F7"]
+    pixels_BHWC = np.stack([openmoji.draw(codes, 32, number).pixels_HWC for number in range(len(codes))])
     x_BCHW = to_float(torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2))
     options = {"stem": 4, "widths": (64,), "depths": (1,)} if kind == "conv" else {"width": 64, "positions": 8}
-    quantiser = {"codes": 512, "dim": 16, "warm_up": 8}
+    quantiser = {"codes": 512, "dim": 16, "warm_up": len(codes)}
     model = Tokenizer(TokenizerConfig(backbone=small(kind, **options), quantiser=quantiser))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95))
     for step in range(steps):
