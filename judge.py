@@ -4,7 +4,8 @@ Writes RUN/report.html, one page that opens offline: curves of the training, wha
 went on, and the training images nearest to what the prior draws now. `make prior` does so at its end.
 
 With --search, tries temperatures, top-p and guidance, and keeps those that draw what is most like held-out images, and
-no more like training images than before, in RUN/drawing.json: sample.py and the page begin with them.
+no more like training images than before, in RUN/drawing.json: sample.py and the page begin with them. With
+--search autoguidance, only whether to draw with autoguidance is asked, which takes about a minute.
 
 With --samples N, draws N images instead and measures how far they are from real ones, and whether they are copies; that
 goes to RUN/evaluation/samples.json, .md and .png, and nearest.png and .md. With several processes, as in
@@ -16,6 +17,7 @@ import shared  # noqa: F401  # before the libraries, which read their settings o
 # isort: split
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -44,7 +46,7 @@ from stage2_prior.judging.subject import Subject
 from stage2_prior.prior import Weights, load_prior
 from stage2_prior.tokens import open_tokens_of
 
-SEARCHED = 256  # images drawn for each candidate
+SEARCHED = {"all": 256, "autoguidance": 96}  # images drawn with each of the settings
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -65,8 +67,9 @@ def parse_arguments() -> argparse.Namespace:
         "sampling.top_k, .top_p, .min_p, guidance.scale=2, guidance.schedule, ...",
     )  # fmt: skip
     parser.add_argument(
-        "--search", action="store_true", help="find the settings that draw best, and save them as this prior's defaults"
-    )
+        "--search", nargs="?", const="all", choices=list(SEARCHED),
+        help="find the settings that draw best, or only whether with autoguidance, and save them as this prior's own",
+    )  # fmt: skip
     parser.add_argument(
         "--inception", type=Path, metavar="PATH",
         help="with --samples and --search: a file with Inception's weights (default: downloaded once)",
@@ -101,20 +104,28 @@ def judge_samples(
     return measure_samples(subject, drawing, networks, known, accelerator)
 
 
-def search_settings(run: Path, weights: Weights, inception: Path | None, accelerator: Accelerator) -> dict[str, Any]:
+def search_settings(
+    run: Path, weights: Weights, what: str, inception: Path | None, accelerator: Accelerator
+) -> dict[str, Any]:
     """Find the settings that draw best and keep them in the run; returns what was found, and everything tried.
+
+    what: a key of `SEARCHED`.
 
     Every process must call it. Raises UserError where the prior, its tokenizer or its images cannot be had.
     """
     subject, _ = open_subject(run, weights, accelerator)
     with accelerator.main_process_first():
         networks = Networks(*open_networks(subject.info.data.height_width, inception, accelerator.device))
-    search = Search(subject, networks, SEARCHED, batch_size=16, accelerator=accelerator)
-    best, tried = search.run()
+    search = Search(subject, networks, SEARCHED[what], batch_size=16, accelerator=accelerator)
+    best, tried = search.run() if what == "all" else search.autoguidance()
     found = {
         "network": networks.opened[0].name,
-        "images": SEARCHED,
-        "tried": [{"settings": str(settings), "seed": seed, **score._asdict()} for settings, seed, score in tried],
+        "images": SEARCHED[what],
+        "tried": [
+            {"settings": str(settings), "seed": seed, "distance": score.distance}
+            | ({} if math.isnan(score.copying) else {"copying": score.copying})
+            for settings, seed, score in tried
+        ],
     }
     if accelerator.is_main_process:
         write_settings(run, best, found)
@@ -156,7 +167,7 @@ def main() -> None:
     check_writable(run / "evaluation")
     found: dict[str, Any]
     if args.search:
-        found = search_settings(run, args.weights, args.inception, accelerator)
+        found = search_settings(run, args.weights, args.search, args.inception, accelerator)
         said = f"{found['table']}\nwrote {run / DRAWING}: {found['best']}"
     elif args.samples is not None or args.drawing:
         images = [] if args.samples is None else [f"images={args.samples}"]

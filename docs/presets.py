@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 import yaml
 
+from planning.choice.budget import SEEN
 from planning.choice.configurations import length_settings
 from planning.choice.prior_size import CPU, GPU, PriorSize
-from planning.choice.budget import SEEN
 from planning.choice.rules import decoder_settings, prior_settings, tokenizer_settings, views_for
 from planning.choice.setting import Setting, nested
 from planning.choice.shape import Shape

@@ -110,11 +110,13 @@ class Course:
         """Find how this prior draws best, where there is time and enough to measure by; a plan does not fail for it."""
         if "searching" in self.clock.done:
             return
-        end = self.plan.budget.total - DRAWING
-        found = self.plan.budget.ending > SEARCH and self.plan.pictures.held_out >= FEWEST_HELD_OUT
+        ending = self.plan.budget.ending
+        found = ending > DRAWING
         if found:
-            command = [*script("judge"), "--prior", str(self.prior), "--search"]
-            status = self._status("searching", command, end)
+            thorough = ending > SEARCH and self.plan.pictures.held_out >= FEWEST_HELD_OUT
+            what = "all" if thorough else "autoguidance"
+            command = [*script("judge"), "--prior", str(self.prior), "--search", what]
+            status = self._status("searching", command, self.plan.budget.total - DRAWING)
             if status in STOPPED:
                 check(status, command)
             found = status == 0

@@ -188,7 +188,8 @@ def test_real_images_are_looked_at_once_for_all_priors(run: Path, monkeypatch: p
 def test_a_search_keeps_what_draws_most_like_unseen_images(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(judge, "SEARCHED", 12)
+    monkeypatch.setitem(judge.SEARCHED, "all", 12)
+    monkeypatch.setattr(search, "SIMPLER", 9.0)  # autoguidance stays
     monkeypatch.setattr(search, "SMALLEST_SET", 2)
     monkeypatch.setattr(sys, "argv", ["judge.py", "--search", "--json"])
     judge.main()
@@ -197,7 +198,7 @@ def test_a_search_keeps_what_draws_most_like_unseen_images(
     usual = "top_p 0.95, autoguidance 2.0"
     tried = {setting for setting, seed in scores if seed == 0}
     assert tried >= {usual, f"temperature 0.9, {usual}", f"temperature 0.7, {usual}"}
-    assert all("autoguidance 2.0" in setting for setting in tried)
+    assert all("autoguidance 2.0" in setting for setting in tried - {"temperature 1.0"})
     kept = read_settings(run)
     assert json.loads((run / "drawing.json").read_text())["settings"] == found["settings"] == kept.model_dump()
     allowed = [key for key, (_, copying) in scores.items() if not key[1] and copying <= scores[usual, 0][1] + 0.01]
@@ -210,6 +211,20 @@ def test_a_search_keeps_what_draws_most_like_unseen_images(
     )
     measured = judge.judge_samples(run, "last", drawing, None, Accelerator()).measures
     assert measured["copying_vgg16"] <= 1  # the settings found can be measured
+
+
+@pytest.mark.usefixtures("closed_network")
+@pytest.mark.parametrize(("most", "kept"), [(9.0, "top_p 0.95, autoguidance 2.0"), (-9.0, "temperature 1.0")])
+def test_a_search_may_ask_for_autoguidance_alone(
+    most: float, kept: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(judge.SEARCHED, "autoguidance", 8)
+    monkeypatch.setattr(search, "SIMPLER", most)
+    monkeypatch.setattr(sys, "argv", ["judge.py", "--search", "autoguidance", "--json"])
+    judge.main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [one["settings"] for one in found["tried"]] == ["top_p 0.95, autoguidance 2.0", "temperature 1.0"]
+    assert str(read_settings(run)) == found["best"] == kept
 
 
 def test_options_of_a_drawing_that_do_not_exist_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,8 @@ state.write_text(str(seen))
 # Says that it was called; a search takes as many seconds as the file `search` says, and fails where that is negative.
 OTHER = """
 import pathlib, sys, time
-name = sys.argv[1] + ("-search" if "--search" in sys.argv else "")
-if name == "judge-search":
+name = sys.argv[1] + (f"-search-{sys.argv[-1]}" if "--search" in sys.argv else "")
+if name.startswith("judge-search"):
     seconds = float(pathlib.Path("search").read_text())
     if seconds < 0: sys.exit(2)
     time.sleep(seconds)
@@ -87,23 +87,29 @@ def test_a_slow_stage_is_shortened_and_all_parts_follow(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("search", "held_out", "done"),
-    [("0.1", 500, True), ("600", 500, False), ("-1", 500, False), ("0.1", 99, False)],
+    ("search", "held_out", "ending", "done"),
+    [
+        ("0.1", 500, 3.0, ["judge-search-all"]),
+        ("600", 500, 3.0, []),
+        ("-1", 500, 3.0, []),
+        ("0.1", 99, 3.0, ["judge-search-autoguidance"]),
+        ("0.1", 500, 2.0, ["judge-search-autoguidance"]),
+        ("0.1", 500, 0.2, []),
+    ],
 )
-def test_how_to_draw_is_searched_for_where_there_is_time_and_enough_to_measure_by(
-    search: str, held_out: int, done: bool, plan: Plan, monkeypatch: pytest.MonkeyPatch,
+def test_how_to_draw_is_searched_for_as_far_as_there_is_time_and_enough_to_measure_by(
+    search: str, held_out: int, ending: float, done: list[str], plan: Plan, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(course, "DRAWING", 0.2)
     monkeypatch.setattr(course, "SEARCH", 2.5)
     Path("search").write_text(search)
-    budget = Budget(tokenizer=1, decoder=0.5, caching=0.5, prior=1, ending=3)
+    budget = Budget(tokenizer=1, decoder=0.5, caching=0.5, prior=1, ending=ending)
     Course(replace(plan, pictures=replace(plan.pictures, held_out=held_out), budget=budget)).run()
     said = capsys.readouterr().out
-    searched = ["judge-search"] * done
-    assert Path("done").read_text().split() == ["stage1_tokenizer.cache", *searched, "sample", "judge"]
-    assert ("settings were not searched for" in said) is not done
-    assert Clock.read(plan.folder / "clock.json").total < 1.3 * budget.total
+    assert Path("done").read_text().split() == ["stage1_tokenizer.cache", *done, "sample", "judge"]
+    assert ("settings were not searched for" in said) is not bool(done)
+    assert ending < 3 or Clock.read(plan.folder / "clock.json").total < 1.3 * budget.total
 
 
 def test_a_stopped_plan_resumes_where_it_was(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from shared.reporting.set_distances import kernel_distance
-from stage2_prior.decoding.settings import DrawingSettings
-from stage2_prior.judging.search import Judge, Score, Search, changed
+from stage2_prior.decoding.settings import USUAL, DrawingSettings
+from stage2_prior.judging.search import SIMPLER, Judge, Score, Search, changed, guided_or_not
 
 
 def test_a_score_is_the_distance_from_unseen_images_and_the_chance_of_a_copy() -> None:
@@ -46,7 +46,7 @@ class Scripted(Search):
     def score(self, drawn: Any) -> Score:
         return self.table.get(drawn, Score(1.0, 0.5))
 
-    def _changes(self) -> Any:
+    def _changes(self, first: DrawingSettings) -> Any:
         yield [{"sampling": {"temperature": value}} for value in (0.9, 0.8)]
         yield [{"sampling": {"top_p": 0.9}}]
 
@@ -77,3 +77,16 @@ def test_the_best_that_copies_no_more_is_kept_if_it_is_so_again(
     found, tried = Scripted(scores).run()
     assert str(found) == best
     assert len({(settings.model_dump_json(), seed) for settings, seed, _ in tried}) == len(tried)  # nothing twice
+
+
+@pytest.mark.parametrize(("guided", "kept"), [(0.0, USUAL), (0.9 * SIMPLER, USUAL), (1.1 * SIMPLER, DrawingSettings())])
+def test_autoguidance_is_left_out_where_it_takes_drawings_far_from_real_images(
+    guided: float, kept: DrawingSettings
+) -> None:
+    scores = {str(USUAL): Score(0.05 + guided), str(DrawingSettings()): Score(0.05)}
+    assert guided_or_not(USUAL, lambda settings: scores[str(settings)]) == kept
+
+
+def test_without_early_weights_there_is_no_autoguidance_to_leave_out() -> None:
+    plain = DrawingSettings()
+    assert guided_or_not(plain, lambda _: pytest.fail("nothing need be drawn")) == plain
