@@ -52,7 +52,7 @@ def as_text(plan: Plan) -> str:
 def _divided(budget: Budget) -> str:
     parts = {
         "tokenizer": budget.tokenizer, "its decoder": budget.decoder, "tokenizing": budget.caching,
-        "prior": budget.prior, "end": budget.ending,
+        "prior": budget.prior, "end": budget.ending, "starting commands": budget.starting,
     }  # fmt: skip
     return ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in parts.items())
 

@@ -8,7 +8,7 @@ from planning.survey.pictures import Pictures
 
 DRAWING, MOST_DRAWING = 75.0, 1 / 8  # seconds for drawing and the pages, and share of the hours at most
 SEARCH, MOST_SEARCH = 400.0, 0.05  # seconds for finding how to draw best; none is made where they are a larger share
-SHORT_SEARCH = 60.0  # seconds for finding only whether to draw with autoguidance, where that much time is left
+SHORT_SEARCH = 45.0  # seconds for finding only whether to draw with autoguidance, where that much time is left
 STARTING = 60.0  # seconds in which six commands start
 MOST_CACHING = 0.25  # of the hours
 SEEN = 2  # times that a prior sees each of several views: to tokenize another takes longer than half of training on it
@@ -19,18 +19,21 @@ MOST_IMAGES = {"cpu": 120_000, "other": 2_000_000}  # a tokenizer of that size, 
 
 @dataclass(frozen=True)
 class Budget:
-    """Seconds for each part of the hours, all of which they fill."""
+    """Seconds for each part of the hours, all of which they fill. starting: what commands take to start, spread over
+    the parts before the ending.
+    """
 
     tokenizer: float
     decoder: float
     caching: float
     prior: float
     ending: float
+    starting: float = 0.0
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.tokenizer + self.decoder + self.caching + self.prior + self.ending
+        return self.tokenizer + self.decoder + self.caching + self.prior + self.ending + self.starting
 
 
 def tokenized(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, views: int) -> tuple[int, int]:
@@ -62,7 +65,8 @@ def divide(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, v
     search = next((search for search in (SEARCH, SHORT_SEARCH) if search <= MOST_SEARCH * seconds), 0.0)
     ending = min(DRAWING, MOST_DRAWING * seconds) + search
     caching = min((pictures.train * views + pictures.held_out) / (CACHING * rates.images), MOST_CACHING * seconds)
-    training = seconds - ending - caching - min(STARTING, seconds / 10)
+    starting = min(STARTING, seconds / 10)
+    training = seconds - ending - caching - starting
     most = MOST_IMAGES.get(machine.kind, MOST_IMAGES["other"])
     tokenizer, decoder = min(TOKENIZER * training, most / rates.images), min(DECODER * training, most / rates.decoded)
-    return Budget(tokenizer, decoder, caching, training - tokenizer - decoder, seconds - training - caching)
+    return Budget(tokenizer, decoder, caching, training - tokenizer - decoder, ending, starting)
