@@ -28,12 +28,12 @@ from shared.config import config_of
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.options.commands import command_of
-from shared.reporting.findings import Findings
+from shared.reporting.findings import Findings, NotMeasured
 from shared.runs.run_directory import DRAWING, newest_run
 from shared.runs.token_cache import TokenInfo
 from shared.training.devices.accelerator import plain_accelerator
 from stage1_tokenizer.cache import open_views, tokens_of_views
-from stage1_tokenizer.judging.networks import open_networks
+from stage1_tokenizer.judging.networks import open_networks, open_vgg16
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.decoding.settings import write_settings
 from stage2_prior.judging.drawing import Drawing
@@ -72,11 +72,11 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--inception", type=Path, metavar="PATH",
-        help="with --samples and --search: a file with Inception's weights (default: downloaded once)",
+        help="with --samples: a file with Inception's weights (default: downloaded once)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     args = parser.parse_intermixed_args()
-    if args.inception and args.samples is None and not args.search:
+    if args.inception and args.samples is None:
         raise UserError("--inception is for measuring samples: say how many with --samples N")
     if args.search and (args.samples is not None or args.drawing):
         raise UserError("--search draws as many images as it needs, in settings of its own: give it alone")
@@ -104,22 +104,21 @@ def judge_samples(
     return measure_samples(subject, drawing, networks, known, accelerator)
 
 
-def search_settings(
-    run: Path, weights: Weights, what: str, inception: Path | None, accelerator: Accelerator
-) -> dict[str, Any]:
+def search_settings(run: Path, weights: Weights, what: str, accelerator: Accelerator) -> dict[str, Any]:
     """Find the settings that draw best and keep them in the run; returns what was found, and everything tried.
 
-    what: a key of `SEARCHED`.
-
-    Every process must call it. Raises UserError where the prior, its tokenizer or its images cannot be had.
+    what: a key of `SEARCHED`. Every process must call it. Raises UserError where the prior, its tokenizer or its images
+    cannot be had, or its images are too small for the network that looks at them.
     """
     subject, _ = open_subject(run, weights, accelerator)
-    with accelerator.main_process_first():
-        networks = Networks(*open_networks(subject.info.data.height_width, inception, accelerator.device))
-    search = Search(subject, networks, SEARCHED[what], batch_size=16, accelerator=accelerator)
+    try:
+        network = open_vgg16(subject.info.data.height_width, accelerator.device)
+    except NotMeasured as error:
+        raise UserError(f"nothing to search by: {error}") from None
+    search = Search(subject, network, SEARCHED[what], batch_size=16, accelerator=accelerator)
     best, tried = search.run() if what == "all" else search.autoguidance()
     found = {
-        "network": networks.opened[0].name,
+        "network": network.name,
         "images": SEARCHED[what],
         "tried": [
             {"settings": str(settings), "seed": seed, "distance": score.distance}
@@ -167,7 +166,7 @@ def main() -> None:
     check_writable(run / "evaluation")
     found: dict[str, Any]
     if args.search:
-        found = search_settings(run, args.weights, args.search, args.inception, accelerator)
+        found = search_settings(run, args.weights, args.search, accelerator)
         said = f"{found['table']}\nwrote {run / DRAWING}: {found['best']}"
     elif args.samples is not None or args.drawing:
         images = [] if args.samples is None else [f"images={args.samples}"]

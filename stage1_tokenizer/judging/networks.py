@@ -44,7 +44,7 @@ def open_networks(
     missing = {}
     ways: dict[str, Callable[[], Extractor]] = {
         "inception": lambda: open_inception(inception, device),
-        "vgg16": lambda: Vgg16(open_perceptual(StlpipsConfig(net="vgg"), height_width, device)),
+        "vgg16": lambda: open_vgg16(height_width, device),
     }
     for name, open_network in ways.items():
         try:
@@ -52,6 +52,11 @@ def open_networks(
         except NotMeasured as error:
             missing[name] = str(error)
     return opened, missing
+
+
+def open_vgg16(height_width: tuple[int, int], device: torch.device | str) -> Vgg16:
+    """The network whose weights come with a library; NotMeasured where it cannot be used on images of that size."""
+    return Vgg16(open_perceptual(StlpipsConfig(net="vgg"), height_width, device))
 
 
 @torch.inference_mode()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from shared.data.dataset import ImageDataset
 from shared.errors import UserError
+from shared.reporting.feature_networks import Extractor
 from shared.reporting.set_distances import SMALLEST_SET, kernel_distance
 from stage2_prior.decoding.settings import DrawingSettings, usual_settings
 from stage2_prior.judging.codec import decoded
@@ -58,10 +59,12 @@ class Tried(NamedTuple):
 
 @dataclass(frozen=True)
 class Search:
-    """Draws `images` images for each candidate and holds them against decoded ones, in one network's features."""
+    """Draws `images` images for each candidate and holds them against decoded ones, in the features of VGG16: what
+    `SIMPLER` means depends on the network.
+    """
 
     subject: Subject
-    networks: Networks
+    network: Extractor
     images: int
     batch_size: int
     accelerator: Accelerator
@@ -98,13 +101,10 @@ class Search:
         """
         if self._usual().autoguidance == 1:
             raise UserError(f"{self.subject.run} kept no early weights: it is drawn from without autoguidance")
-        self._check_networks()
         training = some_of(reference_images(self.subject.info, "train"), self.images)
         _check_enough(training, "training images are too few to measure by: give more")
-        codec, size, accelerator = self.subject.codec, self.batch_size, self.accelerator
-        real, doing = reconstructed(training, codec, size, accelerator), "looking at reconstructions"
-        features, _ = features_of(real, self.networks, len(training), accelerator, doing)
-        decoded_ND = features[self.networks.opened[0].name]
+        real = reconstructed(training, self.subject.codec, self.batch_size, self.accelerator)
+        decoded_ND = self._seen(real, len(training), "looking at reconstructions")
         tried: list[Tried] = []
 
         def score(settings: DrawingSettings) -> Score:
@@ -132,21 +132,22 @@ class Search:
         training = reference_images(self.subject.info, "train")
         tokens_nhw = drawn_tokens(self.subject.prior, training, drawing, self.accelerator)
         images = decoded(tokens_nhw, self.subject.codec, self.batch_size)
-        features, _ = features_of(images, self.networks, self.images, self.accelerator, f"looking at {settings}")
-        return features[self.networks.opened[0].name]
+        return self._seen(images, self.images, f"looking at {settings}")
+
+    def _seen(self, batches: Iterator[Tensor], total: int, doing: str) -> Tensor:
+        """Features (N, D) of `total` images, of which these are this process's."""
+        return features_of(batches, self._networks, total, self.accelerator, doing)[0][self.network.name]
+
+    @property
+    def _networks(self) -> Networks:
+        return Networks([self.network], {})
 
     def _judge(self) -> "Judge":
-        self._check_networks()
         held_out = reference_images(self.subject.info, "validation")
         _check_enough(held_out, "held-out images are too few to search by: raise data.validation_fraction")
-        real = RealFeatures(self.networks, self.batch_size, self.accelerator)
-        name = self.networks.opened[0].name
+        real, name = RealFeatures(self._networks, self.batch_size, self.accelerator), self.network.name
         views = training_views(real, self.subject.info, MOST_REAL)[name]
         return Judge(views, held_out_features(real, self.subject.info, self.subject.codec, MOST_REAL)[name])
-
-    def _check_networks(self) -> None:
-        if not self.networks.opened:
-            raise UserError(f"nothing to search by: {'; '.join(self.networks.missing.values())}")
 
 
 def guided_or_not(usual: DrawingSettings, score: Callable[[DrawingSettings], Score]) -> DrawingSettings:
