@@ -116,7 +116,10 @@ class Course:
             thorough = ending > SEARCH and self.plan.pictures.held_out >= FEWEST_HELD_OUT
             what = "all" if thorough else "autoguidance"
             command = [*script("judge"), "--prior", str(self.prior), "--search", what]
-            status = self._status("searching", command, self.plan.budget.total - DRAWING)
+            # It has the time that was planned for it, however late it begins.
+            began = self.clock.total - self.clock.of("searching")
+            end = max(self.plan.budget.total, began + ending) - DRAWING
+            status = self._status("searching", command, end)
             if status in STOPPED:
                 check(status, command)
             found = status == 0

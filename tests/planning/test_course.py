@@ -112,6 +112,20 @@ def test_how_to_draw_is_searched_for_as_far_as_there_is_time_and_enough_to_measu
     assert ending < 3 or Clock.read(plan.folder / "clock.json").total < 1.3 * budget.total
 
 
+def test_a_search_has_its_time_where_what_came_before_took_too_long(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course, "DRAWING", 0.2)
+    Path("search").write_text("1.0")
+    slow = replace(plan, budget=Budget(tokenizer=1, decoder=0.5, caching=0.5, prior=1, ending=3))
+    clock = Course(slow).clock
+    clock.seconds |= {"prior": 60.0}
+    clock.done += ["tokenizer", "decoder", "caching", "prior"]
+    clock.finish("prior")
+    Course(slow).run()
+    assert Path("done").read_text().split() == ["judge-search-autoguidance", "sample", "judge"]
+
+
 def test_a_stopped_plan_resumes_where_it_was(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(run: Path) -> int:
         if images_seen(run) > 50:

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from planning.choice.budget import CACHING, MOST_CACHING, SEEN, divide, tokenized
+from planning.choice.budget import CACHING, DRAWING, MOST_CACHING, SEARCH, SEEN, SHORT_SEARCH, divide, tokenized
 from planning.survey.pace import Rates
 from tests.planning.samples import MACHINE, pictures
 
@@ -37,6 +37,12 @@ def test_an_end_is_left_for_however_short_the_hours_are() -> None:
         budget = divide(3600 * hours, Rates(40, 18, 20), MACHINE, pictures(), 1)
         assert budget.total == pytest.approx(3600 * hours)
         assert min(asdict(budget).values()) > 0
+
+
+@pytest.mark.parametrize(("hours", "search"), [(0.24, 0), (0.26, SHORT_SEARCH), (2.2, SHORT_SEARCH), (2.3, SEARCH)])
+def test_how_to_draw_is_searched_for_as_far_as_a_twentieth_of_the_hours_goes(hours: float, search: float) -> None:
+    budget = divide(3600 * hours, Rates(40, 18, 20), MACHINE, pictures(), 1)
+    assert budget.ending == pytest.approx(DRAWING + search)
 
 
 def test_what_a_small_tokenizer_does_not_need_is_the_priors() -> None:
