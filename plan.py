@@ -147,7 +147,8 @@ def new_plan(name: str, request: Request) -> Plan:
     print(f"timed in {time.perf_counter() - began:.0f} s\n")
     if machine.kind != "cpu":  # nothing is known of how its tokenizers compare with bare patches
         return plan
-    return replace(plan, bare=bare_psnr(data, plan.shape, plan.codes))
+    run = plan.tokenizer_run
+    return replace(plan, bare=bare_psnr(run.data, plan.shape, run.model.quantiser.codes))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from shared.disk.atomic import write_text
 from shared.errors import UserError
 from shared.options.commands import command_of
 from shared.runs.run_directory import RUNS
+from stage1_tokenizer.run_config import TokenizerRun
 
 PLANS = RUNS / "plans"
 FILE = "plan.json"
@@ -88,10 +89,14 @@ class Plan:
         return max(1, round(self.seconds(stage) * self.rate(stage)))
 
     @property
+    def tokenizer_run(self) -> TokenizerRun:
+        """Stage one as the user's changes make it, but for its length."""
+        return tokenizer_run(self.tokenizer, self.name, NO_LENGTH, self.request.changes)
+
+    @property
     def codes(self) -> int:
         """Of the tokenizer."""
-        changed = tokenizer_run(self.tokenizer, self.name, NO_LENGTH, self.request.changes)
-        return changed.model.quantiser.codes
+        return self.tokenizer_run.model.quantiser.codes
 
     @property
     def views(self) -> int:

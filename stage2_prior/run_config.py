@@ -32,6 +32,8 @@ class PriorTrainingConfig(TrainingConfig):
     def _one_or_the_other(self) -> Self:
         if self.shard and self.compile:
             raise ValueError("shard: true and compile: true do not go together: leave one of them out")
+        if self.shard and self.low_rank:
+            raise ValueError("training.low_rank needs whole matrices on each process: leave out training.shard")
         return self
 
 

@@ -11,39 +11,43 @@ from torch import Tensor
 
 from planning.choice.shape import Shape
 from shared.data.config import DataConfig
+from shared.data.dataset import ImageDataset
 from shared.data.open import open_datasets
 from shared.data.pixels import to_float
 from shared.data.sources.source import spread
 from stage1_tokenizer.judging.similarity import psnr_of
 from stage1_tokenizer.quantisers.lookup import nearest_by_distance
 
-LOOKED_AT = 600  # images, evenly spread over those trained on
-HELD_OUT = 6  # every sixth of them tells how well codes do that were found on the others
-PATCHES = 36_000  # of all images looked at
+LOOKED_AT = 500  # images, evenly spread over those trained on, in which codes are found
+TRIED_ON = 100  # held-out images, likewise: those that a tokenizer is judged by, for sets differ less than images do
+PATCHES = 30_000  # of all images looked at
 ROUNDS = 8  # of k-means: more change the last figure
 FEWEST_PATCHES = 8  # for each code: of fewer, codes would be learned by heart
 
 
 def bare_psnr(config: DataConfig, shape: Shape, codes: int) -> float | None:
-    """PSNR in dB of images of which each patch is the nearest of `codes` codes, found by k-means on other images.
+    """PSNR in dB of held-out images of which each patch is the nearest of `codes` codes that k-means found on others.
 
     The mean over images, as of a tokenizer. None where the pictures are too few to find so many codes, or the codes too
     many to be found in seconds, or the pictures cannot be looked at one by one.
     """
     data = config.model_copy(update={"image_size": (shape.height, shape.width), "augment": None})
-    images, _ = open_datasets(data, seed=0)
+    images, held_out = open_datasets(data, seed=0)
     if images.source.blocks:
         return None
     generator = torch.Generator().manual_seed(0)
-    places = spread(len(images), LOOKED_AT)
-    patches_IND = [
-        some_patches(images[0, place][0], shape.patch, PATCHES // len(places), generator) for place in places
-    ]
-    known_ND = torch.cat([of_image for number, of_image in enumerate(patches_IND) if number % HELD_OUT])
+    known_ND = torch.cat(patches_of(images, LOOKED_AT, shape.patch, generator))
     if len(known_ND) < FEWEST_PATCHES * codes:
         return None
     codes_KD = k_means(known_ND, codes, generator)
-    return statistics.mean(psnr_of_patches(of_image, codes_KD) for of_image in patches_IND[::HELD_OUT])
+    unseen_IND = patches_of(held_out, TRIED_ON, shape.patch, generator)
+    return statistics.mean(psnr_of_patches(of_image, codes_KD) for of_image in unseen_IND)
+
+
+def patches_of(images: ImageDataset, most: int, patch: int, generator: torch.Generator) -> list[Tensor]:
+    """Some patches (N, D) of each of `most` images at most."""
+    places = spread(len(images), most)
+    return [some_patches(images[0, place][0], patch, PATCHES // len(places), generator) for place in places]
 
 
 def some_patches(pixels_CHW: Tensor, patch: int, most: int, generator: torch.Generator) -> Tensor:

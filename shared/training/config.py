@@ -37,6 +37,8 @@ class TrainingConfig(Config):
     """Forward passes before one optimiser step."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """adamw, or muon: Muon for the matrices of attention, Mamba-2 and MLPs, and AdamW for all else."""
+    low_rank: PositiveInt | None = None
+    """Adapters (LoRA): those matrices change from what they are in `init` by a matrix of this rank; null: by any."""
     learning_rate: float = Field(3e-4, gt=0)
     """The highest learning rate of the optimiser."""
     final_learning_rate: float = Field(0.1, ge=0, le=1)
@@ -83,4 +85,16 @@ class RunConfig(Config):
     def _init_without_is_read(self) -> Self:
         if self.init_without and not self.init:
             raise ValueError("init_without is read together with init only")
+        return self
+
+    @model_validator(mode="after")
+    def _low_rank_changes_something(self) -> Self:
+        training = self.training
+        if training.low_rank and not self.init:
+            raise ValueError("training.low_rank changes weights that are there: give init, or leave it out")
+        if training.low_rank and training.optimizer != "adamw":
+            raise ValueError(
+                f"training.low_rank is trained by AdamW, and training.optimizer is {training.optimizer}: "
+                "leave out one of them"
+            )
         return self

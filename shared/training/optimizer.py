@@ -1,4 +1,4 @@
-"""The optimiser: AdamW or Muon, and what of a model it decays and scales."""
+"""The optimiser: AdamW, Muon or low-rank adaptation, and what of a model it decays and scales."""
 
 import re
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from shared.training.config import TrainingConfig
 from shared.training.devices.precision import usable
+from shared.training.low_rank import LowRank
 from shared.training.muon import Muon
 
 ADAM_EPSILON = 1e-8  # at the base width
@@ -21,15 +22,19 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     parameters tagged otherwise have none.
 
     Parameters that `shared.layers.mup` tagged are in groups of their own, behind the others: their learning rate is
-    `lr_scale` of the schedule's, their weight decay that much more. The groups of Muon come last.
+    `lr_scale` of the schedule's, their weight decay that much more. The groups of Muon come last, or those of which
+    only low-rank factors are trained.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    hidden = hidden_matrices(model) if config.optimizer == "muon" else []
+    hidden = hidden_matrices(model) if config.low_rank or config.optimizer == "muon" else []
     known = {id(weight) for weight in hidden}
     rest = [parameter for parameter in parameters if id(parameter) not in known]
     epsilon = ADAM_EPSILON * min(map(_lr_scale, parameters))  # gradients shrink as width grows
     options: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "eps": epsilon, "fused": True}
     groups = _groups(rest, config)
+    if config.low_rank:
+        thin = {"params": hidden, "weight_decay": config.weight_decay, "lr_scale": 1.0, "low_rank": True}
+        return LowRank([*({**group, "low_rank": False} for group in groups), thin], config.low_rank, **options)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, **options)
     groups = [*({**group, "muon": False} for group in groups), *_muon_groups(hidden, config)]
@@ -38,7 +43,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
-    """The weights of the linear layers inside of attention, Mamba-2 and MLPs, which Muon is for.
+    """The weights of the linear layers inside of attention, Mamba-2 and MLPs, which Muon and low ranks are for.
 
     None of what reads pixels, ids or codes, or gives them.
     """

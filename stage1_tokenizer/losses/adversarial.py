@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from shared.config import Config
+from shared.errors import UserError
 from shared.training.config import Fraction
 from stage1_tokenizer.losses.discriminators import DiscriminatorConfig, PatchganConfig, build_discriminator
 
@@ -48,6 +49,10 @@ class AdversarialConfig(Config):
     """Weight of `matching_loss`, the discriminator's own perceptual loss; it rises as `weight` does."""
     adaptive: bool = True
     """Whether each weight is multiplied by `adaptive_weight`; a fixed one must be fitted to the other losses."""
+    translation: int = Field(0, ge=0)
+    """Pixels that images and reconstructions are moved by, at most, before they are judged; without, flat colours get a
+    mesh (`translate`).
+    """
     lecam: float = Field(0.001, ge=0)
     """Weight of the LeCam regulariser; more helps where there are few images."""
     learning_rate: float = Field(2e-4, gt=0)
@@ -162,7 +167,8 @@ class Critic(nn.Module):
 
     def forward(self, x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Verdict:
         """Judge real and decoded images; no gradient reaches the tokenizer."""
-        real, fake = self.discriminator(x_BCHW), self.discriminator(x_hat_BCHW.detach())
+        x_BCHW, x_hat_BCHW = translate([x_BCHW, x_hat_BCHW.detach()], self.config.translation)
+        real, fake = self.discriminator(x_BCHW), self.discriminator(x_hat_BCHW)
         loss = discriminator_loss(real, fake, self.config.loss)
         terms = {"discriminator": loss, "logits_real": real.float().mean(), "logits_fake": fake.float().mean()}
         if self.config.lecam:
@@ -178,6 +184,7 @@ class Critic(nn.Module):
         """
         self.discriminator.eval().requires_grad_(False)
         try:
+            x_BCHW, x_hat_BCHW = translate([x_BCHW, x_hat_BCHW], self.config.translation)
             fake = self.discriminator.judge(x_hat_BCHW)
             losses = {"adversarial": generator_loss(fake.logits, self.config.loss)}
             if self.config.matching:
@@ -187,6 +194,30 @@ class Critic(nn.Module):
             return losses
         finally:
             self.discriminator.train().requires_grad_(True)
+
+
+def translate(images: Sequence[Tensor], most: int) -> list[Tensor]:
+    """Batches of images (B, C, H, W), all moved by the same random number of pixels, `most` at most in each direction.
+
+    What leaves on one side is lost, what is missing on the other is mirrored. A discriminator with strides sees each
+    pixel at one phase of them, and a decoder learns a pattern that suits it; moved, no phase is the pixel's own. It is
+    one of the augmentations of Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training".
+    """
+    if not most:
+        return list(images)
+    top, left = torch.randint(2 * most + 1, (2,)).tolist()
+    H, W = images[0].shape[2:]
+    padded = [F.pad(x_BCHW, (most, most, most, most), mode="reflect") for x_BCHW in images]
+    return [x_BCHW[:, :, top : top + H, left : left + W] for x_BCHW in padded]
+
+
+def check_translation(most: int, image_size: tuple[int, int]) -> None:
+    """UserError where images of (height, width) are too small to be moved so far."""
+    if most >= min(image_size):
+        raise UserError(
+            f"loss.adversarial.translation={most} is as far as images of {image_size[0]} x {image_size[1]} pixels "
+            f"reach: lower it to {min(image_size) - 1} or less"
+        )
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, weight: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shared.config import Config
 from shared.training.trainee import Trainee
-from stage1_tokenizer.losses.adversarial import AdversarialConfig
+from stage1_tokenizer.losses.adversarial import AdversarialConfig, check_translation
 from stage1_tokenizer.losses.adversarial_training import AdversarialTraining, Terms
 from stage1_tokenizer.losses.discriminators import check_discriminator_size
 from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual, check_perceptual_size
@@ -29,11 +29,12 @@ class LossConfig(Config):
 
 
 def check_losses(config: LossConfig, image_size: tuple[int, int]) -> None:
-    """UserError where images of (height, width) are too small for a network that is to judge them."""
+    """UserError where images of (height, width) are too small for a network that is to judge them, or to be moved."""
     if config.perceptual:
         check_perceptual_size(config.perceptual, image_size)
     if config.adversarial:
         check_discriminator_size(config.adversarial.discriminator, image_size)
+        check_translation(config.adversarial.translation, image_size)
 
 
 class Objective:

@@ -63,6 +63,13 @@ def test_noise_is_all_that_is_lost_of_patches_that_are_few(tmp_path: Path) -> No
     assert found == pytest.approx(20 * np.log10(255 / 8), abs=0.5)
 
 
+def test_it_is_measured_on_the_held_out_pictures(tmp_path: Path) -> None:
+    for name, images, noise in (("train", 100, 0.0), ("val", 3, 8.0)):
+        tiles(tmp_path / name, images, colours=4, noise=noise)
+    source = data_config(str(tmp_path), ("data.held_out=val",))
+    assert bare_psnr(source, Shape(16, 16, 4), codes=32) == pytest.approx(20 * np.log10(255 / 8), abs=0.5)
+
+
 def test_more_codes_and_smaller_patches_are_better(tmp_path: Path) -> None:
     source = data_config(tiles(tmp_path / "many", 200, colours=64), ())
     found = [bare_psnr(source, Shape(16, 16, patch), codes) for patch, codes in ((8, 16), (4, 16), (4, 64))]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,10 @@ from stage1_tokenizer.losses.adversarial import (
     generator_loss,
     learning_factor,
     matching_loss,
+    translate,
 )
 from stage1_tokenizer.losses.discriminators import PatchganConfig
-from stage1_tokenizer.losses.objective import LossConfig
+from stage1_tokenizer.losses.objective import LossConfig, check_losses
 from tests.narrow import part, present
 
 SMALL = PatchganConfig(width=8, layers=1)
@@ -209,6 +211,39 @@ def test_matching_is_the_mean_difference_of_each_layer_and_nothing_between_equal
     x = torch.rand(2, 3, 16, 16)
     assert critic.mislead(x, x)["matching"] == 0
     assert "matching" not in Critic(AdversarialConfig(discriminator=SMALL), (16, 16)).mislead(x, x)
+
+
+def test_images_and_reconstructions_move_together_by_each_distance_and_are_mirrored_at_the_border() -> None:
+    torch.manual_seed(0)
+    x = torch.arange(2.0 * 3 * 5 * 7).view(2, 3, 5, 7)
+    mirrored = np.pad(x.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)), mode="reflect")
+    windows = {
+        (top, left): torch.from_numpy(mirrored[:, :, top : top + 5, left : left + 7].copy())
+        for top in range(5)
+        for left in range(5)
+    }
+    seen = set()
+    for _ in range(400):
+        moved, other = translate([x, -x], 2)
+        assert torch.equal(moved, -other)
+        [where] = [where for where, window in windows.items() if torch.equal(moved, window)]
+        seen.add(where)
+    assert seen == set(windows)
+    assert torch.equal(translate([x], 0)[0], x)
+
+
+def test_a_moved_image_is_matched_with_itself_moved_as_far() -> None:
+    critic = Critic(AdversarialConfig(discriminator=SMALL, matching=1.0, translation=3), (16, 16))
+    x = torch.rand(2, 3, 16, 16)
+    assert all(critic.mislead(x, x)["matching"] == 0 for _ in range(5))
+    assert len({round(critic.mislead(x, x)["adversarial"].item(), 6) for _ in range(20)}) > 1
+
+
+def test_images_cannot_be_moved_by_more_than_they_hold() -> None:
+    config = LossConfig(adversarial=AdversarialConfig(discriminator=SMALL, translation=16))
+    check_losses(config, (17, 20))
+    with pytest.raises(UserError, match="translation=16 is as far as images of 16 x 20 pixels reach: lower it to 15"):
+        check_losses(config, (16, 20))
 
 
 def test_lecam_enters_the_discriminators_loss_with_its_weight() -> None:

@@ -1,0 +1,75 @@
+"""Low-rank adaptation: each matrix of a layer moves by a product of two thin ones, which are what is trained.
+
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models": W = W_0 + U D, with U zero at first. Where few
+pictures would teach a large model by heart, this leaves it little to change.
+
+The model keeps W itself, so its average, its checkpoints and what draws from it know nothing of the factors. By the
+chain rule their gradients follow from W's: U^T G for D, and G D^T for U.
+
+Shapes: a matrix (R, C), its factors U (R, K) and D (K, C).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class LowRank(torch.optim.Optimizer):
+    """AdamW for the two factors of each parameter of the groups marked `low_rank`, matrices (R, C), and for the others.
+
+    One optimiser, so that one state is saved and resumed. Weight decay of the factors draws a matrix back to where it
+    began. Not for sharded matrices.
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], rank: int, **options: Any) -> None:
+        """rank: K, or the shorter side of a matrix that has fewer. options: AdamW's."""
+        self.rank = rank
+        self.adamw = torch.optim.AdamW([group for group in groups if not group["low_rank"]], **options)
+        super().__init__(groups, self.adamw.defaults)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        self.adamw.state = self.state
+        self.adamw.param_groups = [group for group in self.param_groups if not group["low_rank"]]
+        self.adamw.step()
+        for group in self.param_groups:
+            if group["low_rank"]:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        self._step_matrix(parameter, parameter.grad, group)
+
+    def _step_matrix(self, matrix_RC: Tensor, gradient_RC: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[matrix_RC]
+        if not state:
+            state |= begin(matrix_RC, self.rank)
+        up_RK, down_KC = state["up"], state["down"]
+        gradients = {"up": gradient_RC @ down_KC.mT, "down": up_RK.mT @ gradient_RC}
+        state["step"] += 1
+        for name, gradient in gradients.items():
+            step_adamw(state, name, gradient, group)
+        torch.addmm(state["first"], up_RK, down_KC, out=matrix_RC)
+
+
+def begin(matrix_RC: Tensor, rank: int) -> dict[str, Tensor]:
+    """The state of a matrix that has not moved yet. Rows of D are of about length 1, so U is as large as the change."""
+    R, C = matrix_RC.shape
+    K = min(rank, R, C)
+    factors = {"up": matrix_RC.new_zeros(R, K), "down": torch.randn(K, C).to(matrix_RC) / C**0.5}
+    moments = {
+        f"{name}_{of}": torch.zeros_like(factor) for name, factor in factors.items() for of in ("mean", "square")
+    }
+    return {**factors, **moments, "first": matrix_RC.clone(), "step": torch.zeros(())}
+
+
+def step_adamw(state: dict[str, Tensor], name: str, gradient: Tensor, group: dict[str, Any]) -> None:
+    """AdamW of the factor called `name`, in place (Loshchilov & Hutter 2019, algorithm 2)."""
+    factor, step = state[name], float(state["step"])
+    first, second = group["betas"]
+    mean = state[f"{name}_mean"].lerp_(gradient, 1 - first)
+    square = state[f"{name}_square"].lerp_(gradient.square(), 1 - second)
+    factor.mul_(1 - group["lr"] * group["weight_decay"])
+    root = (square / (1 - second**step)).sqrt_().add_(group["eps"])
+    factor.addcdiv_(mean, root, value=-group["lr"] / (1 - first**step))
