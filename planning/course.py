@@ -15,6 +15,7 @@ from planning.pacer import RESTART, Pacer
 from planning.plan import Plan
 from shared.options.commands import command_of
 from shared.runs.run_directory import TRAINERS
+from stage2_prior.decoding.settings import DrawingSettings, write_settings
 
 LEAST_OF_PLANNED = 0.3  # of what was planned for the prior: it is trained so long, though the hours are over
 POLL = 0.5  # seconds between two looks at a command
@@ -124,10 +125,17 @@ class Course:
                 check(status, command)
             found = status == 0
         if not found:
-            print(
-                f"settings were not searched for; `{command_of('judge')} --search` finds how to draw best", flush=True
-            )
+            self._draw_plainly()
         self.clock.finish("searching")
+
+    def _draw_plainly(self) -> None:
+        """Without autoguidance, which does more harm than good where a prior has learned little (docs/drawing.md)."""
+        write_settings(self.prior, DrawingSettings(), {})
+        print(
+            "settings were not searched for, so images are drawn plainly; "
+            f"`{command_of('judge')} --search` finds how to draw best",
+            flush=True,
+        )
 
     def _do(self, part: str, command: Command) -> None:
         if part not in self.clock.done:

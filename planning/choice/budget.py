@@ -8,7 +8,7 @@ from planning.survey.pictures import Pictures
 
 DRAWING, MOST_DRAWING = 75.0, 1 / 8  # seconds for drawing and the pages, and share of the hours at most
 SEARCH, MOST_SEARCH = 400.0, 0.05  # seconds for finding how to draw best; none is made where they are a larger share
-SHORT_SEARCH = 45.0  # seconds for finding only whether to draw with autoguidance, where that much time is left
+SHORT_SEARCH, MOST_SHORT = 60.0, 0.07  # likewise, for finding only whether to draw with autoguidance
 STARTING = 60.0  # seconds in which six commands start
 MOST_CACHING = 0.25  # of the hours
 SEEN = 2  # times that a prior sees each of several views: to tokenize another takes longer than half of training on it
@@ -62,7 +62,8 @@ def _used(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, vi
 
 def divide(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, views: int) -> Budget:
     """Divide `seconds` at the rates that this machine trains at."""
-    search = next((search for search in (SEARCH, SHORT_SEARCH) if search <= MOST_SEARCH * seconds), 0.0)
+    searches = ((SEARCH, MOST_SEARCH), (SHORT_SEARCH, MOST_SHORT))
+    search = next((search for search, most in searches if search <= most * seconds), 0.0)
     ending = min(DRAWING, MOST_DRAWING * seconds) + search
     caching = min((pictures.train * views + pictures.held_out) / (CACHING * rates.images), MOST_CACHING * seconds)
     starting = min(STARTING, seconds / 10)

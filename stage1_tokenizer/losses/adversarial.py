@@ -50,8 +50,7 @@ class AdversarialConfig(Config):
     adaptive: bool = True
     """Whether each weight is multiplied by `adaptive_weight`; a fixed one must be fitted to the other losses."""
     translation: int = Field(0, ge=0)
-    """Pixels that images and reconstructions are moved by, at most, before they are judged; without, flat colours get a
-    mesh (`translate`).
+    """Pixels that each image is moved by, at most, before it is judged; without, flat colours get a mesh (`translate`).
     """
     lecam: float = Field(0.001, ge=0)
     """Weight of the LeCam regulariser; more helps where there are few images."""
@@ -167,7 +166,7 @@ class Critic(nn.Module):
 
     def forward(self, x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Verdict:
         """Judge real and decoded images; no gradient reaches the tokenizer."""
-        x_BCHW, x_hat_BCHW = translate([x_BCHW, x_hat_BCHW.detach()], self.config.translation)
+        x_BCHW, x_hat_BCHW = translate(x_BCHW, x_hat_BCHW.detach(), self.config.translation)
         real, fake = self.discriminator(x_BCHW), self.discriminator(x_hat_BCHW)
         loss = discriminator_loss(real, fake, self.config.loss)
         terms = {"discriminator": loss, "logits_real": real.float().mean(), "logits_fake": fake.float().mean()}
@@ -184,7 +183,7 @@ class Critic(nn.Module):
         """
         self.discriminator.eval().requires_grad_(False)
         try:
-            x_BCHW, x_hat_BCHW = translate([x_BCHW, x_hat_BCHW], self.config.translation)
+            x_BCHW, x_hat_BCHW = translate(x_BCHW, x_hat_BCHW, self.config.translation)
             fake = self.discriminator.judge(x_hat_BCHW)
             losses = {"adversarial": generator_loss(fake.logits, self.config.loss)}
             if self.config.matching:
@@ -196,19 +195,29 @@ class Critic(nn.Module):
             self.discriminator.train().requires_grad_(True)
 
 
-def translate(images: Sequence[Tensor], most: int) -> list[Tensor]:
-    """Batches of images (B, C, H, W), all moved by the same random number of pixels, `most` at most in each direction.
+def translate(x_BCHW: Tensor, x_hat_BCHW: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Images and decoded ones, each moved by a random number of pixels, `most` at most in each direction.
 
-    What leaves on one side is lost, what is missing on the other is mirrored. A discriminator with strides sees each
-    pixel at one phase of them, and a decoder learns a pattern that suits it; moved, no phase is the pixel's own. It is
-    one of the augmentations of Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training".
+    An image and its reconstruction, which has its number, move alike. What leaves on one side is lost, and what is
+    missing on the other is mirrored. A discriminator with strides treats the pixels of a square unlike, so what it
+    teaches a decoder differs with the place in the square, and that shows as a mesh; moved, no pixel has one place.
+    One of the augmentations of Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training".
     """
     if not most:
-        return list(images)
-    top, left = torch.randint(2 * most + 1, (2,)).tolist()
-    H, W = images[0].shape[2:]
-    padded = [F.pad(x_BCHW, (most, most, most, most), mode="reflect") for x_BCHW in images]
-    return [x_BCHW[:, :, top : top + H, left : left + W] for x_BCHW in padded]
+        return x_BCHW, x_hat_BCHW
+    corners = torch.randint(2 * most + 1, (max(len(x_BCHW), len(x_hat_BCHW)), 2)).tolist()
+    return moved(x_BCHW, corners, most), moved(x_hat_BCHW, corners, most)
+
+
+def moved(x_BCHW: Tensor, corners: list[list[int]], most: int) -> Tensor:
+    """Each image's window, as large as the image, of the image with a mirrored margin of `most` pixels around it.
+
+    corners: row and column where that of each begins.
+    """
+    H, W = x_BCHW.shape[2:]
+    padded_BCHW = F.pad(x_BCHW, (most, most, most, most), mode="reflect")
+    windows = zip(padded_BCHW, corners, strict=False)  # there may be more decoded images than images
+    return torch.stack([x_CHW[:, top : top + H, left : left + W] for x_CHW, (top, left) in windows])
 
 
 def check_translation(most: int, image_size: tuple[int, int]) -> None:

@@ -16,6 +16,7 @@ from planning.plan import Plan
 from planning.survey.pace import Rates
 from shared import signals
 from shared.errors import UserError
+from stage2_prior.decoding.settings import DrawingSettings, read_settings
 from tests.planning.samples import plan_of
 
 # Trains on as many images a second as its second argument says, up to training.images; 75 where it is stopped.
@@ -108,7 +109,10 @@ def test_how_to_draw_is_searched_for_as_far_as_there_is_time_and_enough_to_measu
     Course(replace(plan, pictures=replace(plan.pictures, held_out=held_out), budget=budget)).run()
     said = capsys.readouterr().out
     assert Path("done").read_text().split() == ["stage1_tokenizer.cache", *done, "sample", "judge"]
-    assert ("settings were not searched for" in said) is not bool(done)
+    assert ("settings were not searched for, so images are drawn plainly" in said) is not bool(done)
+    drawing = run_of("prior", "mine") / "drawing.json"  # the stand-in for a search writes none
+    assert drawing.exists() is not bool(done)
+    assert done or read_settings(drawing.parent) == DrawingSettings()
     assert ending < 3 or Clock.read(plan.folder / "clock.json").total < 1.3 * budget.total
 
 

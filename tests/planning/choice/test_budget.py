@@ -39,8 +39,8 @@ def test_an_end_is_left_for_however_short_the_hours_are() -> None:
         assert min(asdict(budget).values()) > 0
 
 
-@pytest.mark.parametrize(("hours", "search"), [(0.24, 0), (0.26, SHORT_SEARCH), (2.2, SHORT_SEARCH), (2.3, SEARCH)])
-def test_how_to_draw_is_searched_for_as_far_as_a_twentieth_of_the_hours_goes(hours: float, search: float) -> None:
+@pytest.mark.parametrize(("hours", "search"), [(0.23, 0), (0.25, SHORT_SEARCH), (2.2, SHORT_SEARCH), (2.3, SEARCH)])
+def test_how_to_draw_is_searched_for_where_the_hours_are_long_enough(hours: float, search: float) -> None:
     budget = divide(3600 * hours, Rates(40, 18, 20), MACHINE, pictures(), 1)
     assert budget.ending == pytest.approx(DRAWING + search)
 
