@@ -37,14 +37,15 @@ class LowRank(torch.optim.Optimizer):
         self.adamw.step()
         for group in self.param_groups:
             if group["low_rank"]:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self._step_matrix(parameter, parameter.grad, group)
+                for number, matrix_RC in enumerate(group["params"]):
+                    if matrix_RC.grad is not None:
+                        self._step_matrix(matrix_RC, number, group)
 
-    def _step_matrix(self, matrix_RC: Tensor, gradient_RC: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[matrix_RC]
+    def _step_matrix(self, matrix_RC: Tensor, number: int, group: dict[str, Any]) -> None:
+        state, gradient_RC = self.state[matrix_RC], matrix_RC.grad
+        assert gradient_RC is not None
         if not state:
-            state |= begin(matrix_RC, self.rank)
+            state |= begin(matrix_RC, self.rank, seed=number)  # the same on all processes
         up_RK, down_KC = state["up"], state["down"]
         gradients = {"up": gradient_RC @ down_KC.mT, "down": up_RK.mT @ gradient_RC}
         state["step"] += 1
@@ -53,11 +54,12 @@ class LowRank(torch.optim.Optimizer):
         torch.addmm(state["first"], up_RK, down_KC, out=matrix_RC)
 
 
-def begin(matrix_RC: Tensor, rank: int) -> dict[str, Tensor]:
+def begin(matrix_RC: Tensor, rank: int, seed: int) -> dict[str, Tensor]:
     """The state of a matrix that has not moved yet. Rows of D are of about length 1, so U is as large as the change."""
     R, C = matrix_RC.shape
     K = min(rank, R, C)
-    factors = {"up": matrix_RC.new_zeros(R, K), "down": torch.randn(K, C).to(matrix_RC) / C**0.5}
+    down_KC = torch.randn(K, C, generator=torch.Generator().manual_seed(seed)).to(matrix_RC) / C**0.5
+    factors = {"up": matrix_RC.new_zeros(R, K), "down": down_KC}
     moments = {
         f"{name}_{of}": torch.zeros_like(factor) for name, factor in factors.items() for of in ("mean", "square")
     }

@@ -188,6 +188,33 @@ def test_a_lengthened_prior_that_is_stopped_and_resumed_is_the_same(
         stage2.train(short)
 
 
+def test_adapters_change_matrices_of_attention_and_mlps_by_a_rank_and_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_random_cache()
+    plain = prior_run("gpt", save_every=24).model_copy(update={"tokens": "tokens", "name": "first"})
+    first, _ = stage2.train(plain)
+    training = plain.training.model_copy(update={"low_rank": 2})
+    config = plain.model_copy(update={"name": "second", "init": str(first.path), "training": training})
+    straight, _ = stage2.train(config)
+    before, after = (read_weights(run.path / "ema.safetensors") for run in (first, straight))
+    expected = straight.load(present(straight.newest()))
+    adapted = [name for name in after if name.startswith("blocks.") and after[name].ndim == 2]
+    assert len(adapted) >= 4
+    for name in adapted:
+        changes = torch.linalg.svdvals(expected.model[name] - before[name])
+        assert changes[1] > 1e-4 > changes[2], name
+    others = [name for name in after if name not in adapted and not torch.equal(before[name], after[name])]
+    assert any(name.startswith("vocabulary.") for name in others)
+    shutil.rmtree(straight.path)
+    for steps in (2, 5):
+        with monkeypatch.context() as patch:
+            stop_after(steps, patch)
+            with pytest.raises(KeyboardInterrupt):
+                stage2.train(config)
+    resumed, _ = stage2.train(config)
+    for one, other in zip(expected, resumed.load(present(resumed.newest())), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 def stop_after(steps: int, patch: pytest.MonkeyPatch) -> None:
     end_step, left = stage2.Trainee.end_step, iter(range(steps))
 

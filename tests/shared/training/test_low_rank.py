@@ -22,7 +22,6 @@ def weights_and_bias() -> list[nn.Parameter]:
 
 
 def low_rank(parameters: list[nn.Parameter]) -> LowRank:
-    torch.manual_seed(1)
     groups = [
         {"params": parameters[3:], "weight_decay": 0.0, "low_rank": False},
         {"params": parameters[:3], "weight_decay": DECAY, "low_rank": True},
@@ -46,9 +45,8 @@ def train(parameters: list[nn.Parameter], optimizer: LowRank, steps: range) -> l
 
 
 def factors_of(parameters: list[nn.Parameter]) -> list[tuple[nn.Parameter, nn.Parameter]]:
-    """As they are drawn at the first step."""
-    torch.manual_seed(1)
-    states = [begin(parameter.detach(), RANK) for parameter in parameters[:3]]
+    """As they are at the first step."""
+    states = [begin(parameter.detach(), RANK, seed) for seed, parameter in enumerate(parameters[:3])]
     return [(nn.Parameter(state["up"]), nn.Parameter(state["down"])) for state in states]
 
 
