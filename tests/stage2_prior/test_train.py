@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from shared.errors import UserError
+from shared.runs.run_directory import RunDirectory
 from shared.runs.token_cache import AS_IT_IS, AUGMENTED, Rows, Split, TokenCache, TokenInfo, open_cache, write_cache
 from shared.runs.weights import read_weights
 from shared.training.config import TrainingConfig
 from stage2_prior import train as stage2
 from stage2_prior.evaluate import TokenPrediction, evaluate_run
 from stage2_prior.prior import load_early, load_prior
+from stage2_prior.run_config import PriorRun
 from tests.narrow import present
 from tests.tiny import logged, prior_run
 
@@ -175,12 +178,8 @@ def test_a_lengthened_prior_that_is_stopped_and_resumed_is_the_same(
     assert expected.training["images"] == 160
     shutil.rmtree(run.path)
     Path("begun").rename(run.path)
-    for steps in (2, 5, 6):  # before the first checkpoint behind the lengthening, and after two of them
-        with monkeypatch.context() as patch:
-            stop_after(steps, patch)
-            with pytest.raises(KeyboardInterrupt):
-                stage2.train(longer)
-    resumed, _ = stage2.train(longer)
+    # Before the first checkpoint behind the lengthening, and after two of them.
+    resumed = trained_with_stops(longer, (2, 5, 6), monkeypatch)
     for one, other in zip(expected, resumed.load(present(resumed.newest())), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     assert logged(run.path) == lines
@@ -205,14 +204,19 @@ def test_adapters_change_matrices_of_attention_and_mlps_by_a_rank_and_resume(mon
     others = [name for name in after if name not in adapted and not torch.equal(before[name], after[name])]
     assert any(name.startswith("vocabulary.") for name in others)
     shutil.rmtree(straight.path)
-    for steps in (2, 5):
+    resumed = trained_with_stops(config, (2, 5), monkeypatch)
+    for one, other in zip(expected, resumed.load(present(resumed.newest())), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def trained_with_stops(config: PriorRun, stops: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """A run that was stopped after so many steps each time it was started, and then ended."""
+    for steps in stops:
         with monkeypatch.context() as patch:
             stop_after(steps, patch)
             with pytest.raises(KeyboardInterrupt):
                 stage2.train(config)
-    resumed, _ = stage2.train(config)
-    for one, other in zip(expected, resumed.load(present(resumed.newest())), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    return stage2.train(config)[0]
 
 
 def stop_after(steps: int, patch: pytest.MonkeyPatch) -> None:
