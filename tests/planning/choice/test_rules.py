@@ -1,4 +1,4 @@
-"""What a tokenizer begins with: the bundled one's weights wherever they fit, or what the user asks for."""
+"""What a tokenizer begins with, wherever the bundled one's weights fit, and how its decoder is judged."""
 
 import pytest
 import torch
@@ -6,8 +6,10 @@ import torch
 from planning.choice.configurations import decoder_run, tokenizer_run
 from planning.choice.rules import decoder_settings, tokenizer_settings
 from planning.choice.shape import shape_of
+from stage1_tokenizer.losses.objective import check_losses
 from stage1_tokenizer.tokenizer import Tokenizer
 from stage1_tokenizer.train import begin_with
+from tests.narrow import present
 from tests.planning.samples import MACHINE, pictures
 
 STARTS = {"init", "init_without"}
@@ -38,3 +40,12 @@ def test_a_decoder_begins_with_its_own_tokenizer_as_a_whole() -> None:
     settings = tokenizer_settings("pictures", pictures(), MACHINE, shape)
     run = decoder_run([*settings, *decoder_settings("mine", MACHINE, shape)], "mine", images=1000)
     assert (run.init, list(run.init_without)) == ("runs/tokenizer/mine", [])
+
+
+@pytest.mark.parametrize(("size", "patch"), [(96, 6), (64, 8), (16, 8), (8, 4)])
+def test_each_image_is_moved_by_up_to_a_patch_so_that_no_pixel_keeps_its_place_in_one(size: int, patch: int) -> None:
+    shape = shape_of(size, patch, 1.0)
+    settings = [*tokenizer_settings("pictures", pictures(), MACHINE, shape), *decoder_settings("mine", MACHINE, shape)]
+    run = decoder_run(settings, "mine", images=1000)
+    check_losses(run.loss, run.data.height_width)
+    assert present(run.loss.adversarial).translation == patch
