@@ -1,5 +1,7 @@
 """What a CPU can do: which products it has, and what its weights are best rounded to."""
 
+from functools import cache
+
 import torch
 from llvmlite import binding
 
@@ -13,9 +15,16 @@ def narrowest() -> torch.dtype:
     return torch.float16 if converts_halves() else torch.float32
 
 
+@cache
 def can_pack() -> bool:
-    """Whether PyTorch brings oneDNN's packed products for this CPU."""
-    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    """Whether PyTorch brings oneDNN's packed products in bfloat16 for this CPU; most without AVX-512 have none."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        torch.ops.mkldnn._reorder_linear_weight(torch.zeros(1, 1, dtype=torch.bfloat16), 1)
+    except RuntimeError:  # its message names the instructions that are missing
+        return False
+    return True
 
 
 def converts_halves() -> bool:
