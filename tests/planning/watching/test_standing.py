@@ -7,6 +7,7 @@ import pytest
 
 from planning import course
 from planning.choice.budget import Budget
+from planning.choice.stage import run_of
 from planning.course import Course
 from planning.page import PARTS
 from planning.survey.pace import Rates
@@ -21,6 +22,7 @@ def test_its_parts_are_those_of_a_course_in_that_order(monkeypatch: pytest.Monke
     plan = replace(written_plan(), rates=Rates(1, 1, 1), budget=Budget(1, 1, 1, 1, 1))
     assert Standing.of(plan).part == "tokenizer"
     assert not Standing.of(plan).working
+    run_of("prior", plan.name).mkdir(parents=True)  # as a training would have left it
     on_its_way = Course(plan)
     on_its_way.run()
     assert on_its_way.clock.done == list(PARTS)
