@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 
 class LowRank(torch.optim.Optimizer):
@@ -46,12 +47,17 @@ class LowRank(torch.optim.Optimizer):
         assert gradient_RC is not None
         if not state:
             state |= begin(matrix_RC, self.rank, seed=number)  # the same on all processes
-        up_RK, down_KC = state["up"], state["down"]
-        gradients = {"up": gradient_RC @ down_KC.mT, "down": up_RK.mT @ gradient_RC}
-        state["step"] += 1
-        for name, gradient in gradients.items():
-            step_adamw(state, name, gradient, group)
-        torch.addmm(state["first"], up_RK, down_KC, out=matrix_RC)
+        factors = [state["up"], state["down"]]
+        gradients = [gradient_RC @ state["down"].mT, state["up"].mT @ gradient_RC]
+        means, squares, steps = (
+            [state[f"{name}_{of}"] for name in ("up", "down")] for of in ("mean", "square", "step")
+        )
+        first, second = group["betas"]
+        adamw(
+            factors, gradients, means, squares, [], steps, amsgrad=False, beta1=first, beta2=second, lr=group["lr"],
+            weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
+        )  # fmt: skip
+        torch.addmm(state["first"], *factors, out=matrix_RC)
 
 
 def begin(matrix_RC: Tensor, rank: int, seed: int) -> dict[str, Tensor]:
@@ -59,19 +65,8 @@ def begin(matrix_RC: Tensor, rank: int, seed: int) -> dict[str, Tensor]:
     R, C = matrix_RC.shape
     K = min(rank, R, C)
     down_KC = torch.randn(K, C, generator=torch.Generator().manual_seed(seed)).to(matrix_RC) / C**0.5
-    factors = {"up": matrix_RC.new_zeros(R, K), "down": down_KC}
-    moments = {
-        f"{name}_{of}": torch.zeros_like(factor) for name, factor in factors.items() for of in ("mean", "square")
-    }
-    return {**factors, **moments, "first": matrix_RC.clone(), "step": torch.zeros(())}
-
-
-def step_adamw(state: dict[str, Tensor], name: str, gradient: Tensor, group: dict[str, Any]) -> None:
-    """AdamW of the factor called `name`, in place (Loshchilov & Hutter 2019, algorithm 2)."""
-    factor, step = state[name], float(state["step"])
-    first, second = group["betas"]
-    mean = state[f"{name}_mean"].lerp_(gradient, 1 - first)
-    square = state[f"{name}_square"].lerp_(gradient.square(), 1 - second)
-    factor.mul_(1 - group["lr"] * group["weight_decay"])
-    root = (square / (1 - second**step)).sqrt_().add_(group["eps"])
-    factor.addcdiv_(mean, root, value=-group["lr"] / (1 - first**step))
+    state = {"first": matrix_RC.clone(), "up": matrix_RC.new_zeros(R, K), "down": down_KC}
+    for name in ("up", "down"):
+        state |= {f"{name}_{of}": torch.zeros_like(state[name]) for of in ("mean", "square")}
+        state[f"{name}_step"] = torch.zeros(())
+    return state
