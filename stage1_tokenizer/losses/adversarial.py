@@ -229,6 +229,16 @@ def check_translation(most: int, image_size: tuple[int, int]) -> None:
         )
 
 
+def linearised(loss: Tensor, x_hat_BCHW: Tensor) -> Tensor:
+    """A scalar with the value and gradient of `loss`, which was computed from x_hat: <x_hat, d loss / d x_hat>.
+
+    It can be differentiated again without passing once more through the network that judged x_hat.
+    """
+    [gradient_BCHW] = torch.autograd.grad(loss, x_hat_BCHW, retain_graph=True)
+    product = (x_hat_BCHW.float() * gradient_BCHW.float()).sum()
+    return loss.detach() + product - product.detach()
+
+
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, weight: Tensor) -> Tensor:
     """||d reconstruction / d weight|| / ||d adversarial / d weight||, a float32 scalar, equal on all processes.
 

@@ -27,6 +27,7 @@ from stage1_tokenizer.losses.adversarial import (
     adaptive_weight,
     counting_factor,
     learning_factor,
+    linearised,
 )
 
 Terms = dict[str, Tensor]
@@ -73,7 +74,11 @@ class AdversarialTraining:
         terms: Terms = {}
         total = torch.zeros((), device=x_hat_BCHW.device)
         given = {"adversarial": self.config.weight, "matching": self.config.matching}
-        for name, loss in self.critic.mislead(x_hat_BCHW, x_BCHW).items():
+        losses = self.critic.mislead(x_hat_BCHW, x_BCHW)
+        if self.config.adaptive:
+            reconstruction = linearised(reconstruction, x_hat_BCHW)
+            losses = {name: linearised(loss, x_hat_BCHW) for name, loss in losses.items()}
+        for name, loss in losses.items():
             weight = torch.full_like(loss.detach(), self.counts * given[name])
             if self.config.adaptive:
                 weight = weight * adaptive_weight(reconstruction, loss, self.last_layer.weight)

@@ -21,6 +21,7 @@ from stage1_tokenizer.losses.adversarial import (
     discriminator_loss,
     generator_loss,
     learning_factor,
+    linearised,
     matching_loss,
     translate,
 )
@@ -161,6 +162,26 @@ def test_the_adaptive_weight_is_always_finite(reconstruction: float, adversarial
     weight = torch.ones(3, requires_grad=True)
     value = adaptive_weight(reconstruction * weight.sum(), adversarial * weight.sum(), weight)
     assert value.item() == expected
+
+
+def test_a_linearised_loss_has_value_and_gradient_of_the_loss() -> None:
+    z, matrix = torch.randn(5, 4, requires_grad=True), torch.randn(4, 6)
+    x_hat = z @ matrix
+    loss = x_hat.sin().square().mean()
+    line = linearised(loss, x_hat)
+    torch.testing.assert_close(line, loss)
+    torch.testing.assert_close(*(torch.autograd.grad(one, z, retain_graph=True)[0] for one in (line, loss)))
+
+
+def test_a_linearised_loss_asks_the_judge_no_more() -> None:
+    asked = []
+    x_hat = torch.randn(5, 4, requires_grad=True) * 1.0
+    judged = x_hat.exp()
+    judged.register_hook(asked.append)
+    line = linearised(judged.sum(), x_hat)
+    for _ in range(3):
+        torch.autograd.grad(line, x_hat, retain_graph=True)
+    assert len(asked) == 1
 
 
 # --- Who learns from whom

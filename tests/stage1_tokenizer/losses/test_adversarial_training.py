@@ -74,13 +74,17 @@ def test_both_weights_are_ramped_and_applied(adaptive: bool) -> None:
     x, x_hat = torch.rand(4, 3, 16, 16, device=DEVICE), one.trainee.model(torch.randn(4, 4, device=DEVICE))
     reconstruction = x_hat.square().mean()
     loss, terms = one.mislead(x_hat, x, reconstruction)
-    total = 0.0
+    expected = torch.zeros((), device=DEVICE)
     for name, term in one.critic.mislead(x_hat, x).items():
         ratio = adaptive_weight(reconstruction, term, one.last_layer.weight).item() if adaptive else 1
         assert terms[f"{name}_weight"].item() == pytest.approx(given[name] * 0.25 * ratio, rel=1e-4)
-        total += given[name] * 0.25 * ratio * term.item()
+        expected = expected + given[name] * 0.25 * ratio * term
     assert len(terms) == 2 * len(given)
-    assert float(loss) == pytest.approx(total, rel=1e-4)
+    assert isinstance(loss, Tensor)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
+    weights = list(one.trainee.model.parameters())
+    taught, wanted = (torch.autograd.grad(one_loss, weights, retain_graph=True) for one_loss in (loss, expected))
+    torch.testing.assert_close(taught, wanted, rtol=1e-4, atol=1e-7)
 
 
 def test_nothing_is_computed_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
