@@ -27,7 +27,7 @@ from shared.options.commands import command_of
 from shared.presets import find_config
 from shared.runs.fingerprint import fingerprint, tokenizing_fingerprint
 from shared.runs.hub import TOKENIZER, local_run, tokenizer_directory
-from shared.runs.run_directory import WEIGHTS, newest_run, read_yaml
+from shared.runs.run_directory import WEIGHTS, RunDirectory, newest_run, read_yaml
 from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import save_uses
 from shared.training.devices.accelerator import make_accelerator
@@ -44,6 +44,7 @@ from stage2_prior.tokens import draw_with
 
 DEFAULT_CONFIG = "configs/folder/refine.yaml"
 BATCH = 16  # images drawn at a time
+MOMENTS = ("start", "warm_up", "ramp")  # of loss.adversarial: the preset's
 
 
 class RefinedRun(TokenizerRun):
@@ -94,18 +95,25 @@ def unrefined(run: Path, tokenizer: Path) -> Path:
 
 
 def refined_run(run: Path, draws: dict[str, str], tokenizer: Path, preset: str, overrides: list[str]) -> RefinedRun:
-    """How a decoder is trained: as the preset says, but for what its tokenizer is. Raises UserError."""
+    """How a decoder is trained: as its tokenizer was, discriminator included, and as the preset says of the rest.
+
+    Raises UserError.
+    """
     own, path = read_yaml(tokenizer / "config.yaml"), Path(find_config(preset))
-    cached = (own.get("cache") or {}).get("source")
+    cached, loss = (own.get("cache") or {}).get("source"), dict(own.get("loss", {}))
+    adversarial = loss.pop("adversarial", None)
     of_tokenizer = {
         "model": own.get("model", {}),
         "data": own.get("data", {}) | ({"source": cached} if cached else {}),
-        "loss": {name: loss for name, loss in own.get("loss", {}).items() if name != "adversarial"},
+        "loss": loss,
         "init": str(tokenizer),
         "draws": draws,
         "training": {"decoder_only": True},
     }
     values = merged(of_tokenizer, read_extended(path))
+    if adversarial and RunDirectory(tokenizer).newest():  # its discriminator goes on, with the settings it had
+        kept = {key: value for key, value in adversarial.items() if key not in MOMENTS}
+        values = merged(values, {"loss": {"adversarial": kept | {"init": str(tokenizer)}}})
     return parse_config(RefinedRun, values | {"name": f"{run.name}-{values.get('name')}"}, str(path), overrides)
 
 

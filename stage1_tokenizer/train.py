@@ -85,6 +85,8 @@ def train(
     tokenizer.prior_tokens = prior_tokens
     trainee = Trainee(tokenizer, training, accelerator)
     objective = Objective(config.loss, tokenizer, trainee, config.data.height_width)
+    if run.newest() is None and (line := objective.begin()):
+        accelerator.print(line)
     trainee.resume(run)
     if not tokenizer.quantiser.initialised:  # nor in the checkpoint that a run was resumed from
         check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))

@@ -13,16 +13,18 @@ from accelerate import Accelerator
 import judge
 import refine
 import sample
+from shared.config import parse_config
 from shared.errors import UserError
-from shared.runs.run_directory import RunDirectory
+from shared.runs.run_directory import RunDirectory, read_yaml
 from shared.runs.token_cache import read_info
 from shared.runs.weights import read_weights
 from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
+from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import matching_tokenizer
 from stage2_prior import train as stage2
 from stage2_prior.prior import load_prior
-from stage2_prior.tokens import open_tokens_of
+from stage2_prior.tokens import draw_with, open_tokens_of
 from tests.tiny import prior_run, tokenizer_run
 from tests.trained import train_both
 
@@ -100,6 +102,31 @@ def test_it_learns_from_the_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
     command(monkeypatch, "draws.share=0.5", "draws.replaced=0", "name=blank")
     weights.append(read_weights(Path("runs/tokenizer/blank/ema.safetensors"))["from_codes.weight"])
     assert not torch.equal(*weights)
+
+
+def test_a_discriminator_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    adversarial = {"discriminator": {"kind": "patchgan", "width": 16, "layers": 1}, "matching": 0.5, "start": 0.2}
+    judged = read_yaml(BEFORE / "config.yaml") | {
+        "name": "judged",
+        "init": str(BEFORE),
+        "loss": {"adversarial": adversarial},
+    }
+    judged["training"] |= {"decoder_only": True, "images": 48}
+    stage1.train(parse_config(TokenizerRun, judged, "judged"))
+    saved = RunDirectory(Path("runs/tokenizer/judged")).load_newest()
+    assert saved
+    draw_with(RUN, read_info(RUN), Path("runs/tokenizer/judged"))
+    capsys.readouterr()
+    monkeypatch.setattr(refine, "train", partial(refine.train, ended=lambda images: True))
+    monkeypatch.setattr(sys, "argv", ["refine.py", "--prior", str(RUN), "draws.drawings=12", "training.images=64"])
+    refine.main()
+    assert "its discriminator goes on learning" in capsys.readouterr().out
+    config = read_yaml(Path("runs/tokenizer/tiny-refined/config.yaml"))["loss"]["adversarial"]
+    assert (config["discriminator"]["width"], config["matching"], config["start"]) == (16, 0.5, 0.0)
+    taken = RunDirectory(Path("runs/tokenizer/tiny-refined")).load_newest()
+    assert taken
+    critics = (state.training["parts"]["adversary"]["critic"] for _, state in (saved, taken))
+    torch.testing.assert_close(*critics, rtol=0, atol=0)
 
 
 def test_the_same_command_does_not_train_again_and_a_longer_one_resumes(monkeypatch: pytest.MonkeyPatch) -> None:

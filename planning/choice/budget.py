@@ -6,7 +6,7 @@ from planning.survey.machine import Machine
 from planning.survey.pace import Rates
 from planning.survey.pictures import Pictures
 
-DRAWING, MOST_DRAWING = 75.0, 1 / 8  # seconds for drawing and the pages, and share of the hours at most
+DRAWING, MOST_DRAWING = 75.0, 1 / 16  # seconds for drawing and the pages, and share of the hours at most
 SEARCH, MOST_SEARCH = 400.0, 0.05  # seconds for finding how to draw best; none is made where they are a larger share
 SHORT_SEARCH, MOST_SHORT = 60.0, 0.07  # likewise, for finding only whether to draw with autoguidance
 STARTING = 60.0  # seconds in which six commands start

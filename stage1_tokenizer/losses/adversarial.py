@@ -35,6 +35,8 @@ class AdversarialConfig(Config):
 
     discriminator: DiscriminatorConfig = Field(default_factory=PatchganConfig)
     """The network that tells real images from decoded ones."""
+    init: str | None = None
+    """A run trained with the same `discriminator`: begin with the one of its last checkpoint; null: at random."""
     loss: GanLoss = "hinge"
     """What the discriminator is trained for."""
     start: Fraction = 0.3

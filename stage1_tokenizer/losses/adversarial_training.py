@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import UserError
+from shared.runs.hub import local_run
+from shared.runs.run_directory import RunDirectory
 from shared.training.trainee import Trainee
 from stage1_tokenizer.losses.adversarial import (
     AdversarialConfig,
@@ -51,6 +53,28 @@ class AdversarialTraining:
         self.learns, self.counts, self.batches = False, 0.0, 0
         self._buffers: list[Tensor] = []  # as they were before the step
         trainee.also_save(adversary=self)  # a name in checkpoints
+
+    def begin_with(self, init: str) -> str:
+        """Take the discriminator of another run's last checkpoint, and LeCam's means; returns a line that says so.
+
+        Raises UserError where there is none, or it is another network.
+        """
+        run = local_run(init)
+        found = RunDirectory(run).load_newest()
+        critic = found[1].training["parts"].get("adversary", {}).get("critic") if found else None
+        if critic is None:
+            raise UserError(
+                f"loss.adversarial.init={init}: there is no checkpoint of a training with loss.adversarial: give the "
+                "run of one, or leave loss.adversarial.init out"
+            )
+        try:
+            self.critic.load_state_dict(critic)
+        except RuntimeError:
+            raise UserError(
+                f"loss.adversarial.init={init}: its discriminator is another network: give this run the "
+                "loss.adversarial.discriminator of that one"
+            ) from None
+        return f"loss.adversarial.init={run}: its discriminator goes on learning"
 
     def begin_step(self) -> None:
         """Set what the coming step does: a function of the images seen."""

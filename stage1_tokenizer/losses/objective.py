@@ -49,6 +49,15 @@ class Objective:
                 config.adversarial, trainee, image_size, tokenizer.decoder.last_layer
             )
 
+    def begin(self) -> str:
+        """Give the discriminator the weights it is to begin with; returns a line on them, empty where they are random.
+
+        Raises UserError where `loss.adversarial.init` has none that fit.
+        """
+        if self.adversarial and self.adversarial.config.init:
+            return self.adversarial.begin_with(self.adversarial.config.init)
+        return ""
+
     def begin_step(self) -> None:
         """Call it after the trainee's."""
         if self.adversarial:

@@ -4,7 +4,17 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from planning.choice.budget import CACHING, DRAWING, MOST_CACHING, SEARCH, SEEN, SHORT_SEARCH, divide, tokenized
+from planning.choice.budget import (
+    CACHING,
+    DRAWING,
+    MOST_CACHING,
+    MOST_DRAWING,
+    SEARCH,
+    SEEN,
+    SHORT_SEARCH,
+    divide,
+    tokenized,
+)
 from planning.survey.pace import Rates
 from tests.planning.samples import MACHINE, pictures
 
@@ -42,7 +52,7 @@ def test_an_end_is_left_for_however_short_the_hours_are() -> None:
 @pytest.mark.parametrize(("hours", "search"), [(0.23, 0), (0.25, SHORT_SEARCH), (2.2, SHORT_SEARCH), (2.3, SEARCH)])
 def test_how_to_draw_is_searched_for_where_the_hours_are_long_enough(hours: float, search: float) -> None:
     budget = divide(3600 * hours, Rates(40, 18, 20), MACHINE, pictures(), 1)
-    assert budget.ending == pytest.approx(DRAWING + search)
+    assert budget.ending == pytest.approx(min(DRAWING, MOST_DRAWING * 3600 * hours) + search)
 
 
 def test_what_a_small_tokenizer_does_not_need_is_the_priors() -> None:

@@ -174,7 +174,7 @@ def test_a_linearised_loss_has_value_and_gradient_of_the_loss() -> None:
 
 
 def test_a_linearised_loss_asks_the_judge_no_more() -> None:
-    asked = []
+    asked: list[Tensor] = []
     x_hat = torch.randn(5, 4, requires_grad=True) * 1.0
     judged = x_hat.exp()
     judged.register_hook(asked.append)

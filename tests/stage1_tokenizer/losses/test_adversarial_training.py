@@ -190,6 +190,17 @@ def after(images: int) -> Callable[[int], bool]:
     return lambda seen: seen >= images
 
 
+def test_a_discriminator_that_is_not_there_or_another_is_refused(drawings: Path) -> None:
+    run = tokenizer_run(drawings, images=64)
+    train(run, Path("plain"))
+    train(with_adversary(run, discriminator={"kind": "patchgan", "width": 16, "layers": 1}), Path("wide"))
+    one = adversary(ALWAYS)
+    with pytest.raises(UserError, match=r"init=plain: there is no checkpoint of a training with loss\.adversarial"):
+        one.begin_with("plain")
+    with pytest.raises(UserError, match=r"init=wide: its discriminator is another network: give this run"):
+        one.begin_with("wide")
+
+
 def test_a_run_is_the_same_up_to_where_the_adversary_counts(drawings: Path) -> None:
     """And what it leaves for inference has the same names."""
     plain = tokenizer_run(drawings, precision="fp32")
