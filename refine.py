@@ -5,7 +5,8 @@ from these too, against a discriminator that knows real images. The encoder and 
 every token cache stay right.
 
 Writes runs/tokenizer/<name>/, by default under the prior's name with -refined behind it. With --use, the prior draws
-with it from then on. In the one trial so far, drawings became worse (docs/tokenizers.md): compare before you use it.
+with it from then on. Drawings become sharper, though hardly more than by a longer training without a prior
+(docs/tokenizers.md): compare before you use it.
 Resumes if interrupted: run the same command again. On several GPUs: torchrun --nproc-per-node 8 refine.py ...
 """
 

@@ -2,7 +2,7 @@
 
 import math
 
-from planning.choice.shape import Shape, needed, shapes
+from planning.choice.shape import Shape, enough, needed, shapes
 from planning.plan import Plan
 from planning.survey.pictures import FEW
 from planning.survey.pieces import SIDES
@@ -11,6 +11,7 @@ from stage2_prior.tokens import tokens_apart
 # dB that tokenizers were better than codes for bare patches of 8 x 8 pixels, and how much better still for half that
 # side; each was within UNSURE dB of it (docs/plan.md). Of patches smaller than SMALLEST_PATCH nothing is known.
 GAIN, GAIN_OF_HALF, UNSURE, SMALLEST_PATCH = 1.9, 1.2, 1.8, 4
+FINER = 1.02  # steps in which the hours for a finer shape are looked for
 OF_SHAPE = ("data.image_size", "model.backbone")  # keys with which a user says what shape is wanted
 
 
@@ -18,7 +19,7 @@ def expectations(plan: Plan) -> list[str]:
     """What can be said before anything is trained, each a sentence without a full stop."""
     pictures, shape = plan.pictures, plan.shape
     apart = tokens_apart(pictures.distinct, shape.tokens, plan.codes)
-    (images, grids), seen = needed(pictures, shape), plan.expected_at(shape)
+    (images, grids), seen = needed(pictures, shape), plan.expected_at(shape, plan.request.hours)
     said = [
         f"{apart} of the {shape.tokens} tokens of a picture can tell all {pictures.distinct:,} pictures apart: behind "
         "them a prior learns what pictures have in common, or each by heart"
@@ -68,6 +69,7 @@ def finer_shape(plan: Plan) -> tuple[Shape, float] | None:
     if not finer:
         return None
     shape = min(finer, key=lambda shape: shape.tokens)
-    (images, grids), seen = needed(plan.pictures, shape), plan.expected_at(shape)
-    more = max(images / seen[0], grids / seen[1])
-    return (shape, more * plan.request.hours) if more > 1 else None  # else it does not fit into the memory
+    hours = plan.request.hours
+    while not enough(*plan.expected_at(shape, hours), plan.pictures, shape):
+        hours *= FINER
+    return (shape, hours) if hours > plan.request.hours else None  # else it does not fit into the memory

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from planning.choice.budget import Budget
+from planning.choice.budget import Budget, divide
 from planning.choice.configurations import as_file, tokenizer_run
 from planning.choice.prior_size import PriorSize, prior_sizes
 from planning.choice.setting import Setting
@@ -61,16 +61,18 @@ class Plan:
         """Where it is kept."""
         return PLANS / self.name
 
-    def expected_at(self, shape: Shape) -> tuple[float, float]:
-        """Images, and grids for the smallest prior, that there would be time for at a shape: time goes by tokens."""
+    def expected_at(self, shape: Shape, hours: float) -> tuple[float, float]:
+        """Images, and grids for the smallest prior, that hours have time for at a shape: time goes by tokens."""
         fewer = self.shape.tokens / shape.tokens
         smaller = self.size.weights / prior_sizes(self.pictures, self.machine)[0].weights
-        return self.length("tokenizer") * fewer, self.length("prior") * smaller * fewer
+        rates = Rates(self.rates.images * fewer, self.rates.grids * smaller * fewer, self.rates.decoded * fewer)
+        budget = divide(3600 * hours, rates, self.machine, self.pictures, self.views)
+        return budget.tokenizer * rates.images, budget.prior * rates.grids
 
     def is_enough(self, shape: Shape | None = None) -> bool:
         """Whether its hours are worth training at a shape; None: its own."""
         shape = shape or self.shape
-        return enough(*self.expected_at(shape), self.pictures, shape)
+        return enough(*self.expected_at(shape, self.request.hours), self.pictures, shape)
 
     def settings(self, stage: Stage) -> tuple[Setting, ...]:
         """All of a stage's, but for its length."""

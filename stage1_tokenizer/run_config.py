@@ -43,9 +43,9 @@ class DrawsConfig(Config):
     """The run of the prior."""
     fingerprint: str = ""
     """Of the prior's weights, and how it draws; `refine.py` writes it."""
-    replaced: Fraction = 0.3
+    replaced: Fraction = 0.0
     """The share of the tokens of each batch of images that are replaced: by what the prior draws in their places, given
-    the true tokens before them.
+    the true tokens before them. It blurs (docs/tokenizers.md).
     """
     drawings: PositiveInt = 1024
     """How many images of its own the prior draws, before the training begins."""

@@ -31,6 +31,7 @@ from tests.trained import train_both
 RUN, BEFORE, AFTER = Path("runs/prior/tiny"), Path("runs/tokenizer/tiny"), Path("runs/tokenizer/tiny-refined")
 SHORT = [
     "training.images=64", "training.batch_size=8", "training.warm_up=8", "training.log_every=16", "draws.drawings=12",
+    "draws.replaced=0.3",
     "loss.adversarial.discriminator.width=8", "loss.adversarial.warm_up=0", "loss.adversarial.ramp=0",
 ]  # fmt: skip
 

@@ -13,6 +13,7 @@ STARTING = 60.0  # seconds in which six commands start
 MOST_CACHING = 0.25  # of the hours
 SEEN = 2  # times that a prior sees each of several views: to tokenize another takes longer than half of training on it
 TOKENIZER, DECODER = 0.23, 0.15  # of the training: a tokenizer is soon as good as it gets, a prior is not
+MOST_DECODER, FEW_DECODED = 0.25, 16_000  # up to that share, a decoder is trained on so many images at least
 CACHING = 2.0  # times as fast as training (3 without bfloat16), an encoder alone turns images into tokens
 MOST_IMAGES = {"cpu": 120_000, "other": 2_000_000}  # a tokenizer of that size, or its decoder, gains little from more
 
@@ -69,5 +70,7 @@ def divide(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, v
     starting = min(STARTING, seconds / 10)
     training = seconds - ending - caching - starting
     most = MOST_IMAGES.get(machine.kind, MOST_IMAGES["other"])
-    tokenizer, decoder = min(TOKENIZER * training, most / rates.images), min(DECODER * training, most / rates.decoded)
+    tokenizer = min(TOKENIZER * training, most / rates.images)
+    decoder = max(DECODER * training, min(MOST_DECODER * training, FEW_DECODED / rates.decoded))
+    decoder = min(decoder, most / rates.decoded)
     return Budget(tokenizer, decoder, caching, training - tokenizer - decoder, ending, starting)

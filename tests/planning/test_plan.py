@@ -96,7 +96,7 @@ def test_a_prior_grows_with_the_hours_unless_its_size_was_asked_for() -> None:
     assert width(plan_of(4, changes=("data.image_size=64", "prior.model.width=96"))) == 96
 
 
-@pytest.mark.parametrize(("train", "dropout"), [(1_000_000, 0.0), (9_500, 0.0), (4_000, 0.1), (2_000, 0.2), (500, 0.3)])
+@pytest.mark.parametrize(("train", "dropout"), [(1_000_000, 0.0), (9_500, 0.0), (4_000, 0.1), (2_000, 0.2), (400, 0.3)])
 def test_what_is_seen_seldom_needs_no_dropout(train: int, dropout: float) -> None:
     plan = plan_of(2, train=train, distinct=train)
     plan.write()

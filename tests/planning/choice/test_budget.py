@@ -55,8 +55,16 @@ def test_how_to_draw_is_searched_for_where_the_hours_are_long_enough(hours: floa
     assert budget.ending == pytest.approx(min(DRAWING, MOST_DRAWING * 3600 * hours) + search)
 
 
+@pytest.mark.parametrize(("hours", "share"), [(0.25, 0.25), (1.2, 16_000 / 20), (2, 0.15)])
+def test_a_decoder_sees_enough_images_where_that_is_not_most_of_the_hours(hours: float, share: float) -> None:
+    budget = divide(3600 * hours, Rates(40, 18, 20), MACHINE, pictures(), 1)
+    training = budget.tokenizer + budget.decoder + budget.prior
+    assert budget.decoder == pytest.approx(share * training if share < 1 else share)
+    assert budget.tokenizer == pytest.approx(0.23 * training)
+
+
 def test_what_a_small_tokenizer_does_not_need_is_the_priors() -> None:
-    short, long = (divide(3600 * hours, Rates(40, 18, 20), MACHINE, pictures(), 1) for hours in (1, 8))
+    short, long = (divide(3600 * hours, Rates(40, 18, 20), MACHINE, pictures(), 1) for hours in (2, 8))
     assert (short.tokenizer + short.decoder) / short.prior == pytest.approx(0.38 / 0.62)
     assert long.tokenizer == 120_000 / 40
     assert long.decoder / (long.prior + long.tokenizer + long.decoder) == pytest.approx(0.15)
