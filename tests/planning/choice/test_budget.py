@@ -6,12 +6,16 @@ import pytest
 
 from planning.choice.budget import (
     CACHING,
+    DECODER,
     DRAWING,
+    FEW_DECODED,
     MOST_CACHING,
+    MOST_DECODER,
     MOST_DRAWING,
     SEARCH,
     SEEN,
     SHORT_SEARCH,
+    TOKENIZER,
     divide,
     tokenized,
 )
@@ -55,12 +59,14 @@ def test_how_to_draw_is_searched_for_where_the_hours_are_long_enough(hours: floa
     assert budget.ending == pytest.approx(min(DRAWING, MOST_DRAWING * 3600 * hours) + search)
 
 
-@pytest.mark.parametrize(("hours", "share"), [(0.25, 0.25), (1.2, 16_000 / 20), (2, 0.15)])
-def test_a_decoder_sees_enough_images_where_that_is_not_most_of_the_hours(hours: float, share: float) -> None:
-    budget = divide(3600 * hours, Rates(40, 18, 20), MACHINE, pictures(), 1)
+@pytest.mark.parametrize(("hours", "share"), [(0.25, MOST_DECODER), (0.6, None), (2, DECODER)])
+def test_a_decoder_sees_enough_images_where_that_is_not_most_of_the_hours(hours: float, share: float | None) -> None:
+    """share: of the training; None: as much as those images take."""
+    rates = Rates(40, 18, 20)
+    budget = divide(3600 * hours, rates, MACHINE, pictures(), 1)
     training = budget.tokenizer + budget.decoder + budget.prior
-    assert budget.decoder == pytest.approx(share * training if share < 1 else share)
-    assert budget.tokenizer == pytest.approx(0.23 * training)
+    assert budget.decoder == pytest.approx(share * training if share else FEW_DECODED / rates.decoded)
+    assert budget.tokenizer == pytest.approx(TOKENIZER * training)
 
 
 def test_what_a_small_tokenizer_does_not_need_is_the_priors() -> None:
