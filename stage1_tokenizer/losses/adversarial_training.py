@@ -65,14 +65,14 @@ class AdversarialTraining:
         if critic is None:
             raise UserError(
                 f"loss.adversarial.init={init}: there is no checkpoint of a training with loss.adversarial: give the "
-                "run of one, or leave loss.adversarial.init out"
+                "run of one, or begin with a new discriminator: loss.adversarial.init=null"
             )
         try:
             self.critic.load_state_dict(critic)
         except RuntimeError:
             raise UserError(
                 f"loss.adversarial.init={init}: its discriminator is another network: give this run the "
-                "loss.adversarial.discriminator of that one"
+                "loss.adversarial.discriminator of that one, or begin with a new one: loss.adversarial.init=null"
             ) from None
         return f"loss.adversarial.init={run}: its discriminator goes on learning"
 
