@@ -103,7 +103,7 @@ def decoder_settings(name: str, machine: Machine, shape: Shape, short: bool) -> 
         Setting("loss.adversarial", {
             "discriminator": judge.model_dump(),
             "weight": 0.8, "matching": 2.0, "start": 0.0, "warm_up": 0.05, "ramp": 0.1, "learning_rate": 7.0e-4,
-            "translation": shape.patch,
+            "translation": shape.patch, "repetition": 2.0,
         }, "a discriminator, and what it sees in pictures: decoded ones become sharper and keep their tokens"),
     ]  # fmt: skip
 

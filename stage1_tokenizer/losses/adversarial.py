@@ -18,6 +18,7 @@ from shared.config import Config
 from shared.errors import UserError
 from shared.training.config import Fraction
 from stage1_tokenizer.losses.discriminators import DiscriminatorConfig, PatchganConfig, build_discriminator
+from stage1_tokenizer.losses.repetition import repeated
 
 GanLoss = Literal["hinge", "non_saturating"]
 LECAM_DECAY = 0.999  # of the means, for each forward pass
@@ -54,6 +55,9 @@ class AdversarialConfig(Config):
     translation: int = Field(0, ge=0)
     """Pixels that each image is moved by, at most, before it is judged; without, flat colours get a mesh (`translate`).
     """
+    repetition: float = Field(0.0, ge=0)
+    """Weight of the squared error of what repeats from patch to patch (`repeated`), which the discriminator then has no
+    say in; 0: it has, and flat colours may get a mesh."""
     lecam: float = Field(0.001, ge=0)
     """Weight of the LeCam regulariser; more helps where there are few images."""
     learning_rate: float = Field(2e-4, gt=0)
@@ -231,13 +235,17 @@ def check_translation(most: int, image_size: tuple[int, int]) -> None:
         )
 
 
-def linearised(loss: Tensor, x_hat_BCHW: Tensor) -> Tensor:
+def linearised(loss: Tensor, x_hat_BCHW: Tensor, patch: int = 0) -> Tensor:
     """A scalar with the value and gradient of `loss`, which was computed from x_hat: <x_hat, d loss / d x_hat>.
 
-    It can be differentiated again without passing once more through the network that judged x_hat.
+    It can be differentiated again without passing once more through the network that judged x_hat. With `patch`, the
+    gradient is without what repeats from patch to patch of so many pixels.
     """
     [gradient_BCHW] = torch.autograd.grad(loss, x_hat_BCHW, retain_graph=True)
-    product = (x_hat_BCHW.float() * gradient_BCHW.float()).sum()
+    gradient_BCHW = gradient_BCHW.float()
+    if patch:
+        gradient_BCHW = gradient_BCHW - repeated(gradient_BCHW, patch)
+    product = (x_hat_BCHW.float() * gradient_BCHW).sum()
     return loss.detach() + product - product.detach()
 
 

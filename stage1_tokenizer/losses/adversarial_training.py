@@ -31,6 +31,7 @@ from stage1_tokenizer.losses.adversarial import (
     learning_factor,
     linearised,
 )
+from stage1_tokenizer.losses.repetition import repeated
 
 Terms = dict[str, Tensor]
 LastLayer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
@@ -40,9 +41,15 @@ class AdversarialTraining:
     """A discriminator in training against a tokenizer. It is saved and resumed with the tokenizer's `Trainee`."""
 
     def __init__(
-        self, config: AdversarialConfig, trainee: Trainee, image_size: tuple[int, int], last_layer: LastLayer
+        self,
+        config: AdversarialConfig,
+        trainee: Trainee,
+        image_size: tuple[int, int],
+        last_layer: LastLayer,
+        patch: int,
     ) -> None:
         self.config, self.trainee, self.last_layer = config, trainee, last_layer
+        self.patch = patch if config.repetition else 0  # of what repeats and may not
         if config.adaptive:
             # Out of the compiled graph: that may refuse to be differentiated twice, and would be, as a whole.
             last_layer.forward = torch.compiler.disable(last_layer.forward)  # type: ignore[method-assign]
@@ -101,13 +108,17 @@ class AdversarialTraining:
         losses = self.critic.mislead(x_hat_BCHW, x_BCHW)
         if self.config.adaptive:
             reconstruction = linearised(reconstruction, x_hat_BCHW)
-            losses = {name: linearised(loss, x_hat_BCHW) for name, loss in losses.items()}
+        if self.config.adaptive or self.patch:
+            losses = {name: linearised(loss, x_hat_BCHW, self.patch) for name, loss in losses.items()}
         for name, loss in losses.items():
             weight = torch.full_like(loss.detach(), self.counts * given[name])
             if self.config.adaptive:
                 weight = weight * adaptive_weight(reconstruction, loss, self.last_layer.weight)
             terms |= {name: loss, f"{name}_weight": weight}
             total = total + weight * loss
+        if self.patch:
+            terms["repetition"] = repeated(x_hat_BCHW[: len(x_BCHW)] - x_BCHW, self.patch).square().mean()
+            total = total + self.counts * self.config.repetition * terms["repetition"]
         return total, terms
 
     def learn(self, x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Terms:

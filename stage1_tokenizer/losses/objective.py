@@ -46,7 +46,11 @@ class Objective:
         self.adversarial = None
         if config.adversarial:
             self.adversarial = AdversarialTraining(
-                config.adversarial, trainee, image_size, tokenizer.decoder.last_layer
+                config.adversarial,
+                trainee,
+                image_size,
+                tokenizer.decoder.last_layer,
+                tokenizer.config.backbone.patch,
             )
 
     def begin(self) -> str:

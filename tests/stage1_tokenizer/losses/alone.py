@@ -17,6 +17,7 @@ from stage1_tokenizer.losses.adversarial import AdversarialConfig
 from stage1_tokenizer.losses.adversarial_training import AdversarialTraining
 from tests.narrow import part, present
 
+PATCH = 4
 ALWAYS = {"start": 0.0, "warm_up": 0.0, "ramp": 0.0}
 SMALL = {"discriminator": {"kind": "patchgan", "width": 8, "layers": 1, "norm": "group"}, "lecam": 0.0}
 
@@ -38,7 +39,7 @@ def adversary(config: dict[str, Any], **training: Any) -> AdversarialTraining:
     options = TrainingConfig(**{"images": 1000, "precision": "fp32", "compile": False, **training})
     trainee = Trainee(Decoder(), options, make_accelerator())
     return AdversarialTraining(
-        AdversarialConfig(**{**SMALL, **config}), trainee, (16, 16), part(trainee.model, "last_layer", nn.Linear)
+        AdversarialConfig(**{**SMALL, **config}), trainee, (16, 16), part(trainee.model, "last_layer", nn.Linear), PATCH
     )
 
 

@@ -17,12 +17,13 @@ from stage1_tokenizer.backbones.conv import ConvConfig, ConvDecoder
 from stage1_tokenizer.backbones.sequence import AttentionConfig, SequenceDecoder
 from stage1_tokenizer.losses.adversarial import adaptive_weight
 from stage1_tokenizer.losses.discriminators import Judgement
+from stage1_tokenizer.losses.repetition import repeated
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
 from tests.launch import launch
 from tests.narrow import present
-from tests.stage1_tokenizer.losses.alone import ALWAYS, adversary, gradients
+from tests.stage1_tokenizer.losses.alone import ALWAYS, PATCH, adversary, gradients
 from tests.tiny import tokenizer_run
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -85,6 +86,25 @@ def test_both_weights_are_ramped_and_applied(adaptive: bool) -> None:
     weights = list(one.trainee.model.parameters())
     taught, wanted = (torch.autograd.grad(one_loss, weights, retain_graph=True) for one_loss in (loss, expected))
     torch.testing.assert_close(taught, wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_what_repeats_is_left_to_the_pixels_and_counts_more(adaptive: bool) -> None:
+    one = adversary({**ALWAYS, "repetition": 4.0, "matching": 0.5, "weight": 0.8, "adaptive": adaptive})
+    one.begin_step()
+    x = torch.rand(2, 3, 16, 16, device=DEVICE)
+    x_hat = one.trainee.model(torch.randn(3, 4, device=DEVICE))  # one without an original
+    loss, terms = one.mislead(x_hat, x, x_hat.square().mean())
+    assert isinstance(loss, Tensor)
+    [gradient] = torch.autograd.grad(loss, x_hat, retain_graph=True)
+    expected = torch.zeros_like(x_hat)
+    for name, judged in one.critic.mislead(x_hat, x).items():
+        [of_it] = torch.autograd.grad(judged, x_hat, retain_graph=True)
+        expected += terms[f"{name}_weight"] * (of_it - repeated(of_it, PATCH))
+    error = repeated(x_hat[:2] - x, PATCH).square().mean()
+    expected += torch.autograd.grad(4.0 * error, x_hat)[0]
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(terms["repetition"], error)
 
 
 def test_nothing_is_computed_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
