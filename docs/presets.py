@@ -27,7 +27,6 @@ from stage2_prior.judging import description as of_prior
 from stage2_prior.run_config import PriorRun
 
 OWN = Path(__file__).parent.parent / "configs" / "own"
-FEW = 20_000  # images that a decoder is trained on in small batches, at most
 NOT_SAID = ("data.source", "tokens")  # the reader says where pictures are; a prior finds its tokens (`find_tokens`)
 
 
@@ -87,7 +86,7 @@ def values_of(preset: Preset, stage: Stage) -> dict[str, Any]:
     if stage == "prior":
         settings, length = prior_settings(preset.name, pictures, machine, preset.size, grids / preset.pictures), grids
     elif stage == "decoder":
-        settings, length = [*first, *decoder_settings(preset.name, machine, preset.shape, decoded <= FEW)], decoded
+        settings, length = [*first, *decoder_settings(preset.name, machine, preset.shape)], decoded
     else:
         settings, length = first, images
     if stage != "prior":

@@ -20,7 +20,6 @@ from planning.survey.pictures import Pictures
 from shared.training.devices.memory import DoesNotFit
 from stage2_prior.run_config import PriorRun
 
-SHORT = 1.0  # hours: in longer ones a decoder sees many images, which has been tried in larger batches only
 Timing = Callable[[Stage, Mapping[Stage, Sequence[Setting]], Shape, Sequence[str]], float]
 
 
@@ -98,8 +97,7 @@ class _Trial:
         )  # fmt: skip
 
     def _decoder(self) -> tuple[Setting, ...]:
-        short = self.request.hours <= SHORT
-        return tuple(decoder_settings(self.name, self.machine, self.shape, short))
+        return tuple(decoder_settings(self.name, self.machine, self.shape))
 
     def _prior(self, used: Pictures | None = None, epochs: float = 0.0) -> tuple[Setting, ...]:
         return tuple(prior_settings(self.name, used or self.pictures, self.machine, self.size, epochs))

@@ -77,10 +77,9 @@ def tokenizer_settings(
     return settings
 
 
-def decoder_settings(name: str, machine: Machine, shape: Shape, short: bool) -> list[Setting]:
+def decoder_settings(name: str, machine: Machine, shape: Shape) -> list[Setting]:
     """What the training of the plan `name`'s decoder has otherwise than that of its tokenizer.
 
-    short: whether it will see few images, and so gains from more steps with them (docs/tokenizers.md).
     Images too small for any discriminator are decoded as their pixels alone teach it.
     """
     width, most = (32, 2) if machine.kind == "cpu" else (64, 3)
@@ -96,8 +95,6 @@ def decoder_settings(name: str, machine: Machine, shape: Shape, short: bool) -> 
     ]
     if judge is None:
         return settings
-    if short and machine.kind == "cpu":
-        settings.append(Setting("training.batch_size", 4, "more steps in the same time: sharper sooner"))
     return [
         *settings,
         Setting("loss.adversarial", {

@@ -110,15 +110,6 @@ def test_images_that_do_not_fit_give_way_to_smaller_ones() -> None:
         plan_of(16, fits=10)
 
 
-def test_a_decoder_of_few_images_sees_them_in_small_batches() -> None:
-    def batch(hours: float) -> int:
-        plan = plan_of(hours)
-        plan.write()
-        return load_config(TokenizerRun, plan.folder / "decoder.yaml").training.batch_size
-
-    assert (batch(0.5), batch(2)) == (4, 16)
-
-
 def test_a_faster_machine_is_as_good_as_more_hours() -> None:
     assert plan_of(3, speed=4).shape == plan_of(12).shape
     assert plan_of(3, speed=4).length("prior") == pytest.approx(plan_of(12).length("prior"), rel=0.05)

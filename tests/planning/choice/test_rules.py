@@ -38,17 +38,14 @@ def test_it_does_not_where_that_would_be_of_no_use(change: str) -> None:
 def test_a_decoder_begins_with_its_own_tokenizer_as_a_whole() -> None:
     shape = shape_of(96, 8, 1.0)
     settings = tokenizer_settings("pictures", pictures(), MACHINE, shape)
-    run = decoder_run([*settings, *decoder_settings("mine", MACHINE, shape, short=True)], "mine", images=1000)
+    run = decoder_run([*settings, *decoder_settings("mine", MACHINE, shape)], "mine", images=1000)
     assert (run.init, list(run.init_without)) == ("runs/tokenizer/mine", [])
 
 
 @pytest.mark.parametrize(("size", "patch"), [(96, 6), (64, 8), (16, 8), (8, 4)])
 def test_each_image_is_moved_by_up_to_a_patch_so_that_no_pixel_keeps_its_place_in_one(size: int, patch: int) -> None:
     shape = shape_of(size, patch, 1.0)
-    settings = [
-        *tokenizer_settings("pictures", pictures(), MACHINE, shape),
-        *decoder_settings("mine", MACHINE, shape, short=True),
-    ]
+    settings = [*tokenizer_settings("pictures", pictures(), MACHINE, shape), *decoder_settings("mine", MACHINE, shape)]
     run = decoder_run(settings, "mine", images=1000)
     check_losses(run.loss, run.data.height_width)
     assert present(run.loss.adversarial).translation == patch

@@ -25,11 +25,7 @@ def settings_of(drawings: Path, few: Pictures, shape: Shape) -> dict[Stage, list
     """Of each stage for a few drawings."""
     tokenizer = tokenizer_settings(str(drawings), few, MACHINE, shape)
     prior = prior_settings("mine", few, MACHINE, CPU[0], epochs=1)
-    return {
-        "tokenizer": tokenizer,
-        "decoder": [*tokenizer, *decoder_settings("mine", MACHINE, shape, short=False)],
-        "prior": prior,
-    }
+    return {"tokenizer": tokenizer, "decoder": [*tokenizer, *decoder_settings("mine", MACHINE, shape)], "prior": prior}
 
 
 def timed(drawings: Path, size: int, patch: int) -> Rates:
