@@ -79,7 +79,7 @@ def train(
             accelerator.print(line)
     if training.decoder_only:
         tokenizer.freeze_tokens()
-    begin_run(config, run, tokenizer, train_set, accelerator, may_lengthen=path is None)
+    check_run(config, run, tokenizer, accelerator)
     if training.token_noise:
         tokenizer.token_noise = TokenNoise(training.token_noise, training.noise_neighbours)
     tokenizer.prior_tokens = prior_tokens
@@ -87,6 +87,7 @@ def train(
     objective = Objective(config.loss, tokenizer, trainee, config.data.height_width)
     if run.newest() is None and (line := objective.begin()):
         accelerator.print(line)
+    begin_run(config, run, train_set, accelerator, may_lengthen=path is None)
     trainee.resume(run)
     if not tokenizer.quantiser.initialised:  # nor in the checkpoint that a run was resumed from
         check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
@@ -131,22 +132,20 @@ def maintain_codes(tokenizer: Tokenizer, trainee: Trainee) -> int:
     return tokenizer.quantiser.maintain(trainee.optimizer, trainee.ema.average.get("quantiser.codebook"))
 
 
-def begin_run(
-    config: TokenizerRun,
-    run: RunDirectory,
-    tokenizer: Tokenizer,
-    images: ImageDataset,
-    accelerator: Accelerator,
-    may_lengthen: bool,
-) -> None:
-    """Check what can be checked before training, and create or check the run's directory. Raises UserError."""
+def check_run(config: TokenizerRun, run: RunDirectory, tokenizer: Tokenizer, accelerator: Accelerator) -> None:
+    """Check what can be checked before anything is built or written, and print the memory it takes; UserError."""
     if run.newest() is None and not tokenizer.quantiser.initialised:
         check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
     check_losses(config.loss, config.data.height_width)
     # On every process, because quantisers talk to one another in training.
-    memory = memory_line(config, accelerator.device)
+    accelerator.print(memory_line(config, accelerator.device))
+
+
+def begin_run(
+    config: TokenizerRun, run: RunDirectory, images: ImageDataset, accelerator: Accelerator, may_lengthen: bool
+) -> None:
+    """Create or check the run's directory. Raises UserError."""
     if accelerator.is_main_process:
-        print(memory)
         begin(run, config, accelerator.num_processes, may_lengthen)
         run.check_images(len(images.source), images.source.contents(), images.source.description)
     accelerator.wait_for_everyone()

@@ -221,6 +221,13 @@ def test_a_discriminator_that_is_not_there_or_another_is_refused(drawings: Path)
         one.begin_with("wide")
 
 
+def test_a_run_that_cannot_begin_with_a_discriminator_writes_nothing(drawings: Path) -> None:
+    train(tokenizer_run(drawings, images=64), Path("plain"))
+    with pytest.raises(UserError, match=r"init=plain: there is no checkpoint"):
+        train(with_adversary(tokenizer_run(drawings, images=64), init="plain"), Path("begun"))
+    assert not Path("begun").exists()
+
+
 def test_a_run_is_the_same_up_to_where_the_adversary_counts(drawings: Path) -> None:
     """And what it leaves for inference has the same names."""
     plain = tokenizer_run(drawings, precision="fp32")
