@@ -13,7 +13,7 @@ STARTING = 60.0  # seconds in which six commands start
 MOST_CACHING = 0.25  # of the hours
 SEEN = 2  # times that a prior sees each of several views: to tokenize another takes longer than half of training on it
 TOKENIZER, DECODER = 0.23, 0.15  # of the training: a tokenizer is soon as good as it gets, a prior is not
-MOST_DECODER, FEW_DECODED = 0.25, 16_000  # up to that share, a decoder is trained on so many images at least
+MOST_DECODER, FEW_DECODED = 0.25, 8_000  # up to that share, a decoder is trained on so many images at least
 CACHING = 2.0  # times as fast as training (3 without bfloat16), an encoder alone turns images into tokens
 MOST_IMAGES = {"cpu": 120_000, "other": 2_000_000}  # a tokenizer of that size, or its decoder, gains little from more
 

@@ -59,7 +59,7 @@ def test_how_to_draw_is_searched_for_where_the_hours_are_long_enough(hours: floa
     assert budget.ending == pytest.approx(min(DRAWING, MOST_DRAWING * 3600 * hours) + search)
 
 
-@pytest.mark.parametrize(("hours", "share"), [(0.25, MOST_DECODER), (1.2, None), (2, DECODER)])
+@pytest.mark.parametrize(("hours", "share"), [(0.25, MOST_DECODER), (0.6, None), (2, DECODER)])
 def test_a_decoder_sees_enough_images_where_that_is_not_most_of_the_hours(hours: float, share: float | None) -> None:
     """share: of the training; None: as much as those images take."""
     rates = Rates(40, 18, 20)
