@@ -19,7 +19,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from shared.config import merged, parse_config, read_extended
+from shared.config import completed, merged, parse_config, read_extended
 from shared.data.dataset import ImageDataset
 from shared.data.open import open_datasets
 from shared.errors import UserError, run_command
@@ -33,6 +33,7 @@ from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import save_uses
 from shared.training.devices.accelerator import make_accelerator
 from stage1_tokenizer.judging.report import write_report
+from stage1_tokenizer.losses.adversarial import AdversarialConfig
 from stage1_tokenizer.run_config import DrawsConfig, TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage1_tokenizer.train import train
@@ -113,7 +114,8 @@ def refined_run(run: Path, draws: dict[str, str], tokenizer: Path, preset: str, 
     }
     values = merged(of_tokenizer, read_extended(path))
     if adversarial and RunDirectory(tokenizer).newest():  # its discriminator goes on, with the settings it had
-        kept = {key: value for key, value in adversarial.items() if key not in MOMENTS}
+        had = completed(adversarial, AdversarialConfig)
+        kept = {key: value for key, value in had.items() if key not in MOMENTS}
         values = merged(values, {"loss": {"adversarial": kept | {"init": str(tokenizer)}}})
     return parse_config(RefinedRun, values | {"name": f"{run.name}-{values.get('name')}"}, str(path), overrides)
 

@@ -49,7 +49,8 @@ class Preset:
 
 
 FACES = (
-    "A plan trained them on 33,431 anime faces, its prior with dropout 0.1, on two cores of an AMD EPYC, 2026-11-29:"
+    "A plan trained them on 33,431 anime faces on two cores of an AMD EPYC, 2026-11-29, its decoder without "
+    "translation and repetition, its prior with dropout 0.1:"
 )
 PRESETS = (
     Preset(

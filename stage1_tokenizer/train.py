@@ -79,15 +79,19 @@ def train(
             accelerator.print(line)
     if training.decoder_only:
         tokenizer.freeze_tokens()
+    begun = run.newest() is not None
     check_run(config, run, tokenizer, accelerator)
+    if begun:
+        begin_run(config, run, train_set, accelerator, may_lengthen=path is None)
     if training.token_noise:
         tokenizer.token_noise = TokenNoise(training.token_noise, training.noise_neighbours)
     tokenizer.prior_tokens = prior_tokens
     trainee = Trainee(tokenizer, training, accelerator)
     objective = Objective(config.loss, tokenizer, trainee, config.data.height_width)
-    if run.newest() is None and (line := objective.begin()):
-        accelerator.print(line)
-    begin_run(config, run, train_set, accelerator, may_lengthen=path is None)
+    if not begun:  # nothing is written where the discriminator cannot begin
+        if line := objective.begin():
+            accelerator.print(line)
+        begin_run(config, run, train_set, accelerator, may_lengthen=path is None)
     trainee.resume(run)
     if not tokenizer.quantiser.initialised:  # nor in the checkpoint that a run was resumed from
         check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
@@ -133,7 +137,10 @@ def maintain_codes(tokenizer: Tokenizer, trainee: Trainee) -> int:
 
 
 def check_run(config: TokenizerRun, run: RunDirectory, tokenizer: Tokenizer, accelerator: Accelerator) -> None:
-    """Check what can be checked before anything is built or written, and print the memory it takes; UserError."""
+    """Check what can be checked before losses are built and anything is written; print what a step takes of memory.
+
+    Raises UserError.
+    """
     if run.newest() is None and not tokenizer.quantiser.initialised:
         check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
     check_losses(config.loss, config.data.height_width)

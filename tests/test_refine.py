@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
 
 import judge
@@ -116,6 +117,9 @@ def test_a_discriminator_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     stage1.train(parse_config(TokenizerRun, judged, "judged"))
     saved = RunDirectory(Path("runs/tokenizer/judged")).load_newest()
     assert saved
+    older = read_yaml(Path("runs/tokenizer/judged/config.yaml"))
+    del older["loss"]["adversarial"]["repetition"]  # as a run that was trained before there was one
+    Path("runs/tokenizer/judged/config.yaml").write_text(yaml.safe_dump(older))
     draw_with(RUN, read_info(RUN), Path("runs/tokenizer/judged"))
     capsys.readouterr()
     monkeypatch.setattr(refine, "train", partial(refine.train, ended=lambda images: True))
@@ -123,7 +127,8 @@ def test_a_discriminator_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     refine.main()
     assert "its discriminator goes on learning" in capsys.readouterr().out
     config = read_yaml(Path("runs/tokenizer/tiny-refined/config.yaml"))["loss"]["adversarial"]
-    assert (config["discriminator"]["width"], config["matching"], config["start"]) == (16, 0.5, 0.0)
+    kept = (config["discriminator"]["width"], config["matching"], config["repetition"], config["start"])
+    assert kept == (16, 0.5, 0.0, 0.0)
     taken = RunDirectory(Path("runs/tokenizer/tiny-refined")).load_newest()
     assert taken
     critics = (state.training["parts"]["adversary"]["critic"] for _, state in (saved, taken))

@@ -51,13 +51,13 @@ class AdversarialConfig(Config):
     matching: float = Field(0.0, ge=0)
     """Weight of `matching_loss`, the discriminator's own perceptual loss; it rises as `weight` does."""
     adaptive: bool = True
-    """Whether each weight is multiplied by `adaptive_weight`; a fixed one must be fitted to the other losses."""
+    """Whether `weight` and `matching` are multiplied by `adaptive_weight`; if not, fit them to the other losses."""
     translation: int = Field(0, ge=0)
     """Pixels that each image is moved by, at most, before it is judged; without, flat colours get a mesh (`translate`).
     """
     repetition: float = Field(0.0, ge=0)
-    """Weight of the squared error of what repeats from patch to patch (`repeated`), which the discriminator then has no
-    say in; 0: it has, and flat colours may get a mesh."""
+    """Weight of the squared error of the pattern that neighbouring patches share (`repeated`), which is then also taken
+    out of the discriminator's gradient; it rises as `weight` does. 0: neither, and flat colours may get a mesh."""
     lecam: float = Field(0.001, ge=0)
     """Weight of the LeCam regulariser; more helps where there are few images."""
     learning_rate: float = Field(2e-4, gt=0)
@@ -239,7 +239,7 @@ def linearised(loss: Tensor, x_hat_BCHW: Tensor, patch: int = 0) -> Tensor:
     """A scalar with the value and gradient of `loss`, which was computed from x_hat: <x_hat, d loss / d x_hat>.
 
     It can be differentiated again without passing once more through the network that judged x_hat. With `patch`, the
-    gradient is without what repeats from patch to patch of so many pixels.
+    side of a patch in pixels, the pattern that neighbouring patches of the gradient share (`repeated`) is left out.
     """
     [gradient_BCHW] = torch.autograd.grad(loss, x_hat_BCHW, retain_graph=True)
     gradient_BCHW = gradient_BCHW.float()

@@ -49,7 +49,7 @@ class AdversarialTraining:
         patch: int,
     ) -> None:
         self.config, self.trainee, self.last_layer = config, trainee, last_layer
-        self.patch = patch if config.repetition else 0  # of what repeats and may not
+        self.patch = patch if config.repetition else 0  # 0: gradients stay whole
         if config.adaptive:
             # Out of the compiled graph: that may refuse to be differentiated twice, and would be, as a whole.
             last_layer.forward = torch.compiler.disable(last_layer.forward)  # type: ignore[method-assign]
@@ -98,6 +98,8 @@ class AdversarialTraining:
         """What decoded images add to the tokenizer's loss, and the metrics of it; nothing while they do not count.
 
         x_hat_BCHW: decoded, those of x first; others may follow, which have no original.
+        With `repetition`, the error of the pattern that patches of x_hat and x share (`repeated`) is part of it.
+
         reconstruction: the loss without this one and the codebook's, which `adaptive_weight` compares it with.
         """
         if not self.counts:

@@ -1,7 +1,7 @@
-"""What repeats from patch to patch: in a decoded image, a mesh.
+"""The pattern that neighbouring patches share: in a decoded image, a mesh.
 
-A decoder makes each patch with the same weights. A discriminator first asks for more contrast between pixels, and the
-easiest way to that is the same pattern in every patch, which shows on flat colours.
+A decoder makes all patches with the same weights, so what a discriminator teaches it can become the same pattern in
+each of them, which shows on flat colours.
 
 Shapes: B images, C channels, H x W pixels, h x w patches with P pixels each, N planes; K = C x P.
 """
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-AROUND = 3  # patches each way that a pattern is the mean of
+AROUND = 3  # patches on a side of the window that a pattern is the mean of
 
 
 def repeated(x_BCHW: Tensor, patch: int) -> Tensor:
@@ -20,11 +20,11 @@ def repeated(x_BCHW: Tensor, patch: int) -> Tensor:
     plane, a + b y + c x, that fits this mean patch best: colours and shades are the picture's, not a pattern's. So it
     is 0 where each patch is flat or evenly shaded, and the image itself where all patches are alike and have neither.
 
-    `patch` is a side of a patch in pixels and divides both sides of the image.
+    patch: its side in pixels. RuntimeError where it does not divide both sides of the image.
     """
     B, C, H, W = x_BCHW.shape
     h, w = H // patch, W // patch
-    planes_NP = _planes(patch).to(x_BCHW.device)
+    planes_NP = _planes(patch, x_BCHW.device)
     with torch.autocast(x_BCHW.device.type, enabled=False):
         pixels_BKhw = F.pixel_unshuffle(x_BCHW.float(), patch)
         pattern_BKhw = F.avg_pool2d(pixels_BKhw, AROUND, stride=1, padding=AROUND // 2, count_include_pad=False)
@@ -34,8 +34,8 @@ def repeated(x_BCHW: Tensor, patch: int) -> Tensor:
     return F.pixel_shuffle(pattern_BCPhw.reshape(B, -1, h, w), patch)
 
 
-def _planes(patch: int) -> Tensor:
-    """1, y and x at each pixel of a patch, counted from its middle (3, P): orthogonal, and of length 1."""
-    offset = torch.arange(patch) - (patch - 1) / 2
+def _planes(patch: int, device: torch.device) -> Tensor:
+    """An orthonormal basis of the planes on a patch (3, P): 1, y, x from its middle. For one pixel, y and x are 0."""
+    offset = torch.arange(patch, device=device) - (patch - 1) / 2
     y, x = torch.meshgrid(offset, offset, indexing="ij")
     return F.normalize(torch.stack([torch.ones_like(y), y, x]).flatten(1))
