@@ -49,17 +49,17 @@ class Preset:
 
 
 FACES = (
-    "A plan trained them on 33,431 anime faces on two cores of an AMD EPYC, 2026-11-29, its decoder without "
-    "translation and repetition, its prior with dropout 0.1:"
+    "A plan trained them on 33,431 anime faces on two cores of an AMD EPYC, 2026-11-29,",
+    "its decoder without translation and repetition, its prior with dropout 0.1:",
 )
 PRESETS = (
     Preset(
         "96px", "cpu", Shape(96, 96, 8), 30_000, CPU[0], (21_400, 9_100, 80_800),
-        (FACES, "half an hour for all three, 22.4 dB, 6.50 bits a token; 37 to 45 of 64 drawings have two eyes."),
+        (*FACES, "half an hour for all three, 22.4 dB, 6.50 bits a token; 37 to 45 of 64 drawings have two eyes."),
     ),
     Preset(
         "96px-fine", "cpu", Shape(96, 96, 6), 30_000, CPU[1], (69_700, 54_000, 175_000),
-        (FACES, "two hours for all three, 25.2 dB, 6.58 bits a token; 51 of 64 drawings have two eyes."),
+        (*FACES, "two hours for all three, 25.2 dB, 6.58 bits a token; 51 of 64 drawings have two eyes."),
     ),
     Preset(
         "64px", "cpu", Shape(64, 64, 8), 3_000, CPU[0], (40_000, 16_000, 80_000),

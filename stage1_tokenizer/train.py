@@ -72,15 +72,15 @@ def train(
     train_set, validation_set = open_datasets(config.data, training.seed)
     torch.manual_seed(training.seed)
     tokenizer = Tokenizer(config.model)
-    if config.init and run.newest() is None:
+    begun = run.newest() is not None
+    if config.init and not begun:
         kept = TOKENIZING if training.decoder_only else ()
         accelerator.print(begin_with(tokenizer, config.init, config.init_without, kept))
         if training.decoder_only and (line := other_images(config.data, config.init)):
             accelerator.print(line)
     if training.decoder_only:
         tokenizer.freeze_tokens()
-    begun = run.newest() is not None
-    check_run(config, run, tokenizer, accelerator)
+    check_run(config, tokenizer, accelerator, begun)
     if begun:
         begin_run(config, run, train_set, accelerator, may_lengthen=path is None)
     if training.token_noise:
@@ -136,12 +136,12 @@ def maintain_codes(tokenizer: Tokenizer, trainee: Trainee) -> int:
     return tokenizer.quantiser.maintain(trainee.optimizer, trainee.ema.average.get("quantiser.codebook"))
 
 
-def check_run(config: TokenizerRun, run: RunDirectory, tokenizer: Tokenizer, accelerator: Accelerator) -> None:
+def check_run(config: TokenizerRun, tokenizer: Tokenizer, accelerator: Accelerator, begun: bool) -> None:
     """Check what can be checked before losses are built and anything is written; print what a step takes of memory.
 
-    Raises UserError.
+    begun: whether there is a checkpoint, which may hold codes. Raises UserError.
     """
-    if run.newest() is None and not tokenizer.quantiser.initialised:
+    if not begun and not tokenizer.quantiser.initialised:
         check_warm_up(config, math.prod(tokenizer.grid(config.data.height_width)))
     check_losses(config.loss, config.data.height_width)
     # On every process, because quantisers talk to one another in training.
