@@ -5,7 +5,7 @@ went on, and the training images nearest to what the prior draws now. `make prio
 
 With --search, tries temperatures, top-p and guidance, and keeps those that draw what is most like held-out images, and
 no more like training images than before, in RUN/drawing.json: sample.py and the page begin with them. With
---search autoguidance, only whether to draw with autoguidance is asked, which takes about a minute.
+--search autoguidance, only how much autoguidance to draw with is asked, which takes about a minute.
 
 With --samples N, draws N images instead and measures how far they are from real ones, and whether they are copies; that
 goes to RUN/evaluation/samples.json, .md and .png, and nearest.png and .md. With several processes, as in
@@ -35,6 +35,7 @@ from shared.training.devices.accelerator import plain_accelerator
 from stage1_tokenizer.cache import open_views, tokens_of_views
 from stage1_tokenizer.judging.networks import open_networks, open_vgg16
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
+from stage2_prior.decoding.early import use_early
 from stage2_prior.decoding.settings import write_settings
 from stage2_prior.judging.drawing import Drawing
 from stage2_prior.judging.features import Networks
@@ -46,7 +47,7 @@ from stage2_prior.judging.subject import Subject
 from stage2_prior.prior import Weights, load_prior
 from stage2_prior.tokens import open_tokens_of
 
-SEARCHED = {"all": 256, "autoguidance": 96}  # images drawn with each of the settings
+SEARCHED = 256  # images drawn with each of the settings
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -67,8 +68,8 @@ def parse_arguments() -> argparse.Namespace:
         "sampling.top_k, .top_p, .min_p, guidance.scale=2, guidance.schedule, ...",
     )  # fmt: skip
     parser.add_argument(
-        "--search", nargs="?", const="all", choices=list(SEARCHED),
-        help="find the settings that draw best, or only whether with autoguidance, and save them as this prior's own",
+        "--search", nargs="?", const="all", choices=["all", "autoguidance"],
+        help="find the settings that draw best, or only how much autoguidance, and save them as this prior's own",
     )  # fmt: skip
     parser.add_argument(
         "--inception", type=Path, metavar="PATH",
@@ -107,28 +108,28 @@ def judge_samples(
 def search_settings(run: Path, weights: Weights, what: str, accelerator: Accelerator) -> dict[str, Any]:
     """Find the settings that draw best and keep them in the run; returns what was found, and everything tried.
 
-    what: a key of `SEARCHED`. Every process must call it. Raises UserError where the prior, its tokenizer or its images
-    cannot be had, or its images are too small for the network that looks at them.
+    what: "all" or "autoguidance". Every process must call it. Raises UserError where the prior, its tokenizer or its
+    images cannot be had, or its images are too small for the network that looks at them.
     """
     subject, _ = open_subject(run, weights, accelerator)
     try:
         network = open_vgg16(subject.info.data.height_width, accelerator.device)
     except NotMeasured as error:
         raise UserError(f"nothing to search by: {error}") from None
-    search = Search(subject, network, SEARCHED[what], batch_size=16, accelerator=accelerator)
+    search = Search(subject, network, SEARCHED, batch_size=16, accelerator=accelerator)
     best, tried = search.run() if what == "all" else search.autoguidance()
     found = {
         "network": network.name,
-        "images": SEARCHED[what],
         "tried": [
-            {"settings": str(settings), "seed": seed, "distance": score.distance}
-            | ({} if math.isnan(score.copying) else {"copying": score.copying})
-            for settings, seed, score in tried
+            {"settings": str(guided), "seed": seed}
+            | {name: value for name, value in score._asdict().items() if not math.isnan(value)}
+            for guided, seed, score in tried
         ],
     }
     if accelerator.is_main_process:
-        write_settings(run, best, found)
-    return {"settings": best.model_dump(mode="json"), "table": as_markdown(tried), "best": str(best), **found}
+        use_early(run, best.early)
+        write_settings(run, best.settings, found)
+    return {"settings": best.settings.model_dump(mode="json"), "table": as_markdown(tried), "best": str(best), **found}
 
 
 def open_subject(run: Path, weights: Weights, accelerator: Accelerator) -> tuple[Subject, Tokenizer]:

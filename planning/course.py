@@ -5,7 +5,7 @@ import math
 import time
 from pathlib import Path
 
-from planning.choice.budget import DRAWING, SEARCH
+from planning.choice.budget import SEARCH, drawing, searching
 from planning.choice.configurations import EVALUATIONS, LINES
 from planning.choice.rules import tells_classes
 from planning.choice.stage import Stage, kind_of, run_of
@@ -14,8 +14,8 @@ from planning.commands import STOPPED, Command, check, module, running, script, 
 from planning.pacer import RESTART, Pacer
 from planning.plan import Plan
 from shared.options.commands import command_of
-from shared.runs.run_directory import TRAINERS
-from stage2_prior.decoding.settings import DrawingSettings, write_settings
+from shared.runs.run_directory import EARLY, TRAINERS
+from stage2_prior.decoding.settings import MILD, DrawingSettings, write_settings
 
 LEAST_OF_PLANNED = 0.3  # of what was planned for the prior: it is trained so long, though the hours are over
 POLL = 0.5  # seconds between two looks at a command
@@ -111,28 +111,30 @@ class Course:
         """Find how this prior draws best, where there is time and enough to measure by; a plan does not fail for it."""
         if "searching" in self.clock.done:
             return
-        ending = self.plan.budget.ending
-        found = ending > DRAWING
+        total, ending = self.plan.budget.total, self.plan.budget.ending
+        planned = searching(total)
+        found = planned > 0
         if found:
-            thorough = ending > SEARCH and self.plan.pictures.held_out >= FEWEST_HELD_OUT
+            thorough = planned >= SEARCH and self.plan.pictures.held_out >= FEWEST_HELD_OUT
             what = "all" if thorough else "autoguidance"
             command = [*script("judge"), "--prior", str(self.prior), "--search", what]
             # It has the time that was planned for it, however late it begins.
             began = self.clock.total - self.clock.of("searching")
-            end = max(self.plan.budget.total, began + ending) - DRAWING
+            end = max(total, began + ending) - drawing(total)
             status = self._status("searching", command, end)
             if status in STOPPED:
                 check(status, command)
             found = status == 0
         if not found:
-            self._draw_plainly()
+            self._draw_mildly()
         self.clock.finish("searching")
 
-    def _draw_plainly(self) -> None:
-        """Without autoguidance, which does more harm than good where a prior has learned little (docs/drawing.md)."""
-        write_settings(self.prior, DrawingSettings(), {})
+    def _draw_mildly(self) -> None:
+        """With the mildest autoguidance: it was a gain where a stronger one did harm (docs/drawing.md)."""
+        settings = MILD if (self.prior / EARLY).exists() else DrawingSettings()
+        write_settings(self.prior, settings, {})
         print(
-            "settings were not searched for, so images are drawn plainly; "
+            f"settings were not searched for, so images are drawn with {settings}; "
             f"`{command_of('judge')} --search` finds how to draw best",
             flush=True,
         )

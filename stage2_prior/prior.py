@@ -386,14 +386,14 @@ def load_prior(run: Path, weights: Weights = "last") -> tuple[Prior, TokenInfo]:
     return _load(run, FILES[weights])
 
 
-def load_early(run: Path | None) -> Prior:
+def load_early(run: Path | None, name: str = EARLY) -> Prior:
     """The prior of a run directory as it was early in its training. Raises UserError where that was not kept."""
-    if run is None or not (run / EARLY).exists():
+    if run is None or not (run / name).exists():
         raise UserError(
-            f"autoguidance needs what {run or 'this prior'} was early in its training, and there is no {EARLY}: train "
-            "the prior anew, with training.early=0.03, or draw without autoguidance"
+            f"autoguidance needs what {run or 'this prior'} was early in its training, and there is no {name}: train "
+            "the prior anew, with training.early=[0.03,0.1], or draw without autoguidance"
         )
-    return _load(run, EARLY)[0]
+    return _load(run, name)[0]
 
 
 def _load(run: Path, weights: str) -> tuple[Prior, TokenInfo]:

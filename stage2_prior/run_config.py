@@ -1,8 +1,8 @@
 """Everything a stage-two run is made of."""
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from shared.config import has_key
 from shared.errors import UserError
@@ -19,14 +19,21 @@ class PriorTrainingConfig(TrainingConfig):
     """
     noise_neighbours: PositiveInt | None = None
     """Replace a token by one of that many codes whose vectors are nearest to its own; null: by any code."""
-    early: float = Field(0.03, ge=0, lt=1)
-    """The share of the training after which averaged weights are kept as early.safetensors: autoguidance draws what
-    the prior finds likelier at its end than it did then. 0: none are kept.
+    early: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.03, 0.1)
+    """The shares of the training after which averaged weights are kept as early-SHARE.safetensors: autoguidance draws
+    what the prior finds likelier at its end than it did then, after the first share unless a search finds another
+    better. []: none are kept.
     """
     shard: bool = False
     """Whether each process keeps a part of every weight, and of its gradient, moments and average (FSDP2), and gathers
     a block's when it runs. A checkpoint is the same as without. One process alone has nothing to share.
     """
+
+    @field_validator("early", mode="before")
+    @classmethod
+    def _one_share_or_several(cls, early: Any) -> Any:
+        """A number, as runs of before have it, is one share, and 0 none."""
+        return early if isinstance(early, list | tuple) else [early] * bool(early)
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:

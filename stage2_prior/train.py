@@ -39,13 +39,14 @@ from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
 from stage2_prior.context_noise import ContextNoise
 from stage2_prior.decoding.decoder import Decoder
+from stage2_prior.decoding.early import early_name
 from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.decoding.settings import DrawingSettings
 from stage2_prior.evaluate import TokenPrediction, evaluate
 from stage2_prior.judging.description import describe
 from stage2_prior.memory import training_memory
 from stage2_prior.prior import Prior, build_prior
-from stage2_prior.run_config import PriorRun
+from stage2_prior.run_config import PriorRun, PriorTrainingConfig
 from stage2_prior.tokens import Amount, find_tokens, remember_tokens
 
 DEFAULT_CONFIG = "configs/demo/prior.yaml"
@@ -99,9 +100,7 @@ def train(
             log.write(trainee.images, {**means, "gradient_norm": gradient_norm, "lr": rate})
             log.show(means)
         # Evaluate, draw, save
-        early = math.ceil(training.early * training.images)
-        if trainee.images - trainee.step_images < early <= trainee.images:
-            keep(run, EARLY, trainee)
+        keep_early(run, training, trainee)
         at_end = trainee.images >= training.images
         if at_end or crossed(training.evaluate_every, trainee.images, trainee.step_images):
             log_evaluation(log, trainee, held_out.evaluate())
@@ -153,6 +152,16 @@ def keep(run: RunDirectory, name: str, trainee: Trainee) -> None:
     weights = whole(trainee.ema.state_dict())
     if trainee.accelerator.is_main_process:
         run.keep(weights, name)
+
+
+def keep_early(run: RunDirectory, training: PriorTrainingConfig, trainee: Trainee) -> None:
+    """Keep the averaged weights where the last step reached a share of `training.early`; every process must call it."""
+    for share in training.early:
+        images = math.ceil(share * training.images)
+        if trainee.images - trainee.step_images < images <= trainee.images:
+            keep(run, early_name(share), trainee)
+            if share == min(training.early):
+                keep(run, EARLY, trainee)
 
 
 class HeldOut:

@@ -1,13 +1,14 @@
 """judge.py: measures of drawn images against the same taken by hand, on one process and two; the page of a run."""
 
 import json
+import math
 import operator
 import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +28,27 @@ from stage1_tokenizer.judging.networks import Vgg16, open_networks
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import evaluate
 from stage2_prior import train as stage2
+from stage2_prior.decoding.decoder import Decoder
+from stage2_prior.decoding.early import early_name
 from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.settings import read_settings
 from stage2_prior.judging import search
 from stage2_prior.judging.drawing import Drawing
 from stage2_prior.judging.reference import labels_like, reference_images
+from stage2_prior.judging.search import Guided, Score, strengths
 from stage2_prior.judging.titles import MEASURES, TITLES
 from stage2_prior.prior import load_prior
 from tests.launch import ROOT
 from tests.tiny import generate, prior_run, tokenizer_run
+
+EARLY = (0.3, 0.9)  # after the first step, and after the second
 
 
 @pytest.fixture
 def run(drawings: Path) -> Path:
     tokenizer, _ = stage1.train(tokenizer_run(drawings, images=40))
     cache_tokens(tokenizer.path)
-    return stage2.train(prior_run(images=16))[0].path
+    return stage2.train(prior_run(images=16, early=EARLY))[0].path
 
 
 @pytest.mark.usefixtures("closed_network")
@@ -188,23 +194,29 @@ def test_real_images_are_looked_at_once_for_all_priors(run: Path, monkeypatch: p
 def test_a_search_keeps_what_draws_most_like_unseen_images(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(judge.SEARCHED, "all", 12)
-    monkeypatch.setattr(search, "SIMPLER", 9.0)  # autoguidance stays
+    monkeypatch.setattr(judge, "SEARCHED", 12)
+    monkeypatch.setattr(search, "ASKED", 8)
+    monkeypatch.setattr(search, "likeliest", lambda tried, score: tried[-1])
     monkeypatch.setattr(search, "SMALLEST_SET", 2)
     monkeypatch.setattr(sys, "argv", ["judge.py", "--search", "--json"])
     judge.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    scores = {(one["settings"], one["seed"]): (one["distance"], one["copying"]) for one in found["tried"]}
-    usual = "top_p 0.95, autoguidance 2.0"
+    against = " from early-0.9"
+    scores = {
+        (one["settings"].removesuffix(against), one["seed"]): (one["distance"], one["copying"])
+        for one in found["tried"]
+    }
+    first = "top_p 0.98, autoguidance 3.0"
     tried = {setting for setting, seed in scores if seed == 0}
-    assert tried >= {usual, f"temperature 0.9, {usual}", f"temperature 0.7, {usual}"}
-    assert all("autoguidance 2.0" in setting for setting in tried - {"temperature 1.0"})
+    assert tried >= {first, f"temperature 0.9, {first}", f"temperature 0.7, {first}"}
+    assert all(one["settings"].endswith(first.split(", ")[1] + against) for one in found["tried"])
+    assert (run / "early.safetensors").read_bytes() == (run / "early-0.9.safetensors").read_bytes()
     kept = read_settings(run)
     assert json.loads((run / "drawing.json").read_text())["settings"] == found["settings"] == kept.model_dump()
-    allowed = [key for key, (_, copying) in scores.items() if not key[1] and copying <= scores[usual, 0][1] + 0.01]
+    allowed = [key for key, (_, copying) in scores.items() if not key[1] and copying <= scores[first, 0][1] + 0.01]
     best = min(allowed, key=lambda key: scores[key][0])[0]
-    if best != usual and scores[best, 1][0] >= scores[usual, 1][0]:
-        best = usual
+    if best != first and scores[best, 1][0] >= scores[first, 1][0]:
+        best = first
     assert str(kept) == best
     drawing = Drawing(
         images=12, batch_size=16, sampling=kept.sampling, guidance=kept.guidance, autoguidance=kept.autoguidance
@@ -214,17 +226,50 @@ def test_a_search_keeps_what_draws_most_like_unseen_images(
 
 
 @pytest.mark.usefixtures("closed_network")
-@pytest.mark.parametrize(("most", "kept"), [(9.0, "top_p 0.95, autoguidance 2.0"), (-9.0, "temperature 1.0")])
+@pytest.mark.parametrize("place", [0, 2, 5])
 def test_a_search_may_ask_for_autoguidance_alone(
-    most: float, kept: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: int, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(judge.SEARCHED, "autoguidance", 8)
-    monkeypatch.setattr(search, "SIMPLER", most)
+    monkeypatch.setattr(search, "ASKED", 8)
+    of_scores: list[Score] = []
+
+    def likeliest(tried: list[Guided], score: Callable[[Guided], Score]) -> Guided:
+        of_scores.extend(score(guided) for guided in tried)
+        return tried[place]
+
+    monkeypatch.setattr(search, "likeliest", likeliest)
     monkeypatch.setattr(sys, "argv", ["judge.py", "--search", "autoguidance", "--json"])
     judge.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [one["settings"] for one in found["tried"]] == ["top_p 0.95, autoguidance 2.0", "temperature 1.0"]
-    assert str(read_settings(run)) == found["best"] == kept
+    early = [early_name(share) for share in EARLY]
+    tried = strengths(early)
+    assert [one["settings"] for one in found["tried"]] == [str(guided) for guided in tried]
+    assert found["best"] == str(tried[place])
+    assert read_settings(run) == tried[place].settings
+    assert (run / early[0]).read_bytes() != (run / early[1]).read_bytes()
+    assert (run / "early.safetensors").read_bytes() == (run / early[place == 5]).read_bytes()
+    drawn = [generated(run, guided) for guided in tried]
+    assert [score.bits for score in of_scores] == pytest.approx([bits_of(run, tokens_nhw) for tokens_nhw in drawn])
+
+
+def generated(run: Path, guided: Guided) -> torch.Tensor:
+    """(8, L): the first drawings, each class as often as it occurs."""
+    prior, info = load_prior(run)
+    settings = guided.settings
+    labels_B = labels_like(reference_images(info, "train"), 8)
+    decoder = Decoder(prior, early=guided.early)
+    tokens_Bhw = decoder.generate(range(8), 0, settings.sampling, labels_B=labels_B, autoguidance=settings.autoguidance)
+    return tokens_Bhw.flatten(1)
+
+
+def bits_of(run: Path, tokens_BL: torch.Tensor) -> float:
+    """Per token of the median drawing, from the prior's logits."""
+    prior, info = load_prior(run)
+    labels_B = labels_like(reference_images(info, "train"), 8)
+    with torch.no_grad():
+        logp_BLK = prior(prior.inputs(tokens_BL, labels_B)).log_softmax(-1)
+    nats_B = -logp_BLK.gather(2, tokens_BL.unsqueeze(2)).squeeze(2).mean(1)
+    return float(nats_B.median()) / math.log(2)
 
 
 def test_options_of_a_drawing_that_do_not_exist_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,6 +265,8 @@ def _remove_weights(path: Path) -> None:
     shutil.rmtree(path / "state", ignore_errors=True)
     for name in (*WEIGHTS, BEST, EARLY):
         (path / name).unlink(missing_ok=True)
+    for kept in path.glob("early-*.safetensors"):
+        kept.unlink()
 
 
 def main(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import UserError
+from shared.runs.run_directory import EARLY
 from stage2_prior.decoding.candidates import check_candidates, typical
 from stage2_prior.decoding.choice import autoguided_chooser, chooser
 from stage2_prior.decoding.draw import uniforms
@@ -26,16 +27,17 @@ class Decoder:
     Weights are laid out once, here: a prior that was trained on needs another decoder. Unless `exact`, they are rounded
     to what the hardware is fast with, bfloat16 or (on a CPU that does not multiply that) float16, and keys and values
     to bfloat16; recurrent states are float32. Where `backend_of` the device has no kernels, all is float32. Memory for
-    a batch comes with the first call, and is kept for the next. One thread draws with a decoder at a time. Raises
-    UserError for fewer than one row.
+    a batch comes with the first call, and is kept for the next. One thread draws with a decoder at a time. `early`
+    names the file of the prior's run with what autoguidance draws against. Raises UserError for fewer than one row.
     """
 
     @torch.inference_mode()
-    def __init__(self, prior: Prior, rows: int = 16, exact: bool = False) -> None:
+    def __init__(self, prior: Prior, rows: int = 16, exact: bool = False, early: str = EARLY) -> None:
         if rows < 1:
             raise UserError(f"{rows} images cannot be drawn side by side: rows must be 1 or more")
         self.rows, self.exact, self.run = rows, exact, prior.run
         self.weights = lay_out(prior, exact)
+        self.early_name = early
         self.early: Weights | None = None
         self.engine: Engine | None = None
 
@@ -108,7 +110,7 @@ class Decoder:
         """What autoguidance draws against, read when it is first needed."""
         if self.early is None:
             with torch.random.fork_rng():  # a training that draws keeps its random numbers
-                early = load_early(self.run)
+                early = load_early(self.run, self.early_name)
             self.early = lay_out(early.to(self.weights.model.norm.weight.device), self.exact)
         return self.early
 

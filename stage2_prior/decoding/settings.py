@@ -50,7 +50,9 @@ class DrawingSettings(Config):
         return ", ".join(f"{name} {value}" for name, value in self.changed().items()) or "temperature 1.0"
 
 
-USUAL = DrawingSettings(sampling=SamplingConfig(top_p=0.95), autoguidance=2.0)  # docs/drawing.md
+USUAL = DrawingSettings(sampling=SamplingConfig(top_p=0.95), autoguidance=2.0)
+MILD = DrawingSettings(sampling=SamplingConfig(top_p=0.98), autoguidance=1.5)
+STRONG = DrawingSettings(sampling=SamplingConfig(top_p=0.98), autoguidance=3.0)
 
 
 def usual_settings(run: Path) -> DrawingSettings:

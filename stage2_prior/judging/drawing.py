@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from shared.config import Config
 from shared.data.dataset import ImageDataset
+from shared.runs.run_directory import EARLY
 from shared.runs.token_cache import Split
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.filters import SamplingConfig
@@ -42,16 +43,19 @@ class Drawing(Config):
     """How many are drawn for each image, of which one is kept (`DrawingSettings`)."""
 
 
-def drawn_tokens(prior: Prior, dataset: ImageDataset, drawing: Drawing, accelerator: Accelerator) -> Tensor:
+def drawn_tokens(
+    prior: Prior, dataset: ImageDataset, drawing: Drawing, accelerator: Accelerator, early: str = EARLY
+) -> Tensor:
     """This process's share of the grids drawn, (n, h, w) int64 on the CPU: of p processes, every p-th.
 
-    dataset: the reference, whose classes are drawn as often as they occur in it. Raises UserError where a
-    class-conditional prior's reference has no classes any more.
+    dataset: the reference, whose classes are drawn as often as they occur in it. early: the file of the prior's run
+    with what autoguidance draws against. Raises UserError where a class-conditional prior's reference has no classes
+    any more.
     """
     labels_N = labels_like(dataset, drawing.images) if prior.classes else None
     scale_L = drawing.guidance.scales(prior.length)
     mine = torch.arange(accelerator.process_index, drawing.images, accelerator.num_processes)
-    decoder, grids = Decoder(prior, drawing.batch_size), []
+    decoder, grids = Decoder(prior, drawing.batch_size, early=early), []
     with tqdm(total=len(mine), unit="img", desc="drawing", disable=not accelerator.is_main_process, leave=False) as bar:
         for numbers_B in mine.split(drawing.batch_size):
             labels_B = None if labels_N is None else labels_N[numbers_B]

@@ -1,9 +1,10 @@
 """Which settings draw what is most like unseen images: a search over temperature, top-p and guidance.
 
-It begins with the usual settings, or without their autoguidance where that takes drawings too far from real images: a
-little is what it costs where it is a gain to the eye (docs/drawing.md). Then one setting after the other is changed,
-and the best value of each is kept. All candidates draw with the same random numbers, so that their differences are
-not those of luck; whether the end is better than the beginning is then asked again with other random numbers.
+It begins with the autoguidance whose drawings the prior finds likeliest, of those that do not take them too far from
+real images: too little leaves drawings torn, which is unlikely, too much makes them flat, which is far from real ones
+(docs/drawing.md). Then one setting after the other is changed, and the best value of each is kept. All candidates draw
+with the same random numbers, so that their differences are not those of luck; whether the end is better than the
+beginning is then asked again with other random numbers.
 
 Drawings are held against what the tokenizer makes of unseen images, since no setting can draw what it cannot decode.
 
@@ -13,6 +14,7 @@ Shapes: N images, D features, h x w tokens.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from accelerate import Accelerator
@@ -22,45 +24,63 @@ from shared.data.dataset import ImageDataset
 from shared.errors import UserError
 from shared.reporting.feature_networks import Extractor
 from shared.reporting.set_distances import SMALLEST_SET, kernel_distance
-from stage2_prior.decoding.settings import DrawingSettings, usual_settings
+from shared.runs.run_directory import EARLY
+from shared.training.devices.gather import gather_rows
+from stage2_prior.decoding.candidates import log_likelihoods
+from stage2_prior.decoding.early import kept_early
+from stage2_prior.decoding.settings import MILD, STRONG, USUAL, DrawingSettings
 from stage2_prior.judging.codec import decoded
 from stage2_prior.judging.copies import between_features, copying, nearest
 from stage2_prior.judging.drawing import Drawing, drawn_tokens
 from stage2_prior.judging.features import Networks, features_of
 from stage2_prior.judging.nearest_images import held_out_features, reconstructed, some_of, training_views
 from stage2_prior.judging.real_features import RealFeatures
-from stage2_prior.judging.reference import reference_images
+from stage2_prior.judging.reference import labels_like, reference_images
 from stage2_prior.judging.subject import Subject
 
 TEMPERATURES = (0.95, 0.9, 0.85, 0.8, 0.7, 1.05)
 TOP_PS = (0.98, 0.95, 0.9, 0.8)
 SCALES = (1.25, 1.5, 2.0, 3.0)
-SIMPLER = 0.03  # kernel distance that autoguidance may cost: faces cost it 0.01, and creatures that became blobs 0.10
+STRENGTHS = (MILD, USUAL, STRONG)  # later weights bear one more than earlier ones
+ASKED = 48  # images drawn with each strength of autoguidance
+SIMPLER = 0.08  # kernel distance that autoguidance may cost; docs/drawing.md has the priors that it was read off
 MORE_COPYING = 0.01  # that a setting may have than the usual ones
 MOST_REAL = 1_000  # held-out images that drawings are held against, and training images that they may be copies of
 
 
+class Guided(NamedTuple):
+    """Settings, and the file of the run with the early weights that autoguidance draws against."""
+
+    settings: DrawingSettings
+    early: str = EARLY
+
+    def __str__(self) -> str:
+        against = "" if self.settings.autoguidance == 1 or self.early == EARLY else f" from {Path(self.early).stem}"
+        return f"{self.settings}{against}"
+
+
 class Score(NamedTuple):
-    """distance: kernel distance from decoded real images; copying: from 0.5, as new as unseen ones, to 1, copies, where
-    it was asked for.
+    """distance: kernel distance from decoded real images. Where they were asked for, copying: from 0.5, as new as
+    unseen ones, to 1, copies; and bits: what the prior finds the median drawing to take, per token.
     """
 
     distance: float
     copying: float = math.nan
+    bits: float = math.nan
 
 
 class Tried(NamedTuple):
-    """Settings, the seed of what was drawn with them, and its score."""
+    """How it was drawn, the seed, and the score."""
 
-    settings: DrawingSettings
+    guided: Guided
     seed: int
     score: Score
 
 
 @dataclass(frozen=True)
 class Search:
-    """Draws `images` images for each candidate and holds them against decoded ones, in the features of VGG16: what
-    `SIMPLER` means depends on the network.
+    """Draws `images` images for each candidate, and `ASKED` for each strength of autoguidance, and holds them against
+    decoded ones, in the features of VGG16: what `SIMPLER` means depends on the network.
     """
 
     subject: Subject
@@ -69,22 +89,25 @@ class Search:
     batch_size: int
     accelerator: Accelerator
 
-    def run(self) -> tuple[DrawingSettings, list[Tried]]:
+    def run(self) -> tuple[Guided, list[Tried]]:
         """The best settings, and everything that was tried. Every process must call it.
 
         Raises UserError where there are too few held-out images to measure by.
         """
         judge = self._judge()
+        (first, early), asked = self.autoguidance() if self._early() else (Guided(DrawingSettings()), [])
         tried: list[Tried] = []
 
         def score(settings: DrawingSettings, seed: int = 0) -> Score:
+            guided = Guided(settings, early)
             for known, of_seed, found in tried:
-                if (known, of_seed) == (settings, seed):
+                if (known, of_seed) == (guided, seed):
                     return found
-            tried.append(Tried(settings, seed, judge.score(self._drawn(settings, seed))))
+            tokens_nhw = self._drawn(guided, self.images, seed)
+            tried.append(Tried(guided, seed, judge.score(self._features(tokens_nhw, self.images, guided))))
             return tried[-1].score
 
-        first = best = guided_or_not(self._usual(), score)
+        best = first
         most_copying = score(first).copying + MORE_COPYING
         for changes in self._changes(first):
             candidates = [changed(best, change) for change in changes]
@@ -92,29 +115,32 @@ class Search:
             best = min([best, *allowed], key=lambda settings: score(settings).distance)
         if best != first and score(best, seed=1).distance >= score(first, seed=1).distance:
             best = first
-        return best, tried
+        return Guided(best, early), asked + tried
 
-    def autoguidance(self) -> tuple[DrawingSettings, list[Tried]]:
-        """The usual settings, or the same without autoguidance, by as many decoded images of those trained on.
+    def autoguidance(self) -> tuple[Guided, list[Tried]]:
+        """How much autoguidance, and from when, by as many decoded images of those trained on.
 
         Every process must call it. Raises UserError where there is nothing to choose, or too little to measure by.
         """
-        if self._usual().autoguidance == 1:
+        early = self._early()
+        if not early:
             raise UserError(f"{self.subject.run} kept no early weights: it is drawn from without autoguidance")
-        training = some_of(reference_images(self.subject.info, "train"), self.images)
+        training = some_of(reference_images(self.subject.info, "train"), ASKED)
         _check_enough(training, "training images are too few to measure by: give more")
         real = reconstructed(training, self.subject.codec, self.batch_size, self.accelerator)
         decoded_ND = self._seen(real, len(training), "looking at reconstructions")
         tried: list[Tried] = []
 
-        def score(settings: DrawingSettings) -> Score:
-            tried.append(Tried(settings, 0, Score(kernel_distance(self._drawn(settings, 0), decoded_ND)[0])))
+        def score(guided: Guided) -> Score:
+            tokens_nhw = self._drawn(guided, ASKED, 0)
+            distance, _ = kernel_distance(self._features(tokens_nhw, ASKED, guided), decoded_ND)
+            tried.append(Tried(guided, 0, Score(distance, bits=self._bits(tokens_nhw, ASKED))))
             return tried[-1].score
 
-        return guided_or_not(self._usual(), score), tried
+        return likeliest(strengths(early), score), tried
 
-    def _usual(self) -> DrawingSettings:
-        return usual_settings(self.subject.run)
+    def _early(self) -> list[str]:
+        return kept_early(self.subject.run)
 
     def _changes(self, first: DrawingSettings) -> Iterator[list[dict[str, dict[str, float]]]]:
         yield [{"sampling": {"temperature": value}} for value in TEMPERATURES]
@@ -123,16 +149,28 @@ class Search:
         if towards_classes and first.autoguidance == 1:
             yield [{"guidance": {"scale": value}} for value in SCALES]
 
-    def _drawn(self, settings: DrawingSettings, seed: int) -> Tensor:
-        """Features (N, D) of images drawn so, each class as often as it occurs."""
+    def _drawn(self, guided: Guided, images: int, seed: int) -> Tensor:
+        """This process's share (n, h, w) of so many grids drawn so, each class as often as it occurs."""
+        settings = guided.settings
         drawing = Drawing(
-            images=self.images, seed=seed, batch_size=self.batch_size, sampling=settings.sampling,
+            images=images, seed=seed, batch_size=self.batch_size, sampling=settings.sampling,
             guidance=settings.guidance, autoguidance=settings.autoguidance, candidates=settings.candidates,
         )  # fmt: skip
         training = reference_images(self.subject.info, "train")
-        tokens_nhw = drawn_tokens(self.subject.prior, training, drawing, self.accelerator)
+        return drawn_tokens(self.subject.prior, training, drawing, self.accelerator, guided.early)
+
+    def _features(self, tokens_nhw: Tensor, total: int, guided: Guided) -> Tensor:
+        """(N, D) of the images of all processes' grids."""
         images = decoded(tokens_nhw, self.subject.codec, self.batch_size)
-        return self._seen(images, self.images, f"looking at {settings}")
+        return self._seen(images, total, f"looking at {guided}")
+
+    def _bits(self, tokens_nhw: Tensor, total: int) -> float:
+        """Per token of the median of all processes' grids, as the prior itself predicts them."""
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        prior, training = self.subject.prior, reference_images(self.subject.info, "train")
+        labels_n = labels_like(training, total)[rank::ranks] if prior.classes else None
+        nats_n = -log_likelihoods(prior, tokens_nhw.flatten(1), labels_n)
+        return float(gather_rows(self.accelerator, nats_n, total).median()) / math.log(2)
 
     def _seen(self, batches: Iterator[Tensor], total: int, doing: str) -> Tensor:
         """Features (N, D) of `total` images, of which these are this process's."""
@@ -150,12 +188,18 @@ class Search:
         return Judge(views, held_out_features(real, self.subject.info, self.subject.codec, MOST_REAL)[name])
 
 
-def guided_or_not(usual: DrawingSettings, score: Callable[[DrawingSettings], Score]) -> DrawingSettings:
-    """The usual settings, or plain ones where autoguidance takes drawings further than `SIMPLER` from real images."""
-    plain = DrawingSettings()
-    if usual.autoguidance == 1 or score(usual).distance - score(plain).distance <= SIMPLER:
-        return usual
-    return plain
+def strengths(early: Sequence[str]) -> list[Guided]:
+    """What is tried: no autoguidance, and some from each of the early weights (`kept_early`)."""
+    tried = [Guided(settings, name) for place, name in enumerate(early) for settings in STRENGTHS[: 2 + place]]
+    return [Guided(DrawingSettings()), *tried]
+
+
+def likeliest(tried: Sequence[Guided], score: Callable[[Guided], Score]) -> Guided:
+    """What draws with the fewest bits, of what is at most `SIMPLER` further from real images than the first."""
+    scores = [score(guided) for guided in tried]
+    most = scores[0].distance + SIMPLER
+    near = [place for place, found in enumerate(scores) if found.distance <= most]
+    return tried[min(near, key=lambda place: scores[place].bits)]
 
 
 def _check_enough(images: ImageDataset, otherwise: str) -> None:
@@ -185,7 +229,12 @@ def changed(settings: DrawingSettings, change: dict[str, dict[str, float]]) -> D
 def as_markdown(tried: Sequence[Tried]) -> str:
     """A table of everything that was tried."""
     lines = [
-        f"| {settings} | {seed} | {distance:.4f} | {'not asked' if math.isnan(copying) else f'{copying:.3f}'} |"
-        for settings, seed, (distance, copying) in tried
+        f"| {guided} | {seed} | {distance:.4f} | {_shown(copying)} | {_shown(bits)} |"
+        for guided, seed, (distance, copying, bits) in tried
     ]
-    return "\n".join(["| settings | seed | kernel distance | copying |", "|---|---:|---:|---:|", *lines])
+    head = ["| settings | seed | kernel distance | copying | bits per token |", "|---|---:|---:|---:|---:|"]
+    return "\n".join([*head, *lines])
+
+
+def _shown(value: float) -> str:
+    return "not asked" if math.isnan(value) else f"{value:.3f}"

@@ -20,6 +20,7 @@ from shared.runs.token_cache import AS_IT_IS, AUGMENTED, Rows, Split, TokenCache
 from shared.runs.weights import read_weights
 from shared.training.config import TrainingConfig
 from stage2_prior import train as stage2
+from stage2_prior.decoding.early import kept_early
 from stage2_prior.evaluate import TokenPrediction, evaluate_run
 from stage2_prior.prior import load_early, load_prior
 from stage2_prior.run_config import PriorRun
@@ -115,18 +116,38 @@ def test_a_resumed_run_keeps_the_best_of_before(monkeypatch: pytest.MonkeyPatch)
 
 def test_weights_of_early_in_the_training_are_kept_also_where_it_was_resumed() -> None:
     write_random_cache()
-    config = prior_run(early=0.45, save_every=32).model_copy(update={"tokens": "tokens"})
+    config = prior_run(early=[0.45, 0.7], save_every=16).model_copy(update={"tokens": "tokens"})
     stage2.train(config, ended=lambda grids: grids == 16)
-    assert not Path("runs/prior/tiny/early.safetensors").exists()
-    run, _ = stage2.train(config)  # 0.45 of 64 grids are 28.8, and steps have 8
-    assert equal(read_weights(run.path / "early.safetensors"), read_weights(run.state_after(32) / "ema.safetensors"))
-    assert equal(load_early(run.path).state_dict(), read_weights(run.path / "early.safetensors"))
+    assert kept_early(Path("runs/prior/tiny")) == []
+    then: dict[int, dict[str, torch.Tensor]] = {}
+
+    def ended(grids: int) -> bool:
+        if grids % 16 == 0:
+            then[grids] = read_weights(RunDirectory(Path("runs/prior/tiny")).state_after(grids) / "ema.safetensors")
+        return False
+
+    run, _ = stage2.train(config, ended=ended)  # 0.45 and 0.7 of 64 grids are 28.8 and 44.8, and steps have 8
+    assert kept_early(run.path) == ["early-0.45.safetensors", "early-0.7.safetensors"]
+    assert equal(read_weights(run.path / "early-0.45.safetensors"), then[32])
+    assert equal(read_weights(run.path / "early-0.7.safetensors"), then[48])
+    assert equal(load_early(run.path).state_dict(), then[32])
 
 
 def test_no_early_weights_are_kept_where_none_are_asked_for() -> None:
     write_random_cache()
-    run, _ = stage2.train(prior_run(early=0.0).model_copy(update={"tokens": "tokens"}))
-    assert not (run.path / "early.safetensors").exists()
+    run, _ = stage2.train(prior_run(early=[]).model_copy(update={"tokens": "tokens"}))
+    assert not list(run.path.glob("early*"))
+
+
+@pytest.mark.parametrize(("given", "shares"), [(0.03, (0.03,)), (0, ()), ([0.1, 0.3], (0.1, 0.3))])
+def test_a_number_is_one_share_as_in_runs_of_before(given: Any, shares: tuple[float, ...]) -> None:
+    assert prior_run(early=given).training.early == shares
+
+
+@pytest.mark.parametrize("given", [1, [0.0], [0.1, 1.0]])
+def test_a_share_lies_within_the_training(given: Any) -> None:
+    with pytest.raises(UserError, match=r"training\.early"):
+        prior_run(early=given)
 
 
 def test_the_end_is_evaluated_and_logged_whatever_the_interval() -> None:

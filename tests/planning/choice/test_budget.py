@@ -12,6 +12,7 @@ from planning.choice.budget import (
     MOST_CACHING,
     MOST_DECODER,
     MOST_DRAWING,
+    MOST_SHORT,
     SEARCH,
     SEEN,
     SHORT_SEARCH,
@@ -53,7 +54,10 @@ def test_an_end_is_left_for_however_short_the_hours_are() -> None:
         assert min(asdict(budget).values()) > 0
 
 
-@pytest.mark.parametrize(("hours", "search"), [(0.23, 0), (0.25, SHORT_SEARCH), (2.2, SHORT_SEARCH), (2.3, SEARCH)])
+@pytest.mark.parametrize(
+    ("hours", "search"),
+    [(0.14, 0), (0.15, MOST_SHORT * 540), (0.5, SHORT_SEARCH), (2.2, SHORT_SEARCH), (2.3, SEARCH)],
+)
 def test_how_to_draw_is_searched_for_where_the_hours_are_long_enough(hours: float, search: float) -> None:
     budget = divide(3600 * hours, Rates(40, 18, 20), MACHINE, pictures(), 1)
     assert budget.ending == pytest.approx(min(DRAWING, MOST_DRAWING * 3600 * hours) + search)

@@ -31,7 +31,7 @@ def early(monkeypatch: pytest.MonkeyPatch) -> Callable[[Prior], Prior]:
         with torch.no_grad():
             for mine, its in zip(other.parameters(), prior.parameters(), strict=True):
                 mine.copy_(its * 0.7)
-        monkeypatch.setattr(decoders, "load_early", lambda run: other)
+        monkeypatch.setattr(decoders, "load_early", lambda run, name: other)
         return other
 
     return make

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from shared.reporting.set_distances import kernel_distance
-from stage2_prior.decoding.settings import USUAL, DrawingSettings
-from stage2_prior.judging.search import SIMPLER, Judge, Score, Search, changed, guided_or_not
+from stage2_prior.decoding.settings import DrawingSettings
+from stage2_prior.judging.search import SIMPLER, Guided, Judge, Score, Search, changed, likeliest, strengths
 
 
 def test_a_score_is_the_distance_from_unseen_images_and_the_chance_of_a_copy() -> None:
@@ -33,15 +33,19 @@ class Scripted(Search):
 
     def __init__(self, table: dict[tuple[str, int], Score]) -> None:
         object.__setattr__(self, "table", table)
+        object.__setattr__(self, "images", 12)
 
     def _judge(self) -> Any:
         return self
 
-    def _usual(self) -> DrawingSettings:
-        return DrawingSettings()
+    def _early(self) -> list[str]:
+        return []
 
-    def _drawn(self, settings: DrawingSettings, seed: int) -> Any:
-        return str(settings), seed
+    def _drawn(self, guided: Guided, images: int, seed: int) -> Any:
+        return str(guided), seed
+
+    def _features(self, drawn: Any, total: int, guided: Guided) -> Any:
+        return drawn
 
     def score(self, drawn: Any) -> Score:
         return self.table.get(drawn, Score(1.0, 0.5))
@@ -76,17 +80,30 @@ def test_the_best_that_copies_no_more_is_kept_if_it_is_so_again(
 ) -> None:
     found, tried = Scripted(scores).run()
     assert str(found) == best
-    assert len({(settings.model_dump_json(), seed) for settings, seed, _ in tried}) == len(tried)  # nothing twice
+    assert len({(str(guided), seed) for guided, seed, _ in tried}) == len(tried)  # nothing twice
 
 
-@pytest.mark.parametrize(("guided", "kept"), [(0.0, USUAL), (0.9 * SIMPLER, USUAL), (1.1 * SIMPLER, DrawingSettings())])
-def test_autoguidance_is_left_out_where_it_takes_drawings_far_from_real_images(
-    guided: float, kept: DrawingSettings
-) -> None:
-    scores = {str(USUAL): Score(0.05 + guided), str(DrawingSettings()): Score(0.05)}
-    assert guided_or_not(USUAL, lambda settings: scores[str(settings)]) == kept
+EARLY_ONES = ["early-0.03.safetensors", "early-0.1.safetensors"]
 
 
-def test_without_early_weights_there_is_no_autoguidance_to_leave_out() -> None:
-    plain = DrawingSettings()
-    assert guided_or_not(plain, lambda _: pytest.fail("nothing need be drawn")) == plain
+def test_later_weights_are_tried_with_a_stronger_autoguidance_too() -> None:
+    assert [str(guided) for guided in strengths(EARLY_ONES)] == [
+        PLAIN,
+        "top_p 0.98, autoguidance 1.5 from early-0.03",
+        "top_p 0.95, autoguidance 2.0 from early-0.03",
+        "top_p 0.98, autoguidance 1.5 from early-0.1",
+        "top_p 0.95, autoguidance 2.0 from early-0.1",
+        "top_p 0.98, autoguidance 3.0 from early-0.1",
+    ]
+
+
+@pytest.mark.parametrize("best", range(6))
+def test_what_is_likeliest_is_kept_of_what_is_near_real_images(best: int) -> None:
+    tried = strengths(EARLY_ONES)
+    scores = [Score(0.05 + 0.9 * SIMPLER, bits=5.0), *[Score(0.05 + 0.9 * SIMPLER, bits=5.0)] * 5]
+    scores[0] = Score(0.05, bits=5.5)
+    scores[best] = scores[best]._replace(bits=4.0)
+    for too_far in {1, 2, 3, 4, 5} - {best, 5}:
+        scores[too_far] = Score(0.05 + 1.1 * SIMPLER, bits=3.0)
+    by_name = {str(guided): found for guided, found in zip(tried, scores, strict=True)}
+    assert likeliest(tried, lambda guided: by_name[str(guided)]) == tried[best]
