@@ -80,6 +80,7 @@ def train(
     batches = token_batches(cache, training, trainee.images, accelerator.process_index, accelerator.num_processes)
     noise = ContextNoise.of(training, cache, device)
     held_out = HeldOut(prior, trainee, cache, run)
+    early = EarlyWeights(run, training, trainee)
     log = Log(run, training.images, trainee.images, accelerator.is_main_process, unit="grid")
     while not trainee.stop_asked and not ended(trainee.images) and trainee.images < training.images:
         # Step
@@ -100,7 +101,7 @@ def train(
             log.write(trainee.images, {**means, "gradient_norm": gradient_norm, "lr": rate})
             log.show(means)
         # Evaluate, draw, save
-        keep_early(run, training, trainee)
+        early.keep()
         at_end = trainee.images >= training.images
         if at_end or crossed(training.evaluate_every, trainee.images, trainee.step_images):
             log_evaluation(log, trainee, held_out.evaluate())
@@ -154,14 +155,25 @@ def keep(run: RunDirectory, name: str, trainee: Trainee) -> None:
         run.keep(weights, name)
 
 
-def keep_early(run: RunDirectory, training: PriorTrainingConfig, trainee: Trainee) -> None:
-    """Keep the averaged weights where the last step reached a share of `training.early`; every process must call it."""
-    for share in training.early:
-        images = math.ceil(share * training.images)
-        if trainee.images - trainee.step_images < images <= trainee.images:
-            keep(run, early_name(share), trainee)
-            if share == min(training.early):
-                keep(run, EARLY, trainee)
+class EarlyWeights:
+    """Keeps the averaged weights of the shares of a training that `training.early` names."""
+
+    def __init__(self, run: RunDirectory, training: PriorTrainingConfig, trainee: Trainee) -> None:
+        self.run, self.training, self.trainee = run, training, trainee
+        self.missing = [share for share in training.early if not (run.path / early_name(share)).exists()]
+
+    def keep(self) -> None:
+        """Keep them if the last step reached a share; every process must call it.
+
+        Where a training was shortened, a share may lie behind it: then too, if not more than as far again.
+        """
+        for share in list(self.missing):
+            images = math.ceil(share * self.training.images)
+            if images <= self.trainee.images < 2 * images + self.trainee.step_images:
+                keep(self.run, early_name(share), self.trainee)
+                if share == min(self.training.early):
+                    keep(self.run, EARLY, self.trainee)
+                self.missing.remove(share)
 
 
 class HeldOut:

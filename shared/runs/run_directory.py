@@ -6,8 +6,8 @@
 Each `state/<images seen>/` is whole: it is written under another name and appears by rename. The newest two are kept,
 so that one that was damaged on the disk (its manifest tells) leaves one to go back to. `model.safetensors` and
 `ema.safetensors` are links to the newest state's, for those who want weights only. `best.safetensors` are averaged
-weights of the moment that did best on held-out data, `early.safetensors` those of a moment early in the training, which
-autoguidance draws against (stage two only).
+weights of the moment that did best on held-out data. Of stage two, `early-SHARE.safetensors` are those of moments early
+in the training, and `early.safetensors` is the one of them that autoguidance draws against.
 """
 
 import json

@@ -1,5 +1,6 @@
 """What a prior was early in its training: the files of a run that hold it, for autoguidance to draw against."""
 
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -7,18 +8,19 @@ from pathlib import Path
 from shared.disk.atomic import write_atomically
 from shared.runs.run_directory import EARLY
 
-PREFIX, SUFFIX = "early-", ".safetensors"
+NAME = re.compile(r"early-(\d[\d.e-]*)\.safetensors")
 
 
 def early_name(share: float) -> str:
     """The file of the weights after that share of a training: early-0.03.safetensors."""
-    return f"{PREFIX}{share:g}{SUFFIX}"
+    return f"early-{share:g}.safetensors"
 
 
 def kept_early(run: Path) -> list[str]:
     """Names of the early weights that a run kept, the earliest first; a shared run has those it is drawn with alone."""
-    shares = sorted(float(path.name[len(PREFIX) : -len(SUFFIX)]) for path in run.glob(f"{PREFIX}[0-9]*{SUFFIX}"))
-    return [early_name(share) for share in shares] or [EARLY] * (run / EARLY).exists()
+    found = [match for path in run.glob("early-*") if (match := NAME.fullmatch(path.name))]
+    names = [match[0] for match in sorted(found, key=lambda match: float(match[1]))]
+    return names or [EARLY] * (run / EARLY).exists()
 
 
 def use_early(run: Path, name: str) -> None:

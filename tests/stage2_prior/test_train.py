@@ -139,6 +139,18 @@ def test_no_early_weights_are_kept_where_none_are_asked_for() -> None:
     assert not list(run.path.glob("early*"))
 
 
+@pytest.mark.parametrize(("share", "seen", "kept"), [(0.5, 16, True), (0.2, 24, False)])
+def test_early_weights_are_kept_a_little_late_where_a_training_is_shortened(
+    share: float, seen: int, kept: bool
+) -> None:
+    write_random_cache()
+    config = prior_run(early=[share], images=128, save_every=8).model_copy(update={"tokens": "tokens"})
+    stage2.train(config, ended=lambda grids: grids == seen)
+    shorter = prior_run(early=[share], images=32, save_every=8).model_copy(update={"tokens": "tokens"})
+    run, _ = stage2.train(shorter)  # a half is 16 of 32, and the next step ends at 24; a fifth is 7, and it ends at 32
+    assert bool(kept_early(run.path)) is kept
+
+
 @pytest.mark.parametrize(("given", "shares"), [(0.03, (0.03,)), (0, ()), ([0.1, 0.3], (0.1, 0.3))])
 def test_a_number_is_one_share_as_in_runs_of_before(given: Any, shares: tuple[float, ...]) -> None:
     assert prior_run(early=given).training.early == shares
