@@ -18,6 +18,7 @@ import shared  # noqa: F401  # before the libraries, which read their settings o
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,14 +36,14 @@ from shared.training.devices.accelerator import plain_accelerator
 from stage1_tokenizer.cache import open_views, tokens_of_views
 from stage1_tokenizer.judging.networks import open_networks, open_vgg16
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
-from stage2_prior.decoding.early import use_early
-from stage2_prior.decoding.settings import write_settings
+from stage2_prior.decoding.early import kept_early, use_early
+from stage2_prior.decoding.settings import DrawingSettings, write_settings
 from stage2_prior.judging.drawing import Drawing
 from stage2_prior.judging.features import Networks
 from stage2_prior.judging.nearest_images import KnownGrids
 from stage2_prior.judging.report import write_report
 from stage2_prior.judging.samples import measure_samples
-from stage2_prior.judging.search import Search, as_markdown
+from stage2_prior.judging.search import Guided, Search, Tried, as_markdown
 from stage2_prior.judging.subject import Subject
 from stage2_prior.prior import Weights, load_prior
 from stage2_prior.tokens import open_tokens_of
@@ -117,19 +118,33 @@ def search_settings(run: Path, weights: Weights, what: str, accelerator: Acceler
     except NotMeasured as error:
         raise UserError(f"nothing to search by: {error}") from None
     search = Search(subject, network, SEARCHED, batch_size=16, accelerator=accelerator)
-    best, tried = search.run() if what == "all" else search.autoguidance()
-    found = {
-        "network": network.name,
-        "tried": [
-            {"settings": str(guided), "seed": seed}
-            | {name: value for name, value in score._asdict().items() if not math.isnan(value)}
-            for guided, seed, score in tried
-        ],
-    }
-    if accelerator.is_main_process:
-        use_early(run, best.early)
-        write_settings(run, best.settings, found)
-    return {"settings": best.settings.model_dump(mode="json"), "table": as_markdown(tried), "best": str(best), **found}
+    best, tried = Guided(DrawingSettings()), list[Tried]()
+    if what == "autoguidance" or kept_early(run):
+        best, tried = search.autoguidance()
+        keep_found(search, best, tried)  # also if the rest is stopped
+    if what == "all":
+        best, more = search.run(best)
+        tried = tried + more
+        keep_found(search, best, tried)
+    settings = best.settings.model_dump(mode="json")
+    return {"settings": settings, "table": as_markdown(tried), "best": str(best), "tried": as_rows(tried)}
+
+
+def keep_found(search: Search, best: Guided, tried: Sequence[Tried]) -> None:
+    """Draw from this prior so from now on; beside it, to be read, what that was chosen by."""
+    if search.accelerator.is_main_process:
+        use_early(search.subject.run, best.early)
+        found = {"network": search.network.name, "best": str(best), "tried": as_rows(tried)}
+        write_settings(search.subject.run, best.settings, found)
+
+
+def as_rows(tried: Sequence[Tried]) -> list[dict[str, Any]]:
+    """Everything that was tried, with the measures that were asked for."""
+    return [
+        {"settings": str(guided), "images": images, "seed": seed}
+        | {name: value for name, value in score._asdict().items() if not math.isnan(value)}
+        for guided, images, seed, score in tried
+    ]
 
 
 def open_subject(run: Path, weights: Weights, accelerator: Accelerator) -> tuple[Subject, Tokenizer]:

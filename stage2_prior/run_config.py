@@ -33,7 +33,7 @@ class PriorTrainingConfig(TrainingConfig):
     @classmethod
     def _one_share_or_several(cls, early: Any) -> Any:
         """A number, as runs of before have it, is one share, and 0 none."""
-        return early if isinstance(early, list | tuple) else [early] * bool(early)
+        return [early] * bool(early) if isinstance(early, int | float) else early
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:

@@ -39,7 +39,7 @@ from shared.training.schedule import crossed
 from shared.training.trainee import Trainee
 from stage2_prior.context_noise import ContextNoise
 from stage2_prior.decoding.decoder import Decoder
-from stage2_prior.decoding.early import early_name
+from stage2_prior.decoding.early import early_name, use_early
 from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.decoding.settings import DrawingSettings
 from stage2_prior.evaluate import TokenPrediction, evaluate
@@ -159,21 +159,28 @@ class EarlyWeights:
     """Keeps the averaged weights of the shares of a training that `training.early` names."""
 
     def __init__(self, run: RunDirectory, training: PriorTrainingConfig, trainee: Trainee) -> None:
-        self.run, self.training, self.trainee = run, training, trainee
-        self.missing = [share for share in training.early if not (run.path / early_name(share)).exists()]
+        self.run, self.trainee = run, trainee
+        self.first = min(training.early, default=0.0)
+        self.missing = {}
+        for share in training.early:
+            images = math.ceil(share * training.images)
+            [missing] = trainee.any_process(images > trainee.images or not (run.path / early_name(share)).exists())
+            if missing:
+                self.missing[share] = images
 
     def keep(self) -> None:
         """Keep them if the last step reached a share; every process must call it.
 
         Where a training was shortened, a share may lie behind it: then too, if not more than as far again.
         """
-        for share in list(self.missing):
-            images = math.ceil(share * self.training.images)
-            if images <= self.trainee.images < 2 * images + self.trainee.step_images:
+        seen = self.trainee.images
+        for share, images in list(self.missing.items()):
+            if images <= seen < 2 * images + self.trainee.step_images:
                 keep(self.run, early_name(share), self.trainee)
-                if share == min(self.training.early):
-                    keep(self.run, EARLY, self.trainee)
-                self.missing.remove(share)
+                first = share == self.first or not (self.run.path / EARLY).exists()
+                if first and self.trainee.accelerator.is_main_process:
+                    use_early(self.run.path, early_name(share))
+                del self.missing[share]
 
 
 class HeldOut:

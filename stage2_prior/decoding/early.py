@@ -18,9 +18,14 @@ def early_name(share: float) -> str:
 
 def kept_early(run: Path) -> list[str]:
     """Names of the early weights that a run kept, the earliest first; a shared run has those it is drawn with alone."""
-    found = [match for path in run.glob("early-*") if (match := NAME.fullmatch(path.name))]
-    names = [match[0] for match in sorted(found, key=lambda match: float(match[1]))]
+    names = sorted((path.name for path in run.glob("early-*") if NAME.fullmatch(path.name)), key=share_of)
     return names or [EARLY] * (run / EARLY).exists()
+
+
+def share_of(name: str) -> float:
+    """The share of a training after which they were kept; 0 where the name does not tell."""
+    match = NAME.fullmatch(name)
+    return float(match[1]) if match else 0.0
 
 
 def use_early(run: Path, name: str) -> None:

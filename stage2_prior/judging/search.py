@@ -27,7 +27,7 @@ from shared.reporting.set_distances import SMALLEST_SET, kernel_distance
 from shared.runs.run_directory import EARLY
 from shared.training.devices.gather import gather_rows
 from stage2_prior.decoding.candidates import log_likelihoods
-from stage2_prior.decoding.early import kept_early
+from stage2_prior.decoding.early import kept_early, share_of
 from stage2_prior.decoding.settings import MILD, STRONG, USUAL, DrawingSettings
 from stage2_prior.judging.codec import decoded
 from stage2_prior.judging.copies import between_features, copying, nearest
@@ -41,7 +41,7 @@ from stage2_prior.judging.subject import Subject
 TEMPERATURES = (0.95, 0.9, 0.85, 0.8, 0.7, 1.05)
 TOP_PS = (0.98, 0.95, 0.9, 0.8)
 SCALES = (1.25, 1.5, 2.0, 3.0)
-STRENGTHS = (MILD, USUAL, STRONG)  # later weights bear one more than earlier ones
+STRENGTHS, LATER = (MILD, USUAL, STRONG), 0.05  # the last of them only from weights after that share of a training
 ASKED = 48  # images drawn with each strength of autoguidance
 SIMPLER = 0.08  # kernel distance that autoguidance may cost; docs/drawing.md has the priors that it was read off
 MORE_COPYING = 0.01  # that a setting may have than the usual ones
@@ -70,9 +70,10 @@ class Score(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """How it was drawn, the seed, and the score."""
+    """How many were drawn and how, the seed, and the score."""
 
     guided: Guided
+    images: int
     seed: int
     score: Score
 
@@ -89,22 +90,22 @@ class Search:
     batch_size: int
     accelerator: Accelerator
 
-    def run(self) -> tuple[Guided, list[Tried]]:
-        """The best settings, and everything that was tried. Every process must call it.
+    def run(self, start: Guided) -> tuple[Guided, list[Tried]]:
+        """The best settings from there on, and everything that was tried. Every process must call it.
 
         Raises UserError where there are too few held-out images to measure by.
         """
         judge = self._judge()
-        (first, early), asked = self.autoguidance() if self._early() else (Guided(DrawingSettings()), [])
+        first, early = start
         tried: list[Tried] = []
 
         def score(settings: DrawingSettings, seed: int = 0) -> Score:
             guided = Guided(settings, early)
-            for known, of_seed, found in tried:
+            for known, _, of_seed, found in tried:
                 if (known, of_seed) == (guided, seed):
                     return found
             tokens_nhw = self._drawn(guided, self.images, seed)
-            tried.append(Tried(guided, seed, judge.score(self._features(tokens_nhw, self.images, guided))))
+            tried.append(Tried(guided, self.images, seed, judge.score(self._features(tokens_nhw, self.images, guided))))
             return tried[-1].score
 
         best = first
@@ -115,14 +116,14 @@ class Search:
             best = min([best, *allowed], key=lambda settings: score(settings).distance)
         if best != first and score(best, seed=1).distance >= score(first, seed=1).distance:
             best = first
-        return Guided(best, early), asked + tried
+        return Guided(best, early), tried
 
     def autoguidance(self) -> tuple[Guided, list[Tried]]:
         """How much autoguidance, and from when, by as many decoded images of those trained on.
 
         Every process must call it. Raises UserError where there is nothing to choose, or too little to measure by.
         """
-        early = self._early()
+        early = kept_early(self.subject.run)
         if not early:
             raise UserError(f"{self.subject.run} kept no early weights: it is drawn from without autoguidance")
         training = some_of(reference_images(self.subject.info, "train"), ASKED)
@@ -134,13 +135,10 @@ class Search:
         def score(guided: Guided) -> Score:
             tokens_nhw = self._drawn(guided, ASKED, 0)
             distance, _ = kernel_distance(self._features(tokens_nhw, ASKED, guided), decoded_ND)
-            tried.append(Tried(guided, 0, Score(distance, bits=self._bits(tokens_nhw, ASKED))))
+            tried.append(Tried(guided, ASKED, 0, Score(distance, bits=self._bits(tokens_nhw, ASKED))))
             return tried[-1].score
 
         return likeliest(strengths(early), score), tried
-
-    def _early(self) -> list[str]:
-        return kept_early(self.subject.run)
 
     def _changes(self, first: DrawingSettings) -> Iterator[list[dict[str, dict[str, float]]]]:
         yield [{"sampling": {"temperature": value}} for value in TEMPERATURES]
@@ -167,8 +165,8 @@ class Search:
     def _bits(self, tokens_nhw: Tensor, total: int) -> float:
         """Per token of the median of all processes' grids, as the prior itself predicts them."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        prior, training = self.subject.prior, reference_images(self.subject.info, "train")
-        labels_n = labels_like(training, total)[rank::ranks] if prior.classes else None
+        prior, info = self.subject.prior, self.subject.info
+        labels_n = labels_like(reference_images(info, "train"), total)[rank::ranks] if prior.classes else None
         nats_n = -log_likelihoods(prior, tokens_nhw.flatten(1), labels_n)
         return float(gather_rows(self.accelerator, nats_n, total).median()) / math.log(2)
 
@@ -190,8 +188,13 @@ class Search:
 
 def strengths(early: Sequence[str]) -> list[Guided]:
     """What is tried: no autoguidance, and some from each of the early weights (`kept_early`)."""
-    tried = [Guided(settings, name) for place, name in enumerate(early) for settings in STRENGTHS[: 2 + place]]
-    return [Guided(DrawingSettings()), *tried]
+    tried = [
+        Guided(settings, name)
+        for name in early
+        for settings in STRENGTHS
+        if settings != STRONG or share_of(name) >= LATER
+    ]
+    return [Guided(DrawingSettings(), early[0]), *tried]
 
 
 def likeliest(tried: Sequence[Guided], score: Callable[[Guided], Score]) -> Guided:
@@ -229,10 +232,13 @@ def changed(settings: DrawingSettings, change: dict[str, dict[str, float]]) -> D
 def as_markdown(tried: Sequence[Tried]) -> str:
     """A table of everything that was tried."""
     lines = [
-        f"| {guided} | {seed} | {distance:.4f} | {_shown(copying)} | {_shown(bits)} |"
-        for guided, seed, (distance, copying, bits) in tried
+        f"| {guided} | {images} | {seed} | {distance:.4f} | {_shown(copying)} | {_shown(bits)} |"
+        for guided, images, seed, (distance, copying, bits) in tried
     ]
-    head = ["| settings | seed | kernel distance | copying | bits per token |", "|---|---:|---:|---:|---:|"]
+    head = [
+        "| settings | drawings | seed | kernel distance | copying | bits per token |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     return "\n".join([*head, *lines])
 
 

@@ -151,6 +151,25 @@ def test_early_weights_are_kept_a_little_late_where_a_training_is_shortened(
     assert bool(kept_early(run.path)) is kept
 
 
+def test_early_weights_of_another_beginning_do_not_stay() -> None:
+    write_random_cache()
+    stale = Path("runs/prior/tiny")
+    stale.mkdir(parents=True)
+    for name in ("early-0.5.safetensors", "early.safetensors"):
+        (stale / name).write_text("stale")
+    run, _ = stage2.train(prior_run(early=[0.5]).model_copy(update={"tokens": "tokens"}))
+    assert (run.path / "early.safetensors").read_bytes() == (run.path / "early-0.5.safetensors").read_bytes()
+    load_early(run.path)
+
+
+def test_a_run_of_before_may_keep_other_shares_when_it_resumes() -> None:
+    write_random_cache()
+    config = prior_run(early=0.03, save_every=32).model_copy(update={"tokens": "tokens"})
+    stage2.train(config, ended=lambda grids: grids == 32)
+    run, _ = stage2.train(prior_run(early=[0.03, 0.9], save_every=32).model_copy(update={"tokens": "tokens"}))
+    assert kept_early(run.path) == ["early-0.03.safetensors", "early-0.9.safetensors"]
+
+
 @pytest.mark.parametrize(("given", "shares"), [(0.03, (0.03,)), (0, ()), ([0.1, 0.3], (0.1, 0.3))])
 def test_a_number_is_one_share_as_in_runs_of_before(given: Any, shares: tuple[float, ...]) -> None:
     assert prior_run(early=given).training.early == shares

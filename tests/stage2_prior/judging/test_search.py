@@ -38,9 +38,6 @@ class Scripted(Search):
     def _judge(self) -> Any:
         return self
 
-    def _early(self) -> list[str]:
-        return []
-
     def _drawn(self, guided: Guided, images: int, seed: int) -> Any:
         return str(guided), seed
 
@@ -78,9 +75,9 @@ PLAIN, WARM, COLD = "temperature 1.0", "temperature 0.9", "temperature 0.8"
 def test_the_best_that_copies_no_more_is_kept_if_it_is_so_again(
     scores: dict[tuple[str, int], Score], best: str
 ) -> None:
-    found, tried = Scripted(scores).run()
+    found, tried = Scripted(scores).run(Guided(DrawingSettings()))
     assert str(found) == best
-    assert len({(str(guided), seed) for guided, seed, _ in tried}) == len(tried)  # nothing twice
+    assert len({(str(guided), seed) for guided, _, seed, _ in tried}) == len(tried)  # nothing twice
 
 
 EARLY_ONES = ["early-0.03.safetensors", "early-0.1.safetensors"]
@@ -95,6 +92,12 @@ def test_later_weights_are_tried_with_a_stronger_autoguidance_too() -> None:
         "top_p 0.95, autoguidance 2.0 from early-0.1",
         "top_p 0.98, autoguidance 3.0 from early-0.1",
     ]
+
+
+def test_of_weights_whose_share_is_not_known_the_strongest_is_not_tried() -> None:
+    of_one = [str(guided) for guided in strengths(["early.safetensors"])]
+    assert of_one == [PLAIN, "top_p 0.98, autoguidance 1.5", "top_p 0.95, autoguidance 2.0"]
+    assert len(strengths(["early-0.1.safetensors"])) == 4
 
 
 @pytest.mark.parametrize("best", range(6))
