@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from shared.runs.hub import tokenizer_directory
-from shared.runs.run_directory import WEIGHTS
+from shared.runs.run_directory import DRAWING, EARLY, WEIGHTS
 from shared.runs.token_cache import TokenInfo
 from shared.runs.uses import uses_of
 from shared.text import shown
@@ -33,7 +33,7 @@ class Run:
     """What the page is about; every visitor who chose it reads it, and nothing writes it.
 
     tokenizer_at: where its tokenizer was said to be, if it was.
-    written: when its weights were, in nanoseconds since 1970.
+    written: when its weights, its early weights and the settings found for it were, in nanoseconds since 1970.
     uses_K: how often each code occurs in the token grids that priors learn from; None where that is not known.
     settings: what the controls begin with.
     """
@@ -41,7 +41,7 @@ class Run:
     name: str
     directory: Path
     tokenizer_at: Path | None
-    written: int
+    written: tuple[int | None, ...]
     prior: Prior
     info: TokenInfo
     tokenizer: Tokenizer
@@ -74,8 +74,9 @@ class Run:
 
     @property
     def outdated(self) -> bool:
-        """Whether it was trained on since it was loaded; not where its weights are gone."""
-        return _when_written(self.directory) not in (self.written, None)
+        """Whether it was trained on, or searched for settings, since it was loaded; not where its weights are gone."""
+        written = _when_written(self.directory)
+        return written != self.written and written[0] is not None
 
 
 def load_run(prior_run: Path, tokenizer_run: Path | None) -> Run:
@@ -88,7 +89,7 @@ def load_run(prior_run: Path, tokenizer_run: Path | None) -> Run:
     directory = tokenizer_run or tokenizer_directory(prior_run, info.tokenizer)
     uses_K, settings = uses_of(directory, info.fingerprint), read_settings(prior_run)
     prior, tokenizer = prior.to(device), tokenizer.to(device)
-    origin = name_of(prior_run), prior_run, tokenizer_run, when or 0
+    origin = name_of(prior_run), prior_run, tokenizer_run, when
     return Run(*origin, prior, info, tokenizer, uses_K, colours_K3, settings)
 
 
@@ -97,9 +98,13 @@ def name_of(prior_run: Path) -> str:
     return "avatars, the bundled model" if prior_run == BUNDLED else shown(str(prior_run))
 
 
-def _when_written(prior_run: Path) -> int | None:
-    """When the weights of a run were written, in nanoseconds since 1970; None where they are gone."""
+def _when_written(prior_run: Path) -> tuple[int | None, ...]:
+    """When the files that it is drawn with were written, in nanoseconds since 1970; None for what is not there."""
+    return tuple(_written(prior_run / name) for name in (WEIGHTS[1], EARLY, DRAWING))
+
+
+def _written(path: Path) -> int | None:
     try:
-        return (prior_run / WEIGHTS[1]).stat().st_mtime_ns
+        return path.stat().st_mtime_ns
     except OSError:
         return None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from shared.errors import UserError
+from stage2_prior.decoding.settings import DrawingSettings, write_settings
 from tests.web_page.visits import expected_drawings
 from web_page.run import Run
 from web_page.runs import IN_MEMORY, Runs
@@ -48,3 +49,16 @@ def test_a_run_that_was_trained_on_is_loaded_anew(run: Run, place: Path) -> None
     assert after is not before
     weights.unlink()
     assert not after.outdated
+
+
+def test_a_run_whose_drawing_settings_were_searched_is_loaded_anew(run: Run, place: Path) -> None:
+    shutil.copytree(place / "runs", "runs")
+    runs, prior = Runs(run), Path("runs/prior/tiny")
+    before = runs.of("runs/prior/tiny")
+    mild = DrawingSettings(autoguidance=1.5)
+    write_settings(prior, mild, {})
+    searched = runs.of("runs/prior/tiny")
+    assert searched is not before
+    assert searched.settings == mild
+    shutil.copy(prior / "ema.safetensors", prior / "early.safetensors")
+    assert runs.of("runs/prior/tiny") is not searched
