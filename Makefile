@@ -82,12 +82,12 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 wheel: develop
-	$(BIN)/python -m pytest tests/wheel.py
+	$(BIN)/python -m pytest tests/project/wheel.py
 
 bench: develop
 	$(BIN)/python -m tests.benchmarks.$(or $(BENCH),mamba2) $(ARGS)
 
 torture: develop
-	$(BIN)/python -W ignore -m tests.torture $(ARGS)
-	$(BIN)/python -W ignore -m tests.dirty_input
+	$(BIN)/python -W ignore -m tests.torture.kills $(ARGS)
+	$(BIN)/python -W ignore -m tests.torture.dirty_input
 	$(BIN)/python -m pytest tests/shared/runs/test_mutations.py --hypothesis-profile=torture --hypothesis-show-statistics --timeout=3600

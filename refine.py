@@ -37,7 +37,7 @@ from stage1_tokenizer.losses.adversarial import AdversarialConfig
 from stage1_tokenizer.run_config import DrawsConfig, TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage1_tokenizer.train import train
-from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.settings import DrawingSettings, read_settings
 from stage2_prior.judging.drawing import Drawing, drawn_tokens
 from stage2_prior.own_tokens import OwnTokens

@@ -35,9 +35,9 @@ from stage1_tokenizer.judging.pictures import decode_rows
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.class_label import class_labels
 from stage2_prior.completion import Photo, ShownRows, open_photo, paste, usual_margin
+from stage2_prior.decoding.choosing.filters import SamplingConfig
+from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.decoder import Decoder
-from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.decoding.settings import DrawingSettings, read_settings
 from stage2_prior.prior import Weights, load_prior
 

@@ -12,7 +12,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from stage1_tokenizer.quantisers.lookup import full_float32
+from stage1_tokenizer.quantisers.codebook.lookup import full_float32
 from stage1_tokenizer.quantisers.quantiser import Quantiser
 
 TILE = 2**21  # distances held at once: 8 MiB

@@ -33,7 +33,7 @@ from shared.training.devices.memory import check_fits
 from shared.training.devices.precision import usable
 from shared.training.length import begin
 from shared.training.log import Log
-from shared.training.schedule import crossed
+from shared.training.optimisation.schedule import crossed
 from shared.training.trainee import Trainee
 from stage1_tokenizer.judging.description import description_of
 from stage1_tokenizer.judging.instruments import Instrument, Readings

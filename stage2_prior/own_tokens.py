@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from stage2_prior.decoding.filters import SamplingConfig, filter_logits
+from stage2_prior.decoding.choosing.filters import SamplingConfig, filter_logits
 from stage2_prior.prior import Prior
 
 TILE = 2**22  # logits held at once: 16 MiB

@@ -30,8 +30,6 @@ from shared.runs.hub import Shareable
 from shared.runs.run_directory import BEST, EARLY, WEIGHTS
 from shared.runs.token_cache import TokenInfo, read_info
 from shared.runs.weights import load_for_inference
-from stage2_prior.attention import Attention, Cursor, KVCache
-from stage2_prior.block import INIT_STD, Block, Branch, ClassModulation, MixState
 from stage2_prior.config import (
     AttentionOptions,
     GptConfig,
@@ -41,8 +39,10 @@ from stage2_prior.config import (
     PriorConfig,
     parse_prior,
 )
-from stage2_prior.cross_entropy import linear_cross_entropy
-from stage2_prior.vocabulary import CodeVocabulary, FullVocabulary, TiedVocabulary
+from stage2_prior.network.attention import Attention, Cursor, KVCache
+from stage2_prior.network.block import INIT_STD, Block, Branch, ClassModulation, MixState
+from stage2_prior.network.cross_entropy import linear_cross_entropy
+from stage2_prior.network.vocabulary import CodeVocabulary, FullVocabulary, TiedVocabulary
 
 Weights = Literal["last", "best"]
 FILES = {"last": WEIGHTS[1], "best": BEST}

@@ -35,12 +35,12 @@ from shared.training.devices.precision import usable
 from shared.training.devices.sharding import whole
 from shared.training.length import begin
 from shared.training.log import Log
-from shared.training.schedule import crossed
+from shared.training.optimisation.schedule import crossed
 from shared.training.trainee import Trainee
 from stage2_prior.context_noise import ContextNoise
+from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.early import early_name, use_early
-from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.decoding.settings import DrawingSettings
 from stage2_prior.evaluate import TokenPrediction, evaluate
 from stage2_prior.judging.description import describe

@@ -19,7 +19,7 @@ if not torch.cuda.is_available():
 # Each test has caches of its own. But the commands that it starts need not compile everything again.
 os.environ["NUMBA_CACHE_DIR"] = compiler.numba.config.CACHE_DIR  # type: ignore[attr-defined]
 
-from tests.tiny import save_drawings
+from tests.support.tiny import save_drawings
 
 settings.register_profile("torture", max_examples=10_000)
 

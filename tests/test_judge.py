@@ -28,9 +28,9 @@ from stage1_tokenizer.judging.networks import Vgg16, open_networks
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import evaluate
 from stage2_prior import train as stage2
+from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.early import early_name
-from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.decoding.settings import read_settings
 from stage2_prior.judging import search
 from stage2_prior.judging.drawing import Drawing
@@ -38,8 +38,8 @@ from stage2_prior.judging.reference import labels_like, reference_images
 from stage2_prior.judging.search import Guided, Score, strengths
 from stage2_prior.judging.titles import MEASURES, TITLES
 from stage2_prior.prior import load_prior
-from tests.launch import ROOT
-from tests.tiny import generate, prior_run, tokenizer_run
+from tests.support.launch import ROOT
+from tests.support.tiny import generate, prior_run, tokenizer_run
 
 EARLY = (0.3, 0.9)  # after the first step, and after the second
 

@@ -28,9 +28,9 @@ from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer
 from stage2_prior import train as stage2
 from stage2_prior.evaluate import evaluate
 from stage2_prior.prior import build_prior, load_prior
-from tests.launch import ROOT
-from tests.narrow import present
-from tests.tiny import QUANTISERS, logged, prior_run, tokenizer_run
+from tests.support.launch import ROOT
+from tests.support.narrow import present
+from tests.support.tiny import QUANTISERS, logged, prior_run, tokenizer_run
 
 
 @pytest.fixture

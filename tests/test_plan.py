@@ -13,7 +13,7 @@ import plan
 from planning.plan import PLANS
 from shared import signals
 from shared.errors import UserError
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

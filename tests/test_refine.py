@@ -26,8 +26,8 @@ from stage1_tokenizer.tokenizer import matching_tokenizer
 from stage2_prior import train as stage2
 from stage2_prior.prior import load_prior
 from stage2_prior.tokens import draw_with, open_tokens_of
-from tests.tiny import prior_run, tokenizer_run
-from tests.trained import train_both
+from tests.support.tiny import prior_run, tokenizer_run
+from tests.support.trained import train_both
 
 RUN, BEFORE, AFTER = Path("runs/prior/tiny"), Path("runs/tokenizer/tiny"), Path("runs/tokenizer/tiny-refined")
 SHORT = [

@@ -17,13 +17,13 @@ from shared.data.sources.drawings import openmoji
 from shared.errors import UserError
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior.completion import ShownRows, open_photo
+from stage2_prior.decoding.choosing.filters import SamplingConfig
+from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.decoder import Decoder
-from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.decoding.settings import USUAL, DrawingSettings, write_settings
 from stage2_prior.prior import load_prior
-from tests.tiny import NAMES
-from tests.trained import train_both
+from tests.support.tiny import NAMES
+from tests.support.trained import train_both
 
 TOP = ShownRows(shown=3, margin=1, total=4)
 

@@ -13,7 +13,7 @@ from shipped import BUNDLED
 from stage1_tokenizer.judging.similarity import psnr_of
 from stage1_tokenizer.tokenizer import matching_tokenizer
 from stage2_prior.prior import load_prior
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 UNSEEN = 10_000  # of each style: the model was trained on some of the first 3,000
 

@@ -14,8 +14,8 @@ from shared.config import parse_config
 from shared.errors import UserError
 from stage1_tokenizer.judging.report import write_report
 from stage1_tokenizer.run_config import TokenizerRun
-from tests.tiny import save_drawings, tokenizer_run
-from tests.trained import train_both
+from tests.support.tiny import save_drawings, tokenizer_run
+from tests.support.trained import train_both
 
 SIZES = {"one row": (16, 64), "two rows": (32, 128), "one token": (16, 16)}  # patch 16
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 
 def test_a_run_that_is_missing_ends_the_command_in_one_message() -> None:

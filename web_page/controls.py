@@ -7,8 +7,8 @@ import gradio as gr
 from gradio.components import Component
 
 from shared.text import shown
-from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.decoding.choosing.filters import SamplingConfig
+from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from web_page.components import any_choice, whole_number
 from web_page.drawing import ANY_CLASS, page_options
 from web_page.fitting import Fitting

@@ -16,8 +16,8 @@ from torch import Tensor
 from shared.errors import UserError
 from stage1_tokenizer.judging.pictures import decode_rows
 from stage2_prior.class_label import class_label
-from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.decoding.choosing.filters import SamplingConfig
+from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.stream import stream
 from web_page.run import BATCH, Run
 

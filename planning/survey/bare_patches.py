@@ -16,7 +16,7 @@ from shared.data.open import open_datasets
 from shared.data.pixels import to_float
 from shared.data.sources.source import spread
 from stage1_tokenizer.judging.similarity import psnr_of
-from stage1_tokenizer.quantisers.lookup import nearest_by_distance
+from stage1_tokenizer.quantisers.codebook.lookup import nearest_by_distance
 
 LOOKED_AT = 500  # images, evenly spread over those trained on, in which codes are found
 TRIED_ON = 100  # held-out images, likewise: those that a tokenizer is judged by, for sets differ less than images do

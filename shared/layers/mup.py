@@ -92,7 +92,8 @@ C = TypeVar("C", bound=MupConfig)
 def parametrise(
     model: nn.Module, config: C, build: Callable[[C], nn.Module], constant: Container[nn.Module] = ()
 ) -> None:
-    """Rescale the initial weights of `model` and mark how fast they learn, for `shared.training.optimizer`.
+    """Rescale the initial weights of `model` and mark how fast they learn,
+    for `shared.training.optimisation.optimizer`.
 
     build: makes the same model from another configuration.
     constant: layers whose initial weights are as large at any width. Those of all others shrink with the root of their

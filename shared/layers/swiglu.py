@@ -25,7 +25,7 @@ class SwiGLU(nn.Module):
         super().__init__()
         self.hidden = hidden or hidden_width(dim)
         self.in_proj = nn.Linear(dim, 2 * self.hidden, bias=False)  # gate and value in one product
-        self.in_proj.weight._parts = 2  # type: ignore[attr-defined]  # read by `shared.training.muon`
+        self.in_proj.weight._parts = 2  # type: ignore[attr-defined]  # read by `shared.training.optimisation.muon`
         self.dropout = Dropout(dropout)
         self.out_proj = nn.Linear(self.hidden, dim, bias=False)
 

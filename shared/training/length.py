@@ -11,7 +11,7 @@ from shared.disk.atomic import write_text
 from shared.errors import UserError
 from shared.runs.run_directory import RunDirectory, read_yaml
 from shared.training.config import MAY_CHANGE_ON_RESUME, RunConfig, TrainingConfig
-from shared.training.schedule import learning_rate
+from shared.training.optimisation.schedule import learning_rate
 
 FILE = "length.json"
 REWARM = 0.1  # of the images that a lengthening adds: over these the learning rate goes to what it is then to be

@@ -18,11 +18,11 @@ from shared.training.config import TrainingConfig
 from shared.training.data_wait import DataWait
 from shared.training.devices.precision import usable
 from shared.training.devices.sharding import complete, optimizer_parts, part_of, shard, whole
-from shared.training.ema import EMA
 from shared.training.length import Length, load_length
 from shared.training.means import Means
-from shared.training.optimizer import make_optimizer
-from shared.training.schedule import seed_step
+from shared.training.optimisation.ema import EMA
+from shared.training.optimisation.optimizer import make_optimizer
+from shared.training.optimisation.schedule import seed_step
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stage1_tokenizer.quantisers.lookup import nearest_codes
+from stage1_tokenizer.quantisers.codebook.lookup import nearest_codes
 from stage1_tokenizer.quantisers.quantiser import Quantised, Quantiser, QuantiserOptions, ranks, require_finite
 
 TILE = 2**21  # probabilities held at once; a tile's are computed again in the backward pass

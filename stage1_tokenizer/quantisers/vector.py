@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from stage1_tokenizer.quantisers.entropy import entropy_loss
+from stage1_tokenizer.quantisers.codebook.entropy import entropy_loss
+from stage1_tokenizer.quantisers.codebook.lookup import nearest_by_distance, nearest_codes
+from stage1_tokenizer.quantisers.codebook.moving_sums import MovingMeans, MovingSums
+from stage1_tokenizer.quantisers.codebook.spread import spread
 from stage1_tokenizer.quantisers.gradients import diveq, rotate, straight_through
-from stage1_tokenizer.quantisers.lookup import nearest_by_distance, nearest_codes
-from stage1_tokenizer.quantisers.moving_sums import MovingMeans, MovingSums
 from stage1_tokenizer.quantisers.quantiser import (
     WINDOW,
     Quantised,
@@ -28,7 +29,6 @@ from stage1_tokenizer.quantisers.quantiser import (
     ranks,
     require_finite,
 )
-from stage1_tokenizer.quantisers.spread import spread
 
 MEMORY = 4  # encoder outputs remembered, in multiples of the number of codes: what new codes are chosen from
 ENOUGH = 2**18  # vectors that show which codes are dead, however few steps they are of: the window of 16,384 codes

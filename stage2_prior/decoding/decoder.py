@@ -12,11 +12,11 @@ from torch import Tensor
 from shared.errors import UserError
 from shared.runs.run_directory import EARLY
 from stage2_prior.decoding.candidates import check_candidates, typical
-from stage2_prior.decoding.choice import autoguided_chooser, chooser
-from stage2_prior.decoding.draw import uniforms
+from stage2_prior.decoding.choosing.choice import autoguided_chooser, chooser
+from stage2_prior.decoding.choosing.draw import uniforms
+from stage2_prior.decoding.choosing.filters import SamplingConfig
+from stage2_prior.decoding.choosing.guidance import autoguidance_scales, check_guidances
 from stage2_prior.decoding.engine import Engine, lay_out
-from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.guidance import autoguidance_scales, check_guidances
 from stage2_prior.decoding.step import Weights
 from stage2_prior.prior import Prior, load_early
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from shared.errors import UserError
 from stage2_prior.decoding.backend import backend_of
-from stage2_prior.decoding.choice import Choose
+from stage2_prior.decoding.choosing.choice import Choose
+from stage2_prior.decoding.choosing.draw import strides
 from stage2_prior.decoding.cpu.spare_cores import SpareCores
 from stage2_prior.decoding.cpu.step import PackedWeights
-from stage2_prior.decoding.draw import strides
 from stage2_prior.decoding.plain import PlainWeights
 from stage2_prior.decoding.step import Weights
 from stage2_prior.prior import Prior, PriorState

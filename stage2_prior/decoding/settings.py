@@ -11,8 +11,8 @@ from shared.disk.atomic import write_text
 from shared.errors import UserError
 from shared.runs.run_directory import DRAWING, EARLY
 from stage2_prior.decoding.candidates import check_candidates
-from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.guidance import GuidanceConfig, check_guidances
+from stage2_prior.decoding.choosing.filters import SamplingConfig
+from stage2_prior.decoding.choosing.guidance import GuidanceConfig, check_guidances
 
 
 class DrawingSettings(Config):

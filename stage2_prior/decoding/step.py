@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from shared.layers.rms_norm import RMSNorm
-from stage2_prior.block import Mix, MixState
+from stage2_prior.network.block import Mix, MixState
 from stage2_prior.prior import Prior, PriorState
 
 Rows = TypeVar("Rows")  # the residual stream of all rows, as the backend has it

@@ -13,9 +13,9 @@ from shared.config import Config
 from shared.data.dataset import ImageDataset
 from shared.runs.run_directory import EARLY
 from shared.runs.token_cache import Split
+from stage2_prior.decoding.choosing.filters import SamplingConfig
+from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.decoder import Decoder
-from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.judging.reference import labels_like
 from stage2_prior.prior import Prior
 

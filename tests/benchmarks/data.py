@@ -53,8 +53,8 @@ from stage1_tokenizer import train as stage1
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior import train as stage2
 from stage2_prior.run_config import PriorRun
-from tests.launch import ROOT
-from tests.resident import Watch
+from tests.support.launch import ROOT
+from tests.support.resident import Watch
 
 CASES = ("decoding", "reading", "grids", "images", "training", "network")
 CONFIGS = ROOT / "configs" / "demo"

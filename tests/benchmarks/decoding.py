@@ -29,7 +29,7 @@ from stage2_prior.prior import Prior
 from tests.benchmarks import peers
 from tests.benchmarks.peers import CODES, Peer, Size
 from tests.benchmarks.timing import peak_mb
-from tests.tiny import prior_config
+from tests.support.tiny import prior_config
 
 SIZE = Size(width=384, depth=6, heads=6, d_state=64, headdim=64)
 TOKENS = 256  # unless a name says how many

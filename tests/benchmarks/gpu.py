@@ -24,7 +24,7 @@ from torch import nn
 
 from shared.config import load_config
 from shared.environment import machine, now
-from shared.training.optimizer import make_optimizer
+from shared.training.optimisation.optimizer import make_optimizer
 from stage2_prior.config import MambaConfig, PriorConfig
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.prior import Prior

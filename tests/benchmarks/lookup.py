@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import shared.data.vision  # noqa: F401  (makes torchvision importable, which diffusers imports)
-from stage1_tokenizer.quantisers.lookup import HAS_TRITON, full_float32, nearest_codes, nearest_codes_blocked
+from stage1_tokenizer.quantisers.codebook.lookup import HAS_TRITON, full_float32, nearest_codes, nearest_codes_blocked
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
 from tests.benchmarks.timing import Step, interleaved_medians, peak_mb
 

@@ -35,7 +35,7 @@ from stage1_tokenizer.tokenizer import Tokenizer
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.prior import Prior
 from stage2_prior.run_config import PriorRun
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 UNSET = "unset"  # as the runtime has it by itself
 SPINS = (0, 100, 1_000, 10_000, 100_000)

@@ -32,7 +32,7 @@ from typing import Any
 from shared.disk.atomic import write_text
 from shared.environment import machine
 from shared.errors import UserError, run_command
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 STAGE_ONE = "tokenizer."
 COLUMNS = {

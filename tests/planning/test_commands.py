@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from planning.commands import running
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 SLEEPS = "import time; time.sleep(60)"
 # Says in the file `stopped` that it was asked to stop.

@@ -20,8 +20,8 @@ from shared.training.devices.memory import DoesNotFit
 from stage1_tokenizer.losses.objective import check_losses
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.run_config import PriorRun
-from tests.narrow import present
 from tests.planning.samples import plan_of
+from tests.support.narrow import present
 
 SETS: list[dict[str, Any]] = [
     {},

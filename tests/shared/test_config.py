@@ -21,7 +21,7 @@ from stage1_tokenizer.comparing.config import Comparison
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.config import GptConfig, MambaConfig
 from stage2_prior.run_config import PriorRun
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 DEMO = ROOT / "configs/demo/tokenizer.yaml"
 

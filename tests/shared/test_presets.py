@@ -4,7 +4,7 @@ import pytest
 
 from shared import presets
 from shared.presets import find_config, in_clone
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 DEMO = "configs/demo/tokenizer.yaml"
 

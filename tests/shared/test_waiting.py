@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from shared.waiting import SETTINGS, SPINS, spin_briefly
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 COMMANDS = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)

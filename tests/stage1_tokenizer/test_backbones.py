@@ -24,8 +24,8 @@ from stage1_tokenizer.backbones.sequence import (
 from stage1_tokenizer.judging.similarity import psnr_of
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from tests.launch import ROOT
-from tests.narrow import part
+from tests.support.launch import ROOT
+from tests.support.narrow import part
 
 KINDS = ["conv", "resnet", "maskgit", "attention", "mamba", "bimamba", "mambavision"]
 SEQUENCES = ["attention", "mamba", "bimamba", "mambavision"]

@@ -13,7 +13,7 @@ from shared.runs.weights import read_weights
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
-from tests.tiny import QUANTISERS, logged, tokenizer_run
+from tests.support.tiny import QUANTISERS, logged, tokenizer_run
 
 ADVERSARY = {
     "discriminator": {"kind": "patchgan", "width": 8, "layers": 2}, "start": 0, "warm_up": 0, "ramp": 0, "matching": 1,

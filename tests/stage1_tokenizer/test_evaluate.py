@@ -14,8 +14,8 @@ from stage1_tokenizer.judging.images import datasets_of
 from stage1_tokenizer.judging.quality import reconstruction_quality
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
-from tests.launch import ROOT
-from tests.tiny import tokenizer_run
+from tests.support.launch import ROOT
+from tests.support.tiny import tokenizer_run
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from stage1_tokenizer.export import (
 from stage1_tokenizer.judging.images import datasets_of
 from stage1_tokenizer.quantisers.quantiser import Quantiser
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig, build_quantiser, load_tokenizer
-from tests.tiny import QUANTISERS, tokenizer_run
+from tests.support.tiny import QUANTISERS, tokenizer_run
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

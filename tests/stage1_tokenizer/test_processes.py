@@ -17,9 +17,9 @@ from stage1_tokenizer import train as stage1
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.quantisers.vector import VectorConfig
 from stage1_tokenizer.run_config import TokenizerRun
-from tests.launch import launch
-from tests.narrow import present
-from tests.tiny import logged, save_drawings, tokenizer_run
+from tests.support.launch import launch
+from tests.support.narrow import present
+from tests.support.tiny import logged, save_drawings, tokenizer_run
 
 STEP = 8  # images, whatever the number of processes
 HALF = 48  # images, where a run changes the number of its processes

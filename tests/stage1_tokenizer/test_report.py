@@ -7,7 +7,7 @@ import pytest
 
 from stage1_tokenizer.report import main
 from stage1_tokenizer.train import train
-from tests.tiny import tokenizer_run
+from tests.support.tiny import tokenizer_run
 
 
 def test_the_page_is_of_the_run_that_is_named_or_of_the_last_one(

@@ -11,8 +11,8 @@ from shared.runs.run_directory import read_yaml
 from shared.training.sweep import main
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.sweep import study_of
-from tests.launch import ROOT
-from tests.tiny import tokenizer_run
+from tests.support.launch import ROOT
+from tests.support.tiny import tokenizer_run
 
 BACKBONE = "model.backbone={kind: attention, patch: 8, positions: 4, width: 16, depth: 1, heads: 2}"
 

@@ -16,8 +16,8 @@ from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
 from stage1_tokenizer.token_noise import TILE, TokenNoise, nearest_others, own_noise, replaced
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig, build_quantiser
 from stage1_tokenizer.train import train
-from tests.narrow import present
-from tests.tiny import QUANTISERS, logged, tokenizer_run
+from tests.support.narrow import present
+from tests.support.tiny import QUANTISERS, logged, tokenizer_run
 
 each_quantiser = pytest.mark.parametrize("kind", QUANTISERS)
 

@@ -23,9 +23,9 @@ from stage1_tokenizer.losses import objective
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
-from tests.launch import ROOT
-from tests.narrow import present
-from tests.tiny import QUANTISERS, logged, tokenizer_run
+from tests.support.launch import ROOT
+from tests.support.narrow import present
+from tests.support.tiny import QUANTISERS, logged, tokenizer_run
 
 
 def test_a_run_writes_what_the_design_says(drawings: Path) -> None:

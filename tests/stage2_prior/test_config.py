@@ -13,7 +13,7 @@ from shared.runs.run_directory import RunDirectory, read_yaml
 from shared.training.config import MAY_CHANGE_ON_RESUME
 from stage2_prior.config import GptConfig, HybridConfig, MambaConfig, parse_prior
 from stage2_prior.run_config import PriorRun
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 SHIPPED = ROOT / "shipped/avatars/config.yaml"
 SIZES = {"images": 8}

@@ -10,7 +10,7 @@ from stage2_prior import train as stage2
 from stage2_prior.context_noise import ContextNoise, nearest_codes
 from stage2_prior.prior import Prior
 from tests.stage2_prior.test_train import write_random_cache
-from tests.tiny import logged, prior_run
+from tests.support.tiny import logged, prior_run
 
 
 @pytest.mark.parametrize("left", [1.0, 0.5, 0.0])

@@ -18,8 +18,8 @@ from stage2_prior import evaluate as command
 from stage2_prior.evaluate import Accuracy, evaluate
 from stage2_prior.prior import Prior
 from stage2_prior.train import train
-from tests.launch import ROOT
-from tests.tiny import prior_config, prior_run
+from tests.support.launch import ROOT
+from tests.support.tiny import prior_config, prior_run
 
 INFO = TokenInfo(
     grid=(3, 4), codes=20, code_dim=8, tokenizer="nowhere", fingerprint="0", source="none",

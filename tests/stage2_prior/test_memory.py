@@ -17,8 +17,8 @@ from stage2_prior.memory import training_memory
 from stage2_prior.prior import build_prior
 from stage2_prior.run_config import PriorRun
 from tests.benchmarks.timing import peak_mb
-from tests.launch import ROOT
-from tests.tiny import prior_config
+from tests.support.launch import ROOT
+from tests.support.tiny import prior_config
 
 SMALL: dict[str, Any] = {
     "depth": 3,

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from stage2_prior.decoding.filters import SamplingConfig
+from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.own_tokens import OwnTokens
 from stage2_prior.prior import Prior
-from tests.tiny import prior_config
+from tests.support.tiny import prior_config
 
 CODES, GRID = 12, (3, 4)
 GREEDY = SamplingConfig(top_k=1)

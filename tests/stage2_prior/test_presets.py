@@ -10,7 +10,7 @@ from shared.config import load_config
 from stage2_prior.config import GptConfig
 from stage2_prior.prior import Prior
 from stage2_prior.run_config import PriorRun
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 RECIPE = ROOT / "configs/prior/recipe.yaml"  # what they share
 FILES = sorted(set((ROOT / "configs/prior").glob("*.yaml")) - {RECIPE})

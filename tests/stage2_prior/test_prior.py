@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from shared.errors import UserError
 from shared.layers.mamba2 import Mamba2
-from stage2_prior.attention import Attention
 from stage2_prior.config import parse_prior
+from stage2_prior.network.attention import Attention
 from stage2_prior.prior import Prior
-from tests.narrow import part, present
-from tests.tiny import prior_config
+from tests.support.narrow import part, present
+from tests.support.tiny import prior_config
 
 SMALL: dict[str, Any] = {
     "depth": 3,

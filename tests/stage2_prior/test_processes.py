@@ -18,8 +18,8 @@ from shared.runs.token_cache import Rows, Split, TokenInfo, write_cache
 from stage2_prior import train as stage2
 from stage2_prior.prior import load_prior
 from stage2_prior.run_config import PriorRun
-from tests.launch import launch
-from tests.tiny import logged, prior_run, tokenizer_run
+from tests.support.launch import launch
+from tests.support.tiny import logged, prior_run, tokenizer_run
 
 STEP = 8  # grids, whatever the number of processes
 HALF = 32  # grids, where a run changes the number of its processes

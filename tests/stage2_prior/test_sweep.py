@@ -13,8 +13,8 @@ from shared.training.sweep import main
 from stage2_prior.config import GptConfig
 from stage2_prior.run_config import PriorRun
 from stage2_prior.sweep import study_of
-from tests.launch import ROOT
-from tests.tiny import prior_run
+from tests.support.launch import ROOT
+from tests.support.tiny import prior_run
 
 INFO = TokenInfo(
     grid=(3, 4), codes=20, code_dim=8, tokenizer="nowhere", fingerprint="0", source="none",

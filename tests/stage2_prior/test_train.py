@@ -24,8 +24,8 @@ from stage2_prior.decoding.early import kept_early
 from stage2_prior.evaluate import TokenPrediction, evaluate_run
 from stage2_prior.prior import load_early, load_prior
 from stage2_prior.run_config import PriorRun
-from tests.narrow import present
-from tests.tiny import logged, prior_run
+from tests.support.narrow import present
+from tests.support.tiny import logged, prior_run
 
 INFO = TokenInfo(
     grid=(3, 4), codes=20, code_dim=8, tokenizer="nowhere", fingerprint="0", source="none",

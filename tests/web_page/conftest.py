@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.narrow import present
-from tests.trained import train_both
+from tests.support.narrow import present
+from tests.support.trained import train_both
 from tests.web_page.visits import PATIENCE
 from web_page.run import Run, load_run
 

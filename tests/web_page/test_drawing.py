@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from stage2_prior.decoding.filters import SamplingConfig, filter_logits
-from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.decoding.choosing.filters import SamplingConfig, filter_logits
+from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.settings import USUAL
 from tests.web_page.visits import controls
 from web_page.drawing import Request

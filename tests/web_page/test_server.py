@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from shared.errors import UserError
-from tests.narrow import present
 from tests.planning.watching.samples import written_plan
+from tests.support.narrow import present
 from web_page.run import Run
 
 pytest.importorskip("gradio", reason="the web page needs gradio: make develop")

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from shared.data.pixels import to_uint8
-from tests.tiny import generate
+from tests.support.tiny import generate
 from web_page.drawing import ANY_CLASS
 from web_page.run import Run
 

@@ -3,7 +3,7 @@
 In PyTorch, top-p over 16,384 codes takes a CPU several times as long as the whole model. What the two choose differs
 only where a random number falls within rounding of the boundary between two codes.
 
-Shapes: R rows, V codes, U levels of the tree of stage2_prior.decoding.draw.
+Shapes: R rows, V codes, U levels of the tree of stage2_prior.decoding.choosing.draw.
 """
 
 import math
@@ -17,8 +17,8 @@ from shared.kernels.arithmetic import exp, largest, widen
 from shared.kernels.arrays import as_array
 from shared.kernels.compiler import inlined
 from shared.kernels.kernel import Kernel
-from stage2_prior.decoding.draw import BRANCHES
-from stage2_prior.decoding.filters import SMALLEST_TEMPERATURE, SamplingConfig
+from stage2_prior.decoding.choosing.draw import BRANCHES
+from stage2_prior.decoding.choosing.filters import SMALLEST_TEMPERATURE, SamplingConfig
 
 MOST_BELOW = np.float32(-87)  # the best logit; what lies further below has no part in the sum of float32 numbers
 

@@ -17,14 +17,14 @@ from shared.kernels.swiglu import gate_rows
 from shared.layers.mamba2 import Mamba2, Mamba2State
 from shared.layers.rms_norm import RMSNorm
 from shared.layers.swiglu import SwiGLU
-from stage2_prior.attention import Attention, KVCache
-from stage2_prior.block import ClassModulation, Mix, MixState
 from stage2_prior.decoding.cpu.attend import attend
 from stage2_prior.decoding.cpu.device import narrowest
 from stage2_prior.decoding.cpu.norm import add_and_norm
 from stage2_prior.decoding.cpu.product import pack
 from stage2_prior.decoding.cpu.recur import recur
 from stage2_prior.decoding.step import Step
+from stage2_prior.network.attention import Attention, KVCache
+from stage2_prior.network.block import ClassModulation, Mix, MixState
 from stage2_prior.prior import Prior, PriorState
 
 

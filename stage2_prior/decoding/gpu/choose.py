@@ -3,7 +3,7 @@
 As PyTorch's operations a draw is some fifty launches, and top-p some two hundred more. What the two choose differs only
 where a random number falls within rounding of the boundary between two codes.
 
-Shapes: R rows of logits, B = R (or R / 2 with guidance) of tokens, V codes, U levels of the tree of `draw.py`.
+Shapes: R rows of logits, B = R (or R / 2 with guidance) of tokens, V codes, U levels of the tree of `choosing/draw.py`.
 """
 
 import math
@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from stage2_prior.decoding.draw import BRANCHES, strides
-from stage2_prior.decoding.filters import SMALLEST_TEMPERATURE, SamplingConfig
+from stage2_prior.decoding.choosing.draw import BRANCHES, strides
+from stage2_prior.decoding.choosing.filters import SMALLEST_TEMPERATURE, SamplingConfig
 
 NODES = 1024  # of the tree that are summed up together
 

@@ -20,13 +20,13 @@ from shared.layers.positions import LearnedPositions
 from shared.layers.rms_norm import RMSNorm
 from shared.layers.swiglu import SwiGLU
 from shared.training.devices.precision import multiplies_bfloat16
-from stage2_prior.attention import Attention, KVCache
-from stage2_prior.block import Mix, MixState
 from stage2_prior.decoding.gpu.attend import Attend
 from stage2_prior.decoding.gpu.norm import Added, add_and_norm
 from stage2_prior.decoding.gpu.product import GatedProduct, Product
 from stage2_prior.decoding.gpu.recur import Recur
 from stage2_prior.decoding.step import Step
+from stage2_prior.network.attention import Attention, KVCache
+from stage2_prior.network.block import Mix, MixState
 from stage2_prior.prior import Prior, PriorState
 
 

@@ -8,7 +8,7 @@ import torch
 from planning.choice.prior_size import CPU, GPU, TOKENS_A_WEIGHT, PriorSize, largest_worth, prior_sizes
 from stage2_prior.prior import Prior
 from tests.planning.samples import MACHINE, pictures
-from tests.tiny import prior_config
+from tests.support.tiny import prior_config
 
 
 @pytest.mark.parametrize("sizes", [CPU, GPU, GPU[:1]])

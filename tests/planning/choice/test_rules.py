@@ -9,8 +9,8 @@ from planning.choice.shape import shape_of
 from stage1_tokenizer.losses.objective import check_losses
 from stage1_tokenizer.tokenizer import Tokenizer
 from stage1_tokenizer.train import begin_with
-from tests.narrow import present
 from tests.planning.samples import MACHINE, pictures
+from tests.support.narrow import present
 
 STARTS = {"init", "init_without"}
 

@@ -12,8 +12,8 @@ from planning.choice.setting import Setting
 from planning.survey.pictures import held_out_share, is_grey, look_at
 from shared.data.open import open_datasets
 from shared.errors import UserError
-from tests.pictures import picture
 from tests.planning.samples import pictures
+from tests.support.pictures import picture
 
 
 def test_a_folder_of_two_classes_with_copies(tmp_path: Path) -> None:

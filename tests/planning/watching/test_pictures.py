@@ -17,7 +17,7 @@ from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage2_prior import train as stage2
 from tests.planning.watching.samples import written_plan
-from tests.tiny import prior_run, save_drawings, tokenizer_run
+from tests.support.tiny import prior_run, save_drawings, tokenizer_run
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from shared.data.open import open_datasets
 from shared.data.sources.archive import read_archive
 from shared.errors import UserError
 from shared.text import shown
-from tests.pictures import encoded
+from tests.support.pictures import encoded
 
 HEIC = struct.pack(">I", 24) + b"ftypheic" + struct.pack(">I", 0) + b"mif1heic" + bytes(400)
 

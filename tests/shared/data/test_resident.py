@@ -18,7 +18,7 @@ from shared.data.loader import training_loader
 from shared.data.open import open_datasets
 from shared.data.order import ImageBatches
 from shared.runs.token_cache import TokenInfo, open_cache, write_cache
-from tests.resident import Watch
+from tests.support.resident import Watch
 
 SLACK_MB = 12  # what Python and its allocators take now and then
 FORK_SLACK_MB = 40  # with a worker, which copies what it touches of the memory it was forked with

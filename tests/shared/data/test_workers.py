@@ -20,7 +20,7 @@ from shared.data.dataset import ImageDataset
 from shared.data.loader import Batch, training_loader, validation_loader
 from shared.data.open import open_datasets
 from shared.errors import UserError, WorkerDied, run_command
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 NO_ROOM = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from shared.disk.cache_folder import LIBRARIES, cache_folder, find_room_for_caches
-from tests.launch import ROOT
-from tests.tiny import save_drawings
+from tests.support.launch import ROOT
+from tests.support.tiny import save_drawings
 
 STRANGER = 54321  # a user's id without a name, as of `docker run --user`
 # It may read all files, since Python and this clone may lie in a home that is closed to others; and write its own only.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.kernels import compiler
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 
 @pytest.mark.parametrize("changed", ["compiler.py", "arithmetic.py"])
@@ -30,7 +30,7 @@ def test_what_was_just_compiled_and_what_comes_from_the_disk_are_the_same_to_the
     code = """
 import torch
 from shared.layers.rms_norm import RMSNorm
-from stage2_prior.cross_entropy import linear_cross_entropy
+from stage2_prior.network.cross_entropy import linear_cross_entropy
 torch.manual_seed(0)
 for rows in (7, 3000):  # by one thread, and by several
     x_ND, table_KD, norm = torch.randn(rows, 48, requires_grad=True), torch.randn(99, 48), RMSNorm(48)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shared.layers.dropout import Dropout
-from tests.narrow import present
+from tests.support.narrow import present
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -18,16 +18,16 @@ from shared.layers.swiglu import SwiGLU
 from shared.runs.run_directory import RunDirectory
 from shared.training.config import TrainingConfig
 from shared.training.devices.accelerator import make_accelerator
-from shared.training.optimizer import make_optimizer
-from shared.training.schedule import learning_rate
+from shared.training.optimisation.optimizer import make_optimizer
+from shared.training.optimisation.schedule import learning_rate
 from shared.training.trainee import Trainee
 from stage1_tokenizer.backbones.sequence import AttentionConfig, MambaConfig, transformer
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig
-from stage2_prior.attention import Attention
 from stage2_prior.config import GptConfig
 from stage2_prior.config import MambaConfig as MambaPrior
+from stage2_prior.network.attention import Attention
 from stage2_prior.prior import Prior
-from tests.tiny import prior_config
+from tests.support.tiny import prior_config
 
 BASE, WIDEST, STEPS, RATE = 64, 512, 4, 3e-3
 CODES, GRID = 64, (4, 4)

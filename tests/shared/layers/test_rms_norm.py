@@ -7,7 +7,7 @@ from torch import Tensor
 
 from shared.kernels.rms_norm import BLOCK
 from shared.layers.rms_norm import GatedRMSNorm, RMSNorm
-from tests.narrow import present
+from tests.support.narrow import present
 
 
 def test_rms_norm_is_its_formula_in_float64() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from shared.options import commands
 from shared.options.commands import COMMANDS, command_of
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 LIST = "import sys; from shared.options.commands import main; main(); assert 'torch' not in sys.modules"
 RUN = "from shared.options.commands import main; main()"

@@ -17,7 +17,7 @@ from shared.options.schema import schema_of
 from stage1_tokenizer.comparing.config import Comparison
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.run_config import PriorRun
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 MODELS: dict[str, type[Config]] = {"tokenizer": TokenizerRun, "prior": PriorRun, "comparison": Comparison}
 VALIDATORS = {name: Draft202012Validator(schema_of(model)) for name, model in MODELS.items()}

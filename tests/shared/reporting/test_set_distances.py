@@ -22,7 +22,7 @@ from shared.reporting.set_distances import (
     monge_distance,
     precision_recall,
 )
-from tests.narrow import present
+from tests.support.narrow import present
 
 # isort: split
 from torch_fidelity import FeatureExtractorInceptionV3, calculate_metrics, metric_kid

@@ -20,7 +20,7 @@ from stage1_tokenizer.tokenizer import Tokenizer, load_tokenizer, matching_token
 from stage1_tokenizer.train import train as train_tokenizer
 from stage2_prior.prior import Prior, load_prior
 from stage2_prior.train import train as train_prior
-from tests.tiny import prior_run, tokenizer_run
+from tests.support.tiny import prior_run, tokenizer_run
 
 
 @pytest.fixture

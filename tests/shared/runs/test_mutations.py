@@ -23,7 +23,7 @@ from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 from stage1_tokenizer.run_config import TokenizerRun
 from stage2_prior.run_config import PriorRun
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -13,8 +13,8 @@ from shared.errors import UserError
 from shared.runs.fingerprint import fingerprint
 from shared.runs.run_directory import RunDirectory, newest_run, runs_holding
 from shared.runs.weights import load_strictly
-from tests.full_disk import largest_file
-from tests.narrow import present
+from tests.support.full_disk import largest_file
+from tests.support.narrow import present
 
 
 class Toy(Config):

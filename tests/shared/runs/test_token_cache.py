@@ -13,8 +13,8 @@ from shared.data.config import DataConfig
 from shared.disk import atomic, manifest
 from shared.errors import UserError
 from shared.runs.token_cache import Rows, Split, TokenInfo, open_cache, write_cache
-from tests.full_disk import largest_file
-from tests.narrow import present
+from tests.support.full_disk import largest_file
+from tests.support.narrow import present
 
 
 def info(codes: int = 16_384, class_names: list[str] | None = None) -> TokenInfo:

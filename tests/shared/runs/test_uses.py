@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from shared.errors import UserError
 from shared.runs.token_cache import Rows, Split, TokenInfo, open_cache, write_cache
 from shared.runs.uses import USES, count_uses, save_uses, uses_of
-from tests.narrow import present
+from tests.support.narrow import present
 
 TOKENIZER = Path("runs/tokenizer/some")
 

@@ -16,7 +16,7 @@ from shared.training.trainee import Trainee
 from stage1_tokenizer import train as stage1
 from stage2_prior import train as stage2
 from tests.stage2_prior.test_train import write_random_cache
-from tests.tiny import prior_run, tokenizer_run
+from tests.support.tiny import prior_run, tokenizer_run
 
 
 class Clock:

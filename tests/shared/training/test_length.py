@@ -10,7 +10,7 @@ from shared.errors import UserError
 from shared.runs.run_directory import RunDirectory, read_yaml
 from shared.training.config import RunConfig, TrainingConfig
 from shared.training.length import FILE, Length, begin, load_length
-from shared.training.schedule import learning_rate
+from shared.training.optimisation.schedule import learning_rate
 
 CONFIG = TrainingConfig(images=1000, warm_up=100, learning_rate=1.0, final_learning_rate=0.1)
 

@@ -18,9 +18,9 @@ from stage1_tokenizer.judging import measure as measure_module
 from stage1_tokenizer.judging import networks
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
-from tests.narrow import present
 from tests.stage1_tokenizer.comparing.tiny import tiny_comparison
-from tests.tiny import QUANTISERS
+from tests.support.narrow import present
+from tests.support.tiny import QUANTISERS
 
 
 def run(path: Path, *overrides: str) -> dict:

@@ -10,8 +10,8 @@ from stage1_tokenizer.backbones.conv import ConvConfig
 from stage1_tokenizer.comparing.config import load_comparison
 from stage1_tokenizer.quantisers.fsq import FSQConfig
 from stage1_tokenizer.run_config import TokenizerRun
-from tests.launch import ROOT
 from tests.stage1_tokenizer.comparing.tiny import tiny_comparison
+from tests.support.launch import ROOT
 
 
 @pytest.mark.parametrize(

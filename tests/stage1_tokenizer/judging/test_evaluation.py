@@ -19,7 +19,7 @@ from stage1_tokenizer.judging.similarity import psnr_of, ssim
 from stage1_tokenizer.token_noise import own_noise
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
-from tests.tiny import tokenizer_run
+from tests.support.tiny import tokenizer_run
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from stage1_tokenizer.judging.instruments import (
 )
 from stage1_tokenizer.judging.similarity import squared_error
 from stage1_tokenizer.tokenizer import Tokenizer
-from tests.tiny import tokenizer_run
+from tests.support.tiny import tokenizer_run
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from stage1_tokenizer.judging.networks import Vgg16, open_perceptual
 from stage1_tokenizer.judging.similarity import ssim
 from stage1_tokenizer.losses.perceptual import StlpipsConfig
 from stage1_tokenizer.tokenizer import Tokenizer
-from tests.launch import launch
-from tests.tiny import tokenizer_run
+from tests.support.launch import launch
+from tests.support.tiny import tokenizer_run
 
 
 def tokenizer_of(drawings: Path) -> Tokenizer:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stage1_tokenizer.judging.patch_grid import patch_gradients, patch_grid_index
-from tests.narrow import present
+from tests.support.narrow import present
 
 
 def test_patch_gradients_are_sums_over_neighbours() -> None:

@@ -18,7 +18,7 @@ from stage1_tokenizer.judging.pictures import (
     token_picture,
 )
 from stage1_tokenizer.tokenizer import Tokenizer
-from tests.tiny import tokenizer_run
+from tests.support.tiny import tokenizer_run
 
 
 @pytest.fixture

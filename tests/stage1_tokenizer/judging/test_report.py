@@ -17,7 +17,7 @@ from stage1_tokenizer.judging.images import datasets_of
 from stage1_tokenizer.judging.report import held_out_counts, write_report
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
-from tests.tiny import tokenizer_run
+from tests.support.tiny import tokenizer_run
 
 
 def pictures(text: str) -> dict[str, list[Image.Image]]:

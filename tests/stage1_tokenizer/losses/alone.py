@@ -15,7 +15,7 @@ from shared.training.devices.accelerator import make_accelerator
 from shared.training.trainee import Trainee
 from stage1_tokenizer.losses.adversarial import AdversarialConfig
 from stage1_tokenizer.losses.adversarial_training import AdversarialTraining
-from tests.narrow import part, present
+from tests.support.narrow import part, present
 
 PATCH = 4
 ALWAYS = {"start": 0.0, "warm_up": 0.0, "ramp": 0.0}

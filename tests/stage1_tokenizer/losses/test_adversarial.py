@@ -27,7 +27,7 @@ from stage1_tokenizer.losses.adversarial import (
 )
 from stage1_tokenizer.losses.discriminators import PatchganConfig
 from stage1_tokenizer.losses.objective import LossConfig, check_losses
-from tests.narrow import part, present
+from tests.support.narrow import part, present
 
 SMALL = PatchganConfig(width=8, layers=1)
 

@@ -21,10 +21,10 @@ from stage1_tokenizer.losses.repetition import repeated
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
-from tests.launch import launch
-from tests.narrow import present
 from tests.stage1_tokenizer.losses.alone import ALWAYS, PATCH, adversary, gradients
-from tests.tiny import tokenizer_run
+from tests.support.launch import launch
+from tests.support.narrow import present
+from tests.support.tiny import tokenizer_run
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -19,7 +19,7 @@ from stage1_tokenizer.losses.discriminators import (
     minimum_size,
     spectral,
 )
-from tests.narrow import part, present
+from tests.support.narrow import part, present
 
 CONFIGS: list[DiscriminatorConfig] = [
     PatchganConfig(width=8, layers=2),

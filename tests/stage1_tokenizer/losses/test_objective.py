@@ -12,7 +12,7 @@ from stage1_tokenizer.losses.objective import Objective
 from stage1_tokenizer.losses.perceptual import StlpipsConfig, build_perceptual
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import Tokenizer
-from tests.tiny import tokenizer_run
+from tests.support.tiny import tokenizer_run
 
 
 def objective_of(run: TokenizerRun) -> Objective:

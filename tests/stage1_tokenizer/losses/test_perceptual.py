@@ -15,7 +15,7 @@ from shared.data.vision import models  # before lpips: it makes torchvision impo
 from shared.errors import UserError
 from stage1_tokenizer.losses import perceptual
 from stage1_tokenizer.losses.perceptual import LpipsConfig, PerceptualConfig, StlpipsConfig, build_perceptual
-from tests.narrow import present
+from tests.support.narrow import present
 
 NETS = ("vgg", "alex")
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from shared.config import parse_config
 from shared.errors import UserError
 from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
-from tests.narrow import present
+from tests.support.narrow import present
 
 
 def images_and_noisy() -> tuple[Tensor, Tensor]:

@@ -23,9 +23,9 @@ from stage1_tokenizer.judging.description import description_of
 from stage1_tokenizer.quantisers.quantiser import Quantiser
 from stage1_tokenizer.quantisers.residual import ResidualConfig, ResidualQuantiser
 from stage1_tokenizer.tokenizer import Tokenizer, TokenizerConfig, build_quantiser
-from tests.launch import ROOT
-from tests.narrow import present
-from tests.tiny import tokenizer_run
+from tests.support.launch import ROOT
+from tests.support.narrow import present
+from tests.support.tiny import tokenizer_run
 
 KINDS: dict[str, dict[str, Any]] = {
     "fsq": {"kind": "fsq", "levels": [5, 4, 3]},

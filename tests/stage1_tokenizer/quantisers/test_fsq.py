@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stage1_tokenizer.quantisers.fsq import FiniteScalarQuantiser, FSQConfig
-from tests.narrow import present
+from tests.support.narrow import present
 
 each_bound = pytest.mark.parametrize("bound", ["tanh", "ifsq"])
 LEVELS = (8, 7, 6, 5, 3)

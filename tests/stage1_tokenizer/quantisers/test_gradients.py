@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage1_tokenizer.quantisers.gradients import diveq, rotate, straight_through
-from tests.narrow import present
+from tests.support.narrow import present
 
 
 def test_straight_through_is_exactly_the_code_and_passes_the_gradient() -> None:

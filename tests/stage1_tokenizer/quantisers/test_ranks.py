@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 STEPS = 30
 CODEBOOKS: dict[str, dict[str, Any]] = {

@@ -10,8 +10,8 @@ import torch
 from stage1_tokenizer.run_config import TokenizerRun
 from stage1_tokenizer.tokenizer import load_tokenizer
 from stage1_tokenizer.train import train
-from tests.narrow import present
-from tests.tiny import tokenizer_run
+from tests.support.narrow import present
+from tests.support.tiny import tokenizer_run
 
 
 def run_with(drawings: Path, name: str = "tiny", **options: Any) -> TokenizerRun:

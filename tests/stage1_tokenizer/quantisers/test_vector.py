@@ -11,7 +11,7 @@ from shared.config import parse_config
 from shared.errors import UserError
 from stage1_tokenizer.quantisers import vector
 from stage1_tokenizer.quantisers.vector import VectorConfig, VectorQuantiser, codebook_loss
-from tests.narrow import present
+from tests.support.narrow import present
 
 
 def ready(**options: Any) -> VectorQuantiser:

@@ -12,10 +12,10 @@ from torch import Tensor
 from shared.errors import UserError
 from stage2_prior.decoding import decoder as decoders
 from stage2_prior.decoding import engine
+from stage2_prior.decoding.choosing.draw import draw, uniforms
+from stage2_prior.decoding.choosing.filters import SamplingConfig, filter_logits
+from stage2_prior.decoding.choosing.guidance import autoguidance_scales
 from stage2_prior.decoding.decoder import Decoder
-from stage2_prior.decoding.draw import draw, uniforms
-from stage2_prior.decoding.filters import SamplingConfig, filter_logits
-from stage2_prior.decoding.guidance import autoguidance_scales
 from stage2_prior.prior import Prior, load_early
 from tests.stage2_prior.decoding.test_engine import KINDS, SAMPLING, random_prior
 

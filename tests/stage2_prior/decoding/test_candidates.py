@@ -8,9 +8,9 @@ from torch import Tensor
 
 from shared.errors import UserError
 from stage2_prior.decoding.candidates import log_likelihoods
+from stage2_prior.decoding.choosing.draw import draw, uniforms
+from stage2_prior.decoding.choosing.filters import filter_logits
 from stage2_prior.decoding.decoder import Decoder
-from stage2_prior.decoding.draw import draw, uniforms
-from stage2_prior.decoding.filters import filter_logits
 from stage2_prior.decoding.settings import DrawingSettings
 from stage2_prior.prior import Prior
 from tests.stage2_prior.decoding.test_engine import KINDS, SAMPLING, random_prior

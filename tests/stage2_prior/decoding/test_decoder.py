@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared.errors import UserError
+from stage2_prior.decoding.choosing.filters import SamplingConfig
+from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.cpu.step import CpuStep
-from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.guidance import GuidanceConfig
 from stage2_prior.prior import Prior
-from tests.tiny import generate, prior_config
+from tests.support.tiny import generate, prior_config
 
 SMALL: dict[str, Any] = {
     "depth": 2,

@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage2_prior.decoding import engine
+from stage2_prior.decoding.choosing.draw import draw, strides, uniforms
+from stage2_prior.decoding.choosing.filters import SamplingConfig, filter_logits
+from stage2_prior.decoding.choosing.guidance import guide
 from stage2_prior.decoding.cpu import step as cpu
 from stage2_prior.decoding.decoder import Decoder
-from stage2_prior.decoding.draw import draw, strides, uniforms
 from stage2_prior.decoding.engine import Engine, lay_out
-from stage2_prior.decoding.filters import SamplingConfig, filter_logits
-from stage2_prior.decoding.guidance import guide
 from stage2_prior.decoding.plain import PlainWeights
 from stage2_prior.prior import Prior
 from tests.stage2_prior.decoding.cpu.test_product import packed_dtypes
-from tests.tiny import generate, prior_config
+from tests.support.tiny import generate, prior_config
 
 SMALL: dict[str, Any] = {
     "depth": 2,

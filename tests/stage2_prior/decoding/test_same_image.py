@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from shared.kernels import kernel
-from stage2_prior.decoding import choice
+from stage2_prior.decoding.choosing import choice
+from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.cpu import spare_cores
 from stage2_prior.decoding.cpu import step as cpu
 from stage2_prior.decoding.decoder import Decoder
-from stage2_prior.decoding.filters import SamplingConfig
 from stage2_prior.prior import Prior
 from tests.stage2_prior.decoding.cpu.test_product import packed_dtypes
 from tests.stage2_prior.decoding.test_engine import random_prior

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import UserError
-from stage2_prior.decoding.filters import SamplingConfig
-from stage2_prior.decoding.guidance import GuidanceConfig
+from stage2_prior.decoding.choosing.filters import SamplingConfig
+from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.settings import USUAL, DrawingSettings, read_settings, write_settings
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from shared.errors import UserError
 from stage2_prior.decoding.stream import Abandoned, stream
 from stage2_prior.prior import Prior
-from tests.tiny import generate, prior_config
+from tests.support.tiny import generate, prior_config
 
 WAIT = 60  # seconds until a test that hangs fails
 

@@ -15,8 +15,8 @@ from stage2_prior.config import HybridConfig
 from stage2_prior.judging.description import ASSUMED, description_of
 from stage2_prior.memory import training_memory
 from stage2_prior.prior import Prior, build_prior
-from tests.launch import ROOT
-from tests.tiny import prior_config
+from tests.support.launch import ROOT
+from tests.support.tiny import prior_config
 
 CODES, CODE_DIM, LENGTH, WIDTH, DEPTH = 48, 8, 24, 32, 3
 INFO = TokenInfo(

@@ -16,7 +16,7 @@ from shared.disk.cache_folder import cache_folder
 from shared.errors import UserError
 from stage2_prior.judging.features import Networks
 from stage2_prior.judging.real_features import RealFeatures, fingerprint_of_images
-from tests.pictures import encoded
+from tests.support.pictures import encoded
 
 
 class Mean:

@@ -8,7 +8,7 @@ import pytest
 from shared.errors import UserError
 from shared.runs.token_cache import TokenInfo
 from stage2_prior.judging.reference import labels_like, reference_images
-from tests.narrow import present
+from tests.support.narrow import present
 
 
 def info_of(drawings: Path) -> TokenInfo:

@@ -20,7 +20,7 @@ from stage2_prior.judging.report import kin_list, write_report
 from stage2_prior.judging.subject import Subject
 from stage2_prior.prior import load_prior
 from stage2_prior.train import draw_grids
-from tests.tiny import prior_run, tokenizer_run
+from tests.support.tiny import prior_run, tokenizer_run
 
 
 def test_the_page_shows_the_run(drawings: Path) -> None:

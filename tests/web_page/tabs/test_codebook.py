@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shared.runs.token_cache import open_cache
-from tests.narrow import present
+from tests.support.narrow import present
 from tests.web_page.visits import pictures_of
 from web_page.run import Run
 

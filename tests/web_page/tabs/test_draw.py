@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shared.errors import UserError
 from stage2_prior.decoding.decoder import Decoder
-from tests.narrow import present
+from tests.support.narrow import present
 from tests.web_page.visits import PATIENCE, choose, controls, expected_drawings, pictures_of, shown, wait_for_pictures
 from web_page.run import BATCH, Run
 

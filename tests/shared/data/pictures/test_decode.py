@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from shared.data.pictures.decode import Reading, UnreadableImage, decode_rgb
-from tests.pictures import encoded, picture
+from tests.support.pictures import encoded, picture
 
 BIG = 10**8
 

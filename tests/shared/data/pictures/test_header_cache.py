@@ -16,8 +16,8 @@ from shared.data.pictures import header_cache
 from shared.data.pictures.header import Header, header_of
 from shared.data.pictures.header_cache import headers_of
 from shared.disk.cache_folder import cache_folder
-from tests.full_disk import largest_file
-from tests.pictures import encoded, picture
+from tests.support.full_disk import largest_file
+from tests.support.pictures import encoded, picture
 
 MANY_PIXELS = 10**6
 LONG_AGO = 10**18  # nanoseconds: in 2001

@@ -9,7 +9,7 @@ from PIL import Image
 
 from shared.data.pictures.decode import Reading, UnreadableImage, decode_rgb
 from shared.data.pictures.survey import survey
-from tests.pictures import encoded
+from tests.support.pictures import encoded
 
 READING = Reading(10**6)
 

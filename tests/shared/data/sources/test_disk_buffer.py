@@ -11,7 +11,7 @@ import pytest
 
 from shared.data.sources.disk_buffer import DiskBuffer
 from shared.errors import UserError
-from tests.full_disk import largest_file
+from tests.support.full_disk import largest_file
 
 
 def numbers(name: str) -> pyarrow.Array:

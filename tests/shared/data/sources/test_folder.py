@@ -13,7 +13,7 @@ from shared.data.pictures import header_cache
 from shared.data.pictures.header import Header
 from shared.data.sources.source import ImageSource
 from shared.errors import UserError
-from tests.pictures import encoded, picture
+from tests.support.pictures import encoded, picture
 
 
 def open_(source: Path | str, **options: object) -> ImageSource:

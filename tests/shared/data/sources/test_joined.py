@@ -19,7 +19,7 @@ from shared.data.order import Blocks
 from shared.data.sources.joined import JoinedSource
 from shared.data.sources.source import ImageSource
 from shared.errors import UserError
-from tests.pictures import encoded
+from tests.support.pictures import encoded
 
 
 @pytest.fixture(autouse=True)

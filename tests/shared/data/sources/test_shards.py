@@ -13,8 +13,8 @@ from shared.data.config import DataConfig
 from shared.data.open import open_source
 from shared.data.sources.source import ImageSource
 from shared.errors import UserError
-from tests.brought import drawing
-from tests.pictures import encoded
+from tests.support.brought import drawing
+from tests.support.pictures import encoded
 
 RNG = random.Random(0)
 

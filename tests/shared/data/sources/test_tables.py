@@ -8,7 +8,7 @@ from shared.data.open import open_source
 from shared.data.pictures.decode import UnreadableImage
 from shared.data.sources.source import ImageSource
 from shared.errors import UserError
-from tests.pictures import encoded, picture
+from tests.support.pictures import encoded, picture
 
 if TYPE_CHECKING:
     import datasets

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.data.sources.walk import walk
-from tests.pictures import encoded, picture
+from tests.support.pictures import encoded, picture
 
 
 def write(folder: Path, *names: str, content: bytes | None = None) -> None:

@@ -10,7 +10,7 @@ import torch
 from shared.training.config import TrainingConfig
 from shared.training.devices.accelerator import _leave_the_others, make_accelerator
 from shared.training.trainee import Trainee
-from tests.launch import ROOT, launch
+from tests.support.launch import ROOT, launch
 
 TASKS = Path("/proc/self/task")
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 PAGES_ASKED_FOR = """
 import resource

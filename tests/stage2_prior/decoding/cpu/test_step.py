@@ -15,10 +15,10 @@ from shared.layers.mamba2 import Mamba2
 from shared.layers.positions import Rotary
 from shared.layers.rms_norm import RMSNorm
 from shared.layers.swiglu import SwiGLU
-from stage2_prior.attention import Attention, Cursor
 from stage2_prior.decoding.cpu.norm import add_and_norm
 from stage2_prior.decoding.cpu.step import AttentionStep, Mamba2Step, MLPStep
-from tests.narrow import part
+from stage2_prior.network.attention import Attention, Cursor
+from tests.support.narrow import part
 
 Module = TypeVar("Module", bound=nn.Module)
 DTYPES = [torch.float32, torch.bfloat16]

@@ -13,12 +13,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from stage2_prior.decoding.filters import SamplingConfig
+from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.gpu.choose import choose_on_gpu
 from stage2_prior.decoding.gpu.device import Gpu
 from stage2_prior.decoding.gpu.step import StaticWeights
 from stage2_prior.prior import Prior
-from tests.tiny import prior_config
+from tests.support.tiny import prior_config
 
 SHARED_MEMORY = {80: 163 * 2**10, 89: 99 * 2**10, 90: 227 * 2**10}  # CUDA C++ programming guide, table 24
 EVERYTHING = prior_config(

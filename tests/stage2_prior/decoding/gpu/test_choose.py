@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from stage2_prior.decoding.draw import draw, uniforms
-from stage2_prior.decoding.filters import SamplingConfig, filter_logits
-from stage2_prior.decoding.guidance import guide
-from tests.stage2_prior.decoding.test_choice import CONFIGS
-from tests.stage2_prior.decoding.test_filters import random_logits
+from stage2_prior.decoding.choosing.draw import draw, uniforms
+from stage2_prior.decoding.choosing.filters import SamplingConfig, filter_logits
+from stage2_prior.decoding.choosing.guidance import guide
+from tests.stage2_prior.decoding.choosing.test_choice import CONFIGS
+from tests.stage2_prior.decoding.choosing.test_filters import random_logits
 
 pytest.importorskip("triton", reason="Triton is not installed, so the choice on a GPU cannot be tested")
 from stage2_prior.decoding.gpu.choose import choose_on_gpu

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import ROOT
+from tests.support.launch import ROOT
 
 pytest.importorskip("triton", reason="Triton is not installed, so the steps on a GPU cannot be tested")
 from tests.stage2_prior.decoding.gpu.compiles import SHARED_MEMORY

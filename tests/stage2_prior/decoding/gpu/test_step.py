@@ -10,8 +10,8 @@ from shared.layers.mamba2 import Mamba2
 from shared.layers.positions import Rotary
 from shared.layers.rms_norm import RMSNorm
 from shared.layers.swiglu import SwiGLU
-from stage2_prior.attention import Attention, Cursor
-from tests.narrow import part
+from stage2_prior.network.attention import Attention, Cursor
+from tests.support.narrow import part
 
 pytest.importorskip("triton", reason="Triton is not installed, so the steps on a GPU cannot be tested")
 from stage2_prior.decoding.gpu import attend

@@ -9,7 +9,7 @@ from shared.data.open import open_source
 from shared.data.sources.drawings import openmoji
 from shared.data.sources.source import ImageSource
 from shared.errors import UserError
-from tests.narrow import present
+from tests.support.narrow import present
 
 
 def open_(source: Path | str, **options: object) -> ImageSource:

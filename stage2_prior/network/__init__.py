@@ -1,0 +1,1 @@
+"""What computes logits: blocks and what they mix with, the vocabulary, and the loss."""
