@@ -17,7 +17,6 @@ import shared  # noqa: F401  # before the libraries, which read their settings o
 # isort: split
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -43,7 +42,10 @@ from stage2_prior.judging.features import Networks
 from stage2_prior.judging.nearest_images import KnownGrids
 from stage2_prior.judging.report import write_report
 from stage2_prior.judging.samples import measure_samples
-from stage2_prior.judging.search import Guided, Search, Tried, as_markdown
+from stage2_prior.judging.search.autoguidance import search_autoguidance
+from stage2_prior.judging.search.drawings import Drawings
+from stage2_prior.judging.search.filters import Judge, search_filters
+from stage2_prior.judging.search.tried import Guided, Tried, as_markdown, as_rows
 from stage2_prior.judging.subject import Subject
 from stage2_prior.prior import Weights, load_prior
 from stage2_prior.tokens import open_tokens_of
@@ -117,34 +119,25 @@ def search_settings(run: Path, weights: Weights, what: str, accelerator: Acceler
         network = open_vgg16(subject.info.data.height_width, accelerator.device)
     except NotMeasured as error:
         raise UserError(f"nothing to search by: {error}") from None
-    search = Search(subject, network, SEARCHED, batch_size=16, accelerator=accelerator)
+    drawings = Drawings(subject, network, batch_size=16, accelerator=accelerator)
     best, tried = Guided(DrawingSettings()), list[Tried]()
     if what == "autoguidance" or kept_early(run):
-        best, tried = search.autoguidance()
-        keep_found(search, best, tried)  # also if the rest is stopped
+        best, tried = search_autoguidance(drawings)
+        keep_found(drawings, best, tried)  # also if the rest is stopped
     if what == "all":
-        best, more = search.run(best)
+        best, more = search_filters(drawings, Judge.of(drawings), best, SEARCHED)
         tried = tried + more
-        keep_found(search, best, tried)
+        keep_found(drawings, best, tried)
     settings = best.settings.model_dump(mode="json")
     return {"settings": settings, "table": as_markdown(tried), "best": str(best), "tried": as_rows(tried)}
 
 
-def keep_found(search: Search, best: Guided, tried: Sequence[Tried]) -> None:
+def keep_found(drawings: Drawings, best: Guided, tried: Sequence[Tried]) -> None:
     """Draw from this prior so from now on; beside it, to be read, what that was chosen by."""
-    if search.accelerator.is_main_process:
-        use_early(search.subject.run, best.early)
-        found = {"network": search.network.name, "best": str(best), "tried": as_rows(tried)}
-        write_settings(search.subject.run, best.settings, found)
-
-
-def as_rows(tried: Sequence[Tried]) -> list[dict[str, Any]]:
-    """Everything that was tried, with the measures that were asked for."""
-    return [
-        {"settings": str(guided), "images": images, "seed": seed}
-        | {name: value for name, value in score._asdict().items() if not math.isnan(value)}
-        for guided, images, seed, score in tried
-    ]
+    if drawings.accelerator.is_main_process:
+        use_early(drawings.subject.run, best.early)
+        found = {"network": drawings.network.name, "best": str(best), "tried": as_rows(tried)}
+        write_settings(drawings.subject.run, best.settings, found)
 
 
 def open_subject(run: Path, weights: Weights, accelerator: Accelerator) -> tuple[Subject, Tokenizer]:

@@ -5,7 +5,7 @@ import math
 import time
 from pathlib import Path
 
-from planning.choice.budget import SEARCH, drawing, searching
+from planning.choice.budget import drawing
 from planning.choice.configurations import EVALUATIONS, LINES
 from planning.choice.rules import tells_classes
 from planning.choice.stage import Stage, kind_of, run_of
@@ -19,7 +19,6 @@ from stage2_prior.decoding.settings import MILD, DrawingSettings, read_settings,
 
 LEAST_OF_PLANNED = 0.3  # of what was planned for the prior: it is trained so long, though the hours are over
 POLL = 0.5  # seconds between two looks at a command
-FEWEST_HELD_OUT = 100  # pictures that a search can measure by
 TOLERANCE = 0.02  # of all hours: a training that will end within this of its time is let be
 TAIL = 4096  # bytes at the end of metrics.jsonl, which hold its last line
 MOST_ROWS = 16  # classes of which each gets a row of drawings
@@ -108,16 +107,13 @@ class Course:
         return None
 
     def _search(self) -> None:
-        """Find how this prior draws best, where there is time and enough to measure by; a plan does not fail for it."""
+        """Find how much autoguidance this prior draws best with, where there is time; a plan does not fail for it."""
         if "searching" in self.clock.done:
             return
         total, ending = self.plan.budget.total, self.plan.budget.ending
-        planned = searching(total)
-        found = planned > 0
+        found = ending > drawing(total)
         if found:
-            thorough = planned >= SEARCH and self.plan.pictures.held_out >= FEWEST_HELD_OUT
-            what = "all" if thorough else "autoguidance"
-            command = [*script("judge"), "--prior", str(self.prior), "--search", what]
+            command = [*script("judge"), "--prior", str(self.prior), "--search", "autoguidance"]
             # It has the time that was planned for it, however late it begins.
             began = self.clock.total - self.clock.of("searching")
             end = max(total, began + ending) - drawing(total)

@@ -31,11 +31,12 @@ from stage2_prior import train as stage2
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.early import early_name
-from stage2_prior.decoding.settings import read_settings
-from stage2_prior.judging import search
+from stage2_prior.decoding.settings import STRONG, DrawingSettings, read_settings
 from stage2_prior.judging.drawing import Drawing
 from stage2_prior.judging.reference import labels_like, reference_images
-from stage2_prior.judging.search import Guided, Score, strengths
+from stage2_prior.judging.search import autoguidance, filters
+from stage2_prior.judging.search.autoguidance import strengths
+from stage2_prior.judging.search.tried import Guided, Score
 from stage2_prior.judging.titles import MEASURES, TITLES
 from stage2_prior.prior import load_prior
 from tests.support.launch import ROOT
@@ -195,9 +196,10 @@ def test_a_search_keeps_what_draws_most_like_unseen_images(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(judge, "SEARCHED", 12)
-    monkeypatch.setattr(search, "ASKED", 8)
-    monkeypatch.setattr(search, "likeliest", lambda tried, score: [(guided, score(guided)) for guided in tried][-1][0])
-    monkeypatch.setattr(search, "SMALLEST_SET", 2)
+    strongest = Guided(STRONG, early_name(0.9))
+    monkeypatch.setattr(autoguidance, "ASKED", 8)
+    monkeypatch.setattr(autoguidance, "likeliest", lambda early, score: (strongest, score(strongest))[0])
+    monkeypatch.setattr(filters, "SMALLEST_SET", 2)
     monkeypatch.setattr(sys, "argv", ["judge.py", "--search", "--json"])
     judge.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -207,7 +209,7 @@ def test_a_search_keeps_what_draws_most_like_unseen_images(
         for one in found["tried"]
         if one["images"] == 12
     }
-    assert [one["images"] for one in found["tried"]] == [8] * 7 + [12] * len(scores)
+    assert [one["images"] for one in found["tried"]] == [8] + [12] * len(scores)
     first = "top_p 0.98, autoguidance 3.0"
     tried = {setting for setting, seed in scores if seed == 0}
     assert tried >= {first, f"temperature 0.9, {first}", f"temperature 0.7, {first}"}
@@ -228,28 +230,29 @@ def test_a_search_keeps_what_draws_most_like_unseen_images(
 
 
 @pytest.mark.usefixtures("closed_network")
-@pytest.mark.parametrize("place", [0, 2, 5])
+@pytest.mark.parametrize("place", [0, 2, 6])
 def test_a_search_may_ask_for_autoguidance_alone(
     place: int, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(search, "ASKED", 8)
+    monkeypatch.setattr(autoguidance, "ASKED", 8)
+    early = [early_name(share) for share in EARLY]
+    tried = [Guided(DrawingSettings(), early[0]), *strengths(early, sure=False)]
     of_scores: list[Score] = []
 
-    def likeliest(tried: list[Guided], score: Callable[[Guided], Score]) -> Guided:
+    def likeliest(names: list[str], score: Callable[[Guided], Score]) -> Guided:
+        assert names == early
         of_scores.extend(score(guided) for guided in tried)
         return tried[place]
 
-    monkeypatch.setattr(search, "likeliest", likeliest)
+    monkeypatch.setattr(autoguidance, "likeliest", likeliest)
     monkeypatch.setattr(sys, "argv", ["judge.py", "--search", "autoguidance", "--json"])
     judge.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    early = [early_name(share) for share in EARLY]
-    tried = strengths(early)
     assert [one["settings"] for one in found["tried"]] == [str(guided) for guided in tried]
     assert found["best"] == str(tried[place])
     assert read_settings(run) == tried[place].settings
     assert (run / early[0]).read_bytes() != (run / early[1]).read_bytes()
-    assert (run / "early.safetensors").read_bytes() == (run / early[place == 5]).read_bytes()
+    assert (run / "early.safetensors").read_bytes() == (run / early[place == 6]).read_bytes()
     drawn = [generated(run, guided) for guided in tried]
     assert [score.bits for score in of_scores] == pytest.approx([bits_of(run, tokens_nhw) for tokens_nhw in drawn])
 

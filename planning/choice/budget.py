@@ -7,9 +7,8 @@ from planning.survey.pace import Rates
 from planning.survey.pictures import Pictures
 
 DRAWING, MOST_DRAWING = 75.0, 1 / 16  # seconds for drawing and the pages, and share of the hours at most
-SEARCH, MOST_SEARCH = 400.0, 0.05  # seconds for finding how to draw best; none is made where they are a larger share
-SHORT_SEARCH, MOST_SHORT = 90.0, 0.07  # seconds, or that share, for finding only how much autoguidance to draw with
-LEAST_SHORT = 36.0  # seconds without which that is not asked
+SEARCH, SEARCHED = 60.0, 600  # seconds, and those of so many grids more, for finding how much autoguidance to draw with
+MOST_SEARCH, LEAST_SEARCH = 0.07, 36.0  # of the hours; seconds without which that is not asked
 STARTING = 60.0  # seconds in which six commands start
 MOST_CACHING = 0.25  # of the hours
 SEEN = 2  # times that a prior sees each of several views: to tokenize another takes longer than half of training on it
@@ -67,17 +66,15 @@ def drawing(seconds: float) -> float:
     return min(DRAWING, MOST_DRAWING * seconds)
 
 
-def searching(seconds: float) -> float:
-    """Of so many, those for finding how to draw best: all of it, only how much autoguidance, or nothing."""
-    if MOST_SEARCH * seconds >= SEARCH:
-        return SEARCH
-    short = min(SHORT_SEARCH, MOST_SHORT * seconds)
-    return short if short >= LEAST_SHORT else 0.0
+def searching(seconds: float, rates: Rates) -> float:
+    """Of so many, those for finding how much autoguidance to draw with; 0 where they are too few for that."""
+    search = min(SEARCH + SEARCHED / rates.grids, MOST_SEARCH * seconds)
+    return search if search >= LEAST_SEARCH else 0.0
 
 
 def divide(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, views: int) -> Budget:
     """Divide `seconds` at the rates that this machine trains at."""
-    ending = drawing(seconds) + searching(seconds)
+    ending = drawing(seconds) + searching(seconds, rates)
     caching = min((pictures.train * views + pictures.held_out) / (CACHING * rates.images), MOST_CACHING * seconds)
     starting = min(STARTING, seconds / 10)
     training = seconds - ending - caching - starting

@@ -53,6 +53,7 @@ class DrawingSettings(Config):
 USUAL = DrawingSettings(sampling=SamplingConfig(top_p=0.95), autoguidance=2.0)
 MILD = DrawingSettings(sampling=SamplingConfig(top_p=0.98), autoguidance=1.5)
 STRONG = DrawingSettings(sampling=SamplingConfig(top_p=0.98), autoguidance=3.0)
+SURE = DrawingSettings(sampling=SamplingConfig(min_p=0.3), autoguidance=1.5)
 
 
 def usual_settings(run: Path) -> DrawingSettings:

@@ -12,10 +12,10 @@ from planning.choice.budget import (
     MOST_CACHING,
     MOST_DECODER,
     MOST_DRAWING,
-    MOST_SHORT,
+    MOST_SEARCH,
     SEARCH,
+    SEARCHED,
     SEEN,
-    SHORT_SEARCH,
     TOKENIZER,
     divide,
     tokenized,
@@ -56,7 +56,7 @@ def test_an_end_is_left_for_however_short_the_hours_are() -> None:
 
 @pytest.mark.parametrize(
     ("hours", "search"),
-    [(0.14, 0), (0.15, MOST_SHORT * 540), (0.5, SHORT_SEARCH), (2.2, SHORT_SEARCH), (2.3, SEARCH)],
+    [(0.14, 0), (0.15, MOST_SEARCH * 540), (0.5, SEARCH + SEARCHED / 18), (24, SEARCH + SEARCHED / 18)],
 )
 def test_how_to_draw_is_searched_for_where_the_hours_are_long_enough(hours: float, search: float) -> None:
     budget = divide(3600 * hours, Rates(40, 18, 20), MACHINE, pictures(), 1)

@@ -1,0 +1,1 @@
+"""How a prior is best drawn from: how much autoguidance, and which temperature, top-p and guidance."""

@@ -1,0 +1,58 @@
+"""How much autoguidance: what is tried, and what is kept of it."""
+
+import pytest
+
+from stage2_prior.decoding.settings import DrawingSettings
+from stage2_prior.judging.search.autoguidance import SIMPLER, SURE_BITS, likeliest, strengths
+from stage2_prior.judging.search.tried import Guided, Score
+
+EARLY = ["early-0.03.safetensors", "early-0.1.safetensors"]
+
+
+def test_later_weights_are_tried_with_a_stronger_autoguidance_too() -> None:
+    assert [str(guided) for guided in strengths(EARLY, sure=False)] == [
+        "top_p 0.98, autoguidance 1.5 from early-0.03",
+        "top_p 0.95, autoguidance 2.0 from early-0.03",
+        "top_p 0.98, autoguidance 1.5 from early-0.1",
+        "top_p 0.95, autoguidance 2.0 from early-0.1",
+        "top_p 0.98, autoguidance 3.0 from early-0.1",
+    ]
+
+
+def test_a_sure_prior_is_tried_with_the_earliest_weights_and_a_filter_by_likelihood() -> None:
+    assert [str(guided) for guided in strengths(EARLY, sure=True)] == [
+        "top_p 0.98, autoguidance 1.5 from early-0.03",
+        "top_p 0.95, autoguidance 2.0 from early-0.03",
+        "min_p 0.3, autoguidance 1.5 from early-0.03",
+    ]
+
+
+def test_of_weights_whose_share_is_not_known_the_strongest_is_not_tried() -> None:
+    of_one = [str(guided) for guided in strengths(["early.safetensors"], sure=False)]
+    assert of_one == ["top_p 0.98, autoguidance 1.5", "top_p 0.95, autoguidance 2.0"]
+    assert len(strengths(["early-0.1.safetensors"], sure=False)) == 3
+
+
+@pytest.mark.parametrize("best", range(6))
+def test_what_is_likeliest_is_kept_of_what_is_near_real_images(best: int) -> None:
+    tried = [Guided(DrawingSettings(), EARLY[0]), *strengths(EARLY, sure=False)]
+    scores = [Score(0.05 + 0.9 * SIMPLER, bits=5.0), *[Score(0.05 + 0.9 * SIMPLER, bits=5.0)] * 5]
+    scores[0] = Score(0.05, bits=5.5)
+    scores[best] = scores[best]._replace(bits=4.0)
+    for too_far in {1, 2, 3, 4, 5} - {best, 5}:
+        scores[too_far] = Score(0.05 + 1.1 * SIMPLER, bits=3.0)
+    by_name = {str(guided): found for guided, found in zip(tried, scores, strict=True)}
+    assert likeliest(EARLY, lambda guided: by_name[str(guided)]) == tried[best]
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_a_prior_is_sure_whose_plain_drawings_take_few_bits(sure: bool) -> None:
+    bits = SURE_BITS - 0.1 if sure else SURE_BITS
+    asked: list[Guided] = []
+
+    def score(guided: Guided) -> Score:
+        asked.append(guided)
+        return Score(0.0, bits=bits + 1 - len(asked))
+
+    assert likeliest(EARLY, score) == asked[-1]
+    assert asked == [Guided(DrawingSettings(), EARLY[0]), *strengths(EARLY, sure)]
