@@ -14,8 +14,8 @@ from planning.commands import STOPPED, Command, check, module, running, script, 
 from planning.pacer import RESTART, Pacer
 from planning.plan import Plan
 from shared.options.commands import command_of
-from shared.runs.run_directory import DRAWING, EARLY, TRAINERS
-from stage2_prior.decoding.settings import MILD, DrawingSettings, read_settings, write_settings
+from shared.runs.run_directory import TRAINERS
+from stage2_prior.decoding.settings import read_settings
 
 LEAST_OF_PLANNED = 0.3  # of what was planned for the prior: it is trained so long, though the hours are over
 POLL = 0.5  # seconds between two looks at a command
@@ -126,11 +126,7 @@ class Course:
         self.clock.finish("searching")
 
     def _draw_without_searching(self) -> None:
-        """With what a search found before it was stopped; or else with a mild autoguidance, which was a gain for nearly
-        every prior that was judged, also where a stronger one did harm (docs/drawing.md).
-        """
-        if not (self.prior / DRAWING).exists():
-            write_settings(self.prior, MILD if (self.prior / EARLY).exists() else DrawingSettings(), {})
+        """With what a search found before it was stopped, or else as the prior's configuration says."""
         print(
             f"no search for settings was finished, so images are drawn with {read_settings(self.prior)}; "
             f"`{command_of('judge')} --search` finds how to draw best",

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, model_validator
 from shared.config import Config, parse_config
 from shared.disk.atomic import write_text
 from shared.errors import UserError
-from shared.runs.run_directory import DRAWING, EARLY
+from shared.runs.run_directory import DRAWING, EARLY, read_yaml
 from stage2_prior.decoding.candidates import check_candidates
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.choosing.guidance import GuidanceConfig, check_guidances
@@ -53,12 +53,19 @@ class DrawingSettings(Config):
 USUAL = DrawingSettings(sampling=SamplingConfig(top_p=0.95), autoguidance=2.0)
 MILD = DrawingSettings(sampling=SamplingConfig(top_p=0.98), autoguidance=1.5)
 STRONG = DrawingSettings(sampling=SamplingConfig(top_p=0.98), autoguidance=3.0)
-SURE = DrawingSettings(sampling=SamplingConfig(min_p=0.3), autoguidance=1.5)
+SURE = DrawingSettings(sampling=SamplingConfig(min_p=0.2), autoguidance=1.5)
 
 
 def usual_settings(run: Path) -> DrawingSettings:
-    """Those of a run for which none were searched: `USUAL` where its early weights were kept, or else plain ones."""
-    return USUAL if (run / EARLY).exists() else DrawingSettings()
+    """Those of a run for which none were searched: its configuration's, or else `USUAL`; plain ones where these need
+    early weights and none were kept.
+
+    Raises UserError where its configuration cannot be used.
+    """
+    config = run / "config.yaml"
+    own = read_yaml(config).get("drawing") if config.exists() else None
+    settings = USUAL if own is None else parse_config(DrawingSettings, own, where=f"{config}, drawing")
+    return settings if settings.autoguidance == 1 or (run / EARLY).exists() else DrawingSettings()
 
 
 def read_settings(run: Path) -> DrawingSettings:

@@ -31,6 +31,35 @@ def test_where_early_weights_were_kept_they_are_used_unless_others_were_found(tm
     assert read_settings(tmp_path) == DrawingSettings()
 
 
+OWN = "drawing: {autoguidance: 1.5, candidates: 2, sampling: {min_p: 0.3}}"
+
+
+def test_a_configuration_may_name_its_own_until_others_are_found(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(OWN)
+    assert read_settings(tmp_path) == DrawingSettings()  # there are no early weights
+    (tmp_path / "early.safetensors").touch()
+    assert str(read_settings(tmp_path)) == "min_p 0.3, autoguidance 1.5, candidates 2"
+    write_settings(tmp_path, USUAL, {})
+    assert read_settings(tmp_path) == USUAL
+
+
+def test_plain_ones_of_a_configuration_need_no_early_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("drawing: {sampling: {top_k: 4}}")
+    assert str(read_settings(tmp_path)) == "top_k 4"
+
+
+def test_a_configuration_with_none_has_the_usual_ones(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("drawing: null")
+    (tmp_path / "early.safetensors").touch()
+    assert read_settings(tmp_path) == USUAL
+
+
+def test_a_wrong_key_of_a_configurations_settings_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(OWN.replace("min_p", "minp"))
+    with pytest.raises(UserError, match=r"(?s)config.yaml, drawing.*minp"):
+        read_settings(tmp_path)
+
+
 def test_both_kinds_of_guidance_are_refused() -> None:
     with pytest.raises(UserError, match="autoguidance of 3 and guidance .* do not go together: set either to 1"):
         DrawingSettings(guidance=GuidanceConfig(scale=2), autoguidance=3)

@@ -23,7 +23,7 @@ def test_a_sure_prior_is_tried_with_the_earliest_weights_and_a_filter_by_likelih
     assert [str(guided) for guided in strengths(EARLY, sure=True)] == [
         "top_p 0.98, autoguidance 1.5 from early-0.03",
         "top_p 0.95, autoguidance 2.0 from early-0.03",
-        "min_p 0.3, autoguidance 1.5 from early-0.03",
+        "min_p 0.2, autoguidance 1.5 from early-0.03",
     ]
 
 
