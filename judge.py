@@ -44,7 +44,8 @@ from stage2_prior.judging.report import write_report
 from stage2_prior.judging.samples import measure_samples
 from stage2_prior.judging.search.autoguidance import search_autoguidance
 from stage2_prior.judging.search.drawings import Drawings
-from stage2_prior.judging.search.filters import Judge, search_filters
+from stage2_prior.judging.search.judge import Judge
+from stage2_prior.judging.search.likeness import search_likeness
 from stage2_prior.judging.search.tried import Guided, Tried, as_markdown, as_rows
 from stage2_prior.judging.subject import Subject
 from stage2_prior.prior import Weights, load_prior
@@ -125,7 +126,7 @@ def search_settings(run: Path, weights: Weights, what: str, accelerator: Acceler
         best, tried = search_autoguidance(drawings)
         keep_found(drawings, best, tried)  # also if the rest is stopped
     if what == "all":
-        best, more = search_filters(drawings, Judge.of(drawings), best, SEARCHED)
+        best, more = search_likeness(drawings, Judge.of(drawings), best, SEARCHED)
         tried = tried + more
         keep_found(drawings, best, tried)
     settings = best.settings.model_dump(mode="json")

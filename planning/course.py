@@ -5,7 +5,7 @@ import math
 import time
 from pathlib import Path
 
-from planning.choice.budget import drawing
+from planning.choice.budget import drawing, searching
 from planning.choice.configurations import EVALUATIONS, LINES
 from planning.choice.rules import tells_classes
 from planning.choice.stage import Stage, kind_of, run_of
@@ -14,8 +14,8 @@ from planning.commands import STOPPED, Command, check, module, running, script, 
 from planning.pacer import RESTART, Pacer
 from planning.plan import Plan
 from shared.options.commands import command_of
-from shared.runs.run_directory import TRAINERS
-from stage2_prior.decoding.settings import read_settings
+from shared.runs.run_directory import DRAWING, EARLY, TRAINERS
+from stage2_prior.decoding.settings import MILD, DrawingSettings, read_settings, write_settings
 
 LEAST_OF_PLANNED = 0.3  # of what was planned for the prior: it is trained so long, though the hours are over
 POLL = 0.5  # seconds between two looks at a command
@@ -111,7 +111,7 @@ class Course:
         if "searching" in self.clock.done:
             return
         total, ending = self.plan.budget.total, self.plan.budget.ending
-        found = ending > drawing(total)
+        found = searching(total, self.plan.rates) > 0
         if found:
             command = [*script("judge"), "--prior", str(self.prior), "--search", "autoguidance"]
             # It has the time that was planned for it, however late it begins.
@@ -126,7 +126,11 @@ class Course:
         self.clock.finish("searching")
 
     def _draw_without_searching(self) -> None:
-        """With what a search found before it was stopped, or else as the prior's configuration says."""
+        """With what a search found before it was stopped; or else with a mild autoguidance, which was a gain for nearly
+        every prior that was judged, also where a stronger one did harm (docs/drawing.md).
+        """
+        if not (self.prior / DRAWING).exists():
+            write_settings(self.prior, MILD if (self.prior / EARLY).exists() else DrawingSettings(), {})
         print(
             f"no search for settings was finished, so images are drawn with {read_settings(self.prior)}; "
             f"`{command_of('judge')} --search` finds how to draw best",

@@ -8,7 +8,6 @@ from shared.config import has_key
 from shared.errors import UserError
 from shared.training.config import RunConfig, TrainingConfig
 from stage2_prior.config import MambaConfig, PriorConfig
-from stage2_prior.decoding.settings import DrawingSettings
 
 
 class PriorTrainingConfig(TrainingConfig):
@@ -56,10 +55,6 @@ class PriorRun(RunConfig):
     """The prior."""
     training: PriorTrainingConfig
     """How long and how fast it is trained."""
-    drawing: DrawingSettings | None = None
-    """How it is drawn from until judge.py --search finds better; null: with an autoguidance of 2 and a top_p of 0.95.
-    Where autoguidance finds no early weights, it is drawn from plainly.
-    """
 
     @model_validator(mode="before")
     @classmethod

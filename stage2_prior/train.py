@@ -41,7 +41,7 @@ from stage2_prior.context_noise import ContextNoise
 from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.early import early_name, use_early
-from stage2_prior.decoding.settings import DrawingSettings
+from stage2_prior.decoding.settings import SURE, DrawingSettings, keep_if_sure
 from stage2_prior.evaluate import TokenPrediction, evaluate
 from stage2_prior.judging.description import describe
 from stage2_prior.memory import training_memory
@@ -112,7 +112,10 @@ def train(
     log.close()
     trainee.save_last(run)
     trainee.stop_if_asked(run)
-    return run, held_out.evaluate()
+    report = held_out.evaluate()
+    if accelerator.is_main_process and keep_if_sure(run.path, report.bits_per_token):
+        print(f"nearly sure of its tokens, so it is drawn with {SURE}")
+    return run, report
 
 
 def prepare_run(

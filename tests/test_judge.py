@@ -34,7 +34,8 @@ from stage2_prior.decoding.early import early_name
 from stage2_prior.decoding.settings import STRONG, DrawingSettings, read_settings
 from stage2_prior.judging.drawing import Drawing
 from stage2_prior.judging.reference import labels_like, reference_images
-from stage2_prior.judging.search import autoguidance, filters
+from stage2_prior.judging.search import autoguidance
+from stage2_prior.judging.search import judge as judges
 from stage2_prior.judging.search.autoguidance import strengths
 from stage2_prior.judging.search.tried import Guided, Score
 from stage2_prior.judging.titles import MEASURES, TITLES
@@ -199,7 +200,7 @@ def test_a_search_keeps_what_draws_most_like_unseen_images(
     strongest = Guided(STRONG, early_name(0.9))
     monkeypatch.setattr(autoguidance, "ASKED", 8)
     monkeypatch.setattr(autoguidance, "likeliest", lambda early, score: (strongest, score(strongest))[0])
-    monkeypatch.setattr(filters, "SMALLEST_SET", 2)
+    monkeypatch.setattr(judges, "SMALLEST_SET", 2)
     monkeypatch.setattr(sys, "argv", ["judge.py", "--search", "--json"])
     judge.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -13,6 +13,7 @@ from shared.runs.run_directory import BEST, RunDirectory
 from shared.runs.weights import read_weights
 from stage1_tokenizer.cache import cache_tokens
 from stage1_tokenizer.train import train as train_tokenizer
+from stage2_prior.decoding.settings import SURE, read_settings, write_settings
 from stage2_prior.prior import Prior, load_prior
 from stage2_prior.train import train as train_prior
 from tests.support.tiny import prior_run, tokenizer_run
@@ -43,6 +44,20 @@ def test_a_folder_holds_what_loading_needs_and_a_card(
     assert {tensor.dtype for tensor in early.values()} == {torch.float16}
     kept = read_weights(runs[1] / "early.safetensors")
     assert all(torch.equal(early[name], tensor.half()) for name, tensor in kept.items())
+
+
+def test_how_a_prior_is_drawn_is_shared_and_what_was_shared_before_is_not_left(
+    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    write_settings(runs[1], SURE, {})
+    run_share(monkeypatch, runs[1], "--out", shared)
+    assert read_settings(shared) == SURE
+    (runs[1] / "drawing.json").unlink()
+    (runs[1] / "early.safetensors").unlink()
+    run_share(monkeypatch, runs[1], "--out", shared)
+    assert str(read_settings(shared)) == "temperature 1.0"
+    assert not (shared / "early.safetensors").exists()
 
 
 def test_the_best_weights_are_shared_where_asked_for(

@@ -12,6 +12,7 @@ from shared.data.sources.drawings import dicebear
 from shipped import BUNDLED
 from stage1_tokenizer.judging.similarity import psnr_of
 from stage1_tokenizer.tokenizer import matching_tokenizer
+from stage2_prior.decoding.settings import read_settings
 from stage2_prior.prior import load_prior
 from tests.support.launch import ROOT
 
@@ -20,6 +21,15 @@ UNSEEN = 10_000  # of each style: the model was trained on some of the first 3,0
 
 def test_it_has_less_than_25_mb() -> None:
     assert sum(path.stat().st_size for path in BUNDLED.rglob("*") if path.is_file()) < 25e6
+
+
+def test_it_is_drawn_as_its_page_says() -> None:
+    settings = str(read_settings(BUNDLED))
+    assert settings == "min_p 0.2, autoguidance 1.5, candidates 4"
+    page = (ROOT / "docs/bundled-model.md").read_text(encoding="utf-8")
+    assert "an [autoguidance](drawing.md#autoguidance) of 1.5" in page
+    assert "`--min-p 0.2`" in page
+    assert "config = SamplingConfig(min_p=0.2)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_its_parts_fit_and_its_reconstructions_are_good() -> None:

@@ -16,7 +16,6 @@ from planning.survey.pictures import MANY, Pictures
 from planning.survey.pieces import HELD_OUT
 from shared.runs.hub import BUNDLED_TOKENIZER
 from stage1_tokenizer.losses.discriminators import PatchganConfig, minimum_size
-from stage2_prior.decoding.settings import MILD
 
 LARGE = 30_000  # pictures from which two views of each are enough
 IMAGES_BEFORE_CODES = 2_000  # that an encoder sees before the codebook is made of its vectors
@@ -122,7 +121,6 @@ def prior_settings(name: str, pictures: Pictures, machine: Machine, size: PriorS
         Setting("training.final_learning_rate", 0.02),
         Setting("training.warm_up", 2000),
         Setting("training.ema_decay", 0.998 if on_cpu else 0.999),
-        Setting("drawing", MILD.model_dump(exclude_defaults=True), "mild autoguidance, until a search finds better"),
     ]
 
 

@@ -118,6 +118,8 @@ class Shareable(ModelHubMixin):
         if (run / TOKENS).exists():
             dtype = next(self.parameters()).dtype  # type: ignore[attr-defined]
             _save_tokenizer(run, save_directory, dtype)
+            for name in (EARLY, DRAWING):
+                (save_directory / name).unlink(missing_ok=True)  # of what was shared there before
             if (run / EARLY).exists():
                 save_file(_rounded(read_weights(run / EARLY), dtype), save_directory / EARLY)
             if (run / DRAWING).exists():

@@ -62,8 +62,7 @@ class RunDirectory:
     def begin(self, config: Config, may_change: set[str]) -> None:
         """Create the directory, or check that a run begun earlier had the same configuration.
 
-        Keys in `may_change` (dotted), and what is below them, do not alter the run so far and may differ; UserError
-        names each other that does.
+        Keys in `may_change` (dotted) do not alter the run so far and may differ; UserError names each other that does.
         """
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
@@ -75,9 +74,7 @@ class RunDirectory:
         if saved.exists():
             before, now = flat(completed(read_yaml(saved), type(config))), flat(config.model_dump(mode="json"))
             keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-            changed = [
-                f"  {key}: {before.get(key)!r} -> {now.get(key)!r}" for key in keys if not _is_below(key, may_change)
-            ]
+            changed = [f"  {key}: {before.get(key)!r} -> {now.get(key)!r}" for key in keys if key not in may_change]
             if changed and self.newest() is not None:
                 raise UserError(
                     f"{self.path} holds a run with another configuration:\n" + "\n".join(changed) + "\n"
@@ -208,11 +205,6 @@ class RunDirectory:
                 f"{self.path / name} is not what training wrote (its SHA-256 is in no manifest.json under "
                 f"{self.state}): start the training again, which goes back to the newest whole checkpoint"
             )
-
-
-def _is_below(key: str, names: set[str]) -> bool:
-    """Whether a dotted key is one of these names, or lies below one."""
-    return any(f"{key}.".startswith(f"{name}.") for name in names)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ RunName = Annotated[str, AfterValidator(check_name)]
 # Keys of a run's configuration that may differ when it resumes: they do not alter what was trained so far.
 MAY_CHANGE_ON_RESUME = {f"training.{key}" for key in ("log_every", "evaluate_every", "save_every", "max_bad_steps")}
 MAY_CHANGE_ON_RESUME |= {"data.workers", "data.augment.run_on", "data.max_bad_fraction", "cache.source", "cache.views"}
-MAY_CHANGE_ON_RESUME |= {"training.early", "drawing"}
+MAY_CHANGE_ON_RESUME |= {"training.early"}
 # How a step's images are shared out. How many they are may not change: `Trainee.resume` sees to that.
 MAY_CHANGE_ON_RESUME |= {"training.batch_size", "training.accumulation", "training.shard"}
 

@@ -1,4 +1,4 @@
-"""How a prior is best drawn from: found for each run by `judge.py --search`, and used where nothing else is said."""
+"""How a prior is best drawn from: kept for a run by its training or by `judge.py --search`, and used from then on."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from pydantic import ConfigDict, model_validator
 from shared.config import Config, parse_config
 from shared.disk.atomic import write_text
 from shared.errors import UserError
-from shared.runs.run_directory import DRAWING, EARLY, read_yaml
+from shared.runs.run_directory import DRAWING, EARLY
 from stage2_prior.decoding.candidates import check_candidates
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.choosing.guidance import GuidanceConfig, check_guidances
@@ -54,18 +54,12 @@ USUAL = DrawingSettings(sampling=SamplingConfig(top_p=0.95), autoguidance=2.0)
 MILD = DrawingSettings(sampling=SamplingConfig(top_p=0.98), autoguidance=1.5)
 STRONG = DrawingSettings(sampling=SamplingConfig(top_p=0.98), autoguidance=3.0)
 SURE = DrawingSettings(sampling=SamplingConfig(min_p=0.2), autoguidance=1.5)
+SURE_BITS = 3.5  # per token: a prior that needs fewer is nearly sure of most of them (docs/drawing.md)
 
 
 def usual_settings(run: Path) -> DrawingSettings:
-    """Those of a run for which none were searched: its configuration's, or else `USUAL`; plain ones where these need
-    early weights and none were kept.
-
-    Raises UserError where its configuration cannot be used.
-    """
-    config = run / "config.yaml"
-    own = read_yaml(config).get("drawing") if config.exists() else None
-    settings = USUAL if own is None else parse_config(DrawingSettings, own, where=f"{config}, drawing")
-    return settings if settings.autoguidance == 1 or (run / EARLY).exists() else DrawingSettings()
+    """Those of a run for which none were searched: `USUAL` where its early weights were kept, or else plain ones."""
+    return USUAL if (run / EARLY).exists() else DrawingSettings()
 
 
 def read_settings(run: Path) -> DrawingSettings:
@@ -80,6 +74,17 @@ def read_settings(run: Path) -> DrawingSettings:
             f"{path} cannot be read ({error}): remove it, or make it again with judge.py --search"
         ) from None
     return parse_config(DrawingSettings, values, where=str(path))
+
+
+def keep_if_sure(run: Path, bits: float) -> bool:
+    """Draw a run with `SURE` from now on, if it needs so few bits per token and no other settings were found for it.
+
+    Returns whether it does.
+    """
+    fits = bits < SURE_BITS and (run / EARLY).exists() and not (run / DRAWING).exists()
+    if fits:
+        write_settings(run, SURE, {"chosen": f"as it is nearly sure of its tokens: {bits:.2f} bits for each"})
+    return fits
 
 
 def write_settings(run: Path, settings: DrawingSettings, found: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from planning.plan import Plan
 from planning.survey.pace import Rates
 from shared import signals
 from shared.errors import UserError
-from stage2_prior.decoding.settings import USUAL, read_settings, write_settings
+from stage2_prior.decoding.settings import MILD, USUAL, DrawingSettings, read_settings, write_settings
 from tests.planning.samples import plan_of
 
 # Trains on as many images a second as its second argument says, up to training.images; 75 where it is stopped.
@@ -101,13 +101,26 @@ def test_how_to_draw_is_searched_for_as_far_as_there_is_time(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(course, "drawing", lambda total: 0.2)
+    monkeypatch.setattr(course, "searching", lambda total, rates: ending - 0.2)
     Path("search").write_text(search)
     budget = Budget(tokenizer=1, decoder=0.5, caching=0.5, prior=1, ending=ending)
     Course(replace(plan, budget=budget)).run()
     said = capsys.readouterr().out
     assert Path("done").read_text().split() == ["stage1_tokenizer.cache", *done, "sample", "judge"]
     assert ("no search for settings was finished, so images are drawn with temperature 1.0" in said) is not bool(done)
+    drawing = run_of("prior", "mine") / "drawing.json"  # the stand-in for a search writes none
+    assert drawing.exists() is not bool(done)
+    assert done or read_settings(drawing.parent) == DrawingSettings()
     assert ending < 3 or Clock.read(plan.folder / "clock.json").total < 1.3 * budget.total
+
+
+def test_autoguidance_is_mild_where_none_was_searched_for(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of("prior", "mine")
+    run.mkdir(parents=True)
+    (run / "early.safetensors").touch()
+    Course(plan).run()
+    assert f"so images are drawn with {MILD};" in capsys.readouterr().out
+    assert read_settings(run) == MILD
 
 
 def test_what_a_search_found_before_it_was_stopped_is_kept(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,6 +137,7 @@ def test_a_search_has_its_time_where_what_came_before_took_too_long(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(course, "drawing", lambda total: 0.2)
+    monkeypatch.setattr(course, "searching", lambda total, rates: 2.8)
     Path("search").write_text("1.0")
     slow = replace(plan, budget=Budget(tokenizer=1, decoder=0.5, caching=0.5, prior=1, ending=3))
     clock = Course(slow).clock

@@ -12,7 +12,6 @@ from shared.errors import UserError
 from shared.runs.run_directory import RunDirectory, read_yaml
 from shared.training.config import MAY_CHANGE_ON_RESUME
 from stage2_prior.config import GptConfig, HybridConfig, MambaConfig, parse_prior
-from stage2_prior.decoding.settings import read_settings
 from stage2_prior.run_config import PriorRun
 from tests.support.launch import ROOT
 
@@ -91,19 +90,6 @@ def test_a_run_of_before_is_read_and_goes_on(kind: str, head: str, mup: bool, tm
     directory.save(8, {"a": torch.zeros(1)}, {"a": torch.zeros(1)}, {})
     directory.begin(run, MAY_CHANGE_ON_RESUME)  # raises UserError where anything differs
     assert read_yaml(tmp_path / "config.yaml")["model"] == kept
-
-
-def test_how_a_run_is_drawn_from_may_change_when_it_resumes(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path)
-    directory.begin(parse_config(PriorRun, run_of({"kind": "gpt"}), "here"), set())
-    directory.save(8, {"a": torch.zeros(1)}, {"a": torch.zeros(1)}, {})
-    drawn = run_of({"kind": "gpt"}) | {"drawing": {"autoguidance": 1.5, "sampling": {"min_p": 0.3}}}
-    directory.begin(parse_config(PriorRun, drawn, "here"), MAY_CHANGE_ON_RESUME)
-    assert str(read_settings(tmp_path)) == "temperature 1.0"  # no early weights
-    (tmp_path / "early.safetensors").touch()
-    assert str(read_settings(tmp_path)) == "min_p 0.3, autoguidance 1.5"
-    with pytest.raises(UserError, match=r"model.depth: 12 -> 3"):
-        directory.begin(parse_config(PriorRun, run_of({"kind": "gpt", "depth": 3}), "here"), MAY_CHANGE_ON_RESUME)
 
 
 @pytest.mark.parametrize("missing", ["d_state", "head_rank", "pattern"])

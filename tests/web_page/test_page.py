@@ -56,7 +56,9 @@ def test_another_prior_is_chosen_and_the_page_is_about_it(
     choose(page, "How many", 1)
     page.get_by_role("button", name="Draw", exact=True).click()
     page.locator("#drawn img").wait_for()
-    *_, html = draw(other, *controls(num=1, guide_to=other.prior.length, top_p=0.9, autoguidance=1.5, candidates=4))
+    *_, html = draw(
+        other, *controls(num=1, guide_to=other.prior.length, top_p=1.0, min_p=0.2, autoguidance=1.5, candidates=4)
+    )
     wait_for_pictures(page, "drawn", pictures_of(html))
 
 

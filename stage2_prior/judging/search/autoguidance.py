@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 from shared.errors import UserError
 from shared.reporting.set_distances import SMALLEST_SET, kernel_distance
 from stage2_prior.decoding.early import kept_early, share_of
-from stage2_prior.decoding.settings import MILD, STRONG, SURE, USUAL, DrawingSettings
+from stage2_prior.decoding.settings import MILD, STRONG, SURE, SURE_BITS, USUAL, DrawingSettings
 from stage2_prior.judging.nearest_images import reconstructed, some_of
 from stage2_prior.judging.reference import reference_images
 from stage2_prior.judging.search.drawings import Drawings
 from stage2_prior.judging.search.tried import Guided, Score, Tried
 
 LATER = 0.05  # the share of a training after which weights are late enough for the strongest
-SURE_BITS = 3.0  # per token: a prior whose plain drawings take fewer is nearly sure of most tokens
 ASKED = 48  # images drawn with each
 SIMPLER = 0.08  # kernel distance that autoguidance may cost; docs/drawing.md has the priors that it was read off
 

@@ -8,7 +8,15 @@ import pytest
 from shared.errors import UserError
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.choosing.guidance import GuidanceConfig
-from stage2_prior.decoding.settings import USUAL, DrawingSettings, read_settings, write_settings
+from stage2_prior.decoding.settings import (
+    SURE,
+    SURE_BITS,
+    USUAL,
+    DrawingSettings,
+    keep_if_sure,
+    read_settings,
+    write_settings,
+)
 
 
 def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -31,33 +39,21 @@ def test_where_early_weights_were_kept_they_are_used_unless_others_were_found(tm
     assert read_settings(tmp_path) == DrawingSettings()
 
 
-OWN = "drawing: {autoguidance: 1.5, candidates: 2, sampling: {min_p: 0.3}}"
-
-
-def test_a_configuration_may_name_its_own_until_others_are_found(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(OWN)
-    assert read_settings(tmp_path) == DrawingSettings()  # there are no early weights
+def test_a_prior_that_is_sure_of_its_tokens_is_drawn_with_a_filter_by_likelihood(tmp_path: Path) -> None:
+    assert not keep_if_sure(tmp_path, 1.0)  # there are no early weights
     (tmp_path / "early.safetensors").touch()
-    assert str(read_settings(tmp_path)) == "min_p 0.3, autoguidance 1.5, candidates 2"
+    assert not keep_if_sure(tmp_path, SURE_BITS)
+    assert read_settings(tmp_path) == USUAL
+    assert keep_if_sure(tmp_path, SURE_BITS - 0.01)
+    assert read_settings(tmp_path) == SURE
+    assert str(SURE) == "min_p 0.2, autoguidance 1.5"
+
+
+def test_what_was_searched_for_stays_when_a_prior_becomes_sure(tmp_path: Path) -> None:
+    (tmp_path / "early.safetensors").touch()
     write_settings(tmp_path, USUAL, {})
+    assert not keep_if_sure(tmp_path, 1.0)
     assert read_settings(tmp_path) == USUAL
-
-
-def test_plain_ones_of_a_configuration_need_no_early_weights(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("drawing: {sampling: {top_k: 4}}")
-    assert str(read_settings(tmp_path)) == "top_k 4"
-
-
-def test_a_configuration_with_none_has_the_usual_ones(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("drawing: null")
-    (tmp_path / "early.safetensors").touch()
-    assert read_settings(tmp_path) == USUAL
-
-
-def test_a_wrong_key_of_a_configurations_settings_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(OWN.replace("min_p", "minp"))
-    with pytest.raises(UserError, match=r"(?s)config.yaml, drawing.*minp"):
-        read_settings(tmp_path)
 
 
 def test_both_kinds_of_guidance_are_refused() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from stage2_prior.decoding.settings import DrawingSettings
-from stage2_prior.judging.search.autoguidance import SIMPLER, SURE_BITS, likeliest, strengths
+from stage2_prior.decoding.settings import SURE_BITS, DrawingSettings
+from stage2_prior.judging.search.autoguidance import SIMPLER, likeliest, strengths
 from stage2_prior.judging.search.tried import Guided, Score
 
 EARLY = ["early-0.03.safetensors", "early-0.1.safetensors"]
