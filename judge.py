@@ -3,9 +3,9 @@
 Writes RUN/report.html, one page that opens offline: curves of the training, what the same random numbers drew as it
 went on, and the training images nearest to what the prior draws now. `make prior` does so at its end.
 
-With --search, asks how much autoguidance to draw with, then tries temperatures, top-p and guidance, and keeps those that
-draw what is most like held-out images, and no more like training images than before, in RUN/drawing.json: sample.py and
-the page begin with them. With --search autoguidance, only the first is asked, which takes about a minute.
+With --search, asks how much autoguidance to draw with, then tries temperatures, top-p and guidance, and keeps those
+that draw what is most like held-out images, and no more like training images than before, in RUN/drawing.json:
+sample.py and the page begin with them. With --search autoguidance, only the first is asked, which takes about a minute.
 
 With --samples N, draws N images instead and measures how far they are from real ones, and whether they are copies; that
 goes to RUN/evaluation/samples.json, .md and .png, and nearest.png and .md. With several processes, as in

@@ -19,6 +19,7 @@ FORBIDDEN = {
     "stage2_prior": ("planning", "stage1_tokenizer", "web_page", *ROOF),
     "web_page": ROOF,
 }
+MOST_FILES = 12  # Python files that one folder may hold
 DOORS = {"shared.data.vision"}  # torchvision is imported through it, because it must be prepared before
 
 
@@ -29,6 +30,12 @@ def name_of(path: Path) -> str:
 PATHS = [*ROOT.glob("*.py"), *(path for room in (*ROOMS, "tests") for path in (ROOT / room).rglob("*.py"))]
 TREES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in PATHS}
 HOUSE = [module for module in TREES if not module.startswith("tests")]
+
+
+FILES_OF: dict[Path, list[Path]] = {}
+for path in PATHS:
+    if path.name != "__init__.py":
+        FILES_OF.setdefault(path.parent, []).append(path)
 
 
 class Import(NamedTuple):
@@ -77,6 +84,14 @@ def test_the_wall(room: str) -> None:
     ]
     assert modules
     assert not wrong
+
+
+def test_no_room_has_more_than_a_dozen_files() -> None:
+    crowded = {
+        str(folder.relative_to(ROOT)): len(files) for folder, files in FILES_OF.items() if len(files) > MOST_FILES
+    }
+    assert len(FILES_OF) > 50
+    assert not crowded  # CONTRIBUTING.md: it wants sub-folders
 
 
 def test_there_is_no_circle() -> None:
