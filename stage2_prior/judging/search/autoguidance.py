@@ -1,10 +1,12 @@
 """How much autoguidance a prior is drawn with, and from which early weights.
 
 Too little leaves drawings torn, which is unlikely to the prior; too much makes them flat, which is far from real
-images. So what takes the fewest bits is kept, of what is not too far (docs/drawing.md).
+images, or empties some of them. So what takes the fewest bits is kept, of what is neither (docs/drawing.md).
 """
 
 from collections.abc import Callable, Sequence
+
+from torch import Tensor
 
 from shared.errors import UserError
 from shared.reporting.set_distances import SMALLEST_SET, kernel_distance
@@ -17,7 +19,7 @@ from stage2_prior.judging.search.tried import Guided, Score, Tried
 
 LATER = 0.05  # the share of a training after which weights are late enough for the strongest
 ASKED = 48  # images drawn with each
-SIMPLER = 0.08  # kernel distance that autoguidance may cost; docs/drawing.md has the priors that it was read off
+SIMPLER, MOST_FLAT = 0.08, 0.1  # kernel distance that it may cost, share of drawings that it may make flatter than any
 
 
 def search_autoguidance(drawings: Drawings) -> tuple[Guided, list[Tried]]:
@@ -35,18 +37,23 @@ def search_autoguidance(drawings: Drawings) -> tuple[Guided, list[Tried]]:
     real = reconstructed(training, subject.codec, drawings.batch_size, drawings.accelerator)
     real_ND = drawings.seen(real, len(training), "looking at reconstructions")
     tried: list[Tried] = []
+    details: list[Tensor] = []  # the first are those of plain drawings
 
     def score(guided: Guided) -> Score:
         tokens_nhw = drawings.tokens(guided, ASKED, 0)
-        distance, _ = kernel_distance(drawings.features(tokens_nhw, ASKED, guided), real_ND)
-        tried.append(Tried(guided, ASKED, 0, Score(distance, bits=drawings.bits(tokens_nhw, ASKED))))
+        features_ND, detail_N = drawings.features_and_detail(tokens_nhw, ASKED, guided)
+        details.append(detail_N)
+        flat = float((detail_N < details[0].min()).float().mean())
+        distance, _ = kernel_distance(features_ND, real_ND)
+        tried.append(Tried(guided, ASKED, 0, Score(distance, bits=drawings.bits(tokens_nhw, ASKED), flat=flat)))
         return tried[-1].score
 
     return likeliest(early, score), tried
 
 
 def likeliest(early: Sequence[str], score: Callable[[Guided], Score]) -> Guided:
-    """What draws with the fewest bits, of what is at most `SIMPLER` further from real images than plain drawings.
+    """What draws with the fewest bits, of what is at most `SIMPLER` further from real images than plain drawings, and
+    of what leaves at most `MOST_FLAT` with less detail than each of those.
 
     early: the names of the early weights that there are, the earliest first.
     """
@@ -54,8 +61,9 @@ def likeliest(early: Sequence[str], score: Callable[[Guided], Score]) -> Guided:
     drawn_plainly = score(plain)
     guided = strengths(early, drawn_plainly.bits < SURE_BITS)
     scores = {plain: drawn_plainly} | {one: score(one) for one in guided}
-    near = [one for one, found in scores.items() if found.distance <= drawn_plainly.distance + SIMPLER]
-    return min(near, key=lambda one: scores[one].bits)
+    most = drawn_plainly.distance + SIMPLER
+    allowed = [one for one, found in scores.items() if found.distance <= most and found.flat <= MOST_FLAT]
+    return min(allowed, key=lambda one: scores[one].bits)
 
 
 def strengths(early: Sequence[str], sure: bool) -> list[Guided]:

@@ -1,9 +1,11 @@
-"""What a search draws and how it looks at it, on all processes. Shapes: N images, D features, h x w tokens."""
+"""What a search draws and how it looks at it, on all processes. Shapes: N images, D features, h x w tokens; a batch is
+(B, 3, H, W)."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -52,6 +54,18 @@ class Drawings:
         images = decoded(tokens_nhw, self.subject.codec, self.batch_size)
         return self.seen(images, total, f"looking at {guided}")
 
+    def features_and_detail(self, tokens_nhw: Tensor, total: int, guided: Guided) -> tuple[Tensor, Tensor]:
+        """(N, D) and (N,) of the images of all processes' grids: `features`, and `detail`."""
+        details: list[Tensor] = []
+
+        def passing() -> Iterator[Tensor]:
+            for images_BCHW in decoded(tokens_nhw, self.subject.codec, self.batch_size):
+                details.append(detail(images_BCHW))
+                yield images_BCHW
+
+        features_ND = self.seen(passing(), total, f"looking at {guided}")
+        return features_ND, gather_rows(self.accelerator, torch.cat(details), total)
+
     def seen(self, batches: Iterator[Tensor], total: int, doing: str) -> Tensor:
         """Features (N, D) of `total` images, of which these are this process's."""
         return features_of(batches, self.networks, total, self.accelerator, doing)[0][self.network.name]
@@ -63,3 +77,9 @@ class Drawings:
         labels_n = labels_like(reference_images(info, "train"), total)[rank::ranks] if prior.classes else None
         nats_n = -log_likelihoods(prior, tokens_nhw.flatten(1), labels_n)
         return float(gather_rows(self.accelerator, nats_n, total).median()) / math.log(2)
+
+
+def detail(images_BCHW: Tensor) -> Tensor:
+    """How much goes on in images, (B,): the mean step in brightness from a pixel to the next, down and across."""
+    y_BHW = images_BCHW.float().mean(1)
+    return y_BHW.diff(dim=1).abs().mean((1, 2)) + y_BHW.diff(dim=2).abs().mean((1, 2))

@@ -22,12 +22,14 @@ class Guided(NamedTuple):
 
 class Score(NamedTuple):
     """distance: kernel distance from decoded real images. Where they were asked for, copying: from 0.5, as new as
-    unseen ones, to 1, copies; and bits: what the prior finds the median drawing to take, per token.
+    unseen ones, to 1, copies; bits: what the prior finds the median drawing to take, per token; and flat: the share of
+    drawings that have less detail than each drawn plainly.
     """
 
     distance: float
     copying: float = math.nan
     bits: float = math.nan
+    flat: float = math.nan
 
 
 class Tried(NamedTuple):
@@ -51,12 +53,12 @@ def as_rows(tried: Sequence[Tried]) -> list[dict[str, Any]]:
 def as_markdown(tried: Sequence[Tried]) -> str:
     """A table of everything that was tried."""
     lines = [
-        f"| {guided} | {images} | {seed} | {distance:.4f} | {_shown(copying)} | {_shown(bits)} |"
-        for guided, images, seed, (distance, copying, bits) in tried
+        f"| {guided} | {images} | {seed} | {distance:.4f} | {_shown(copying)} | {_shown(bits)} | {_shown(flat)} |"
+        for guided, images, seed, (distance, copying, bits, flat) in tried
     ]
     head = [
-        "| settings | drawings | seed | kernel distance | copying | bits per token |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| settings | drawings | seed | kernel distance | copying | bits per token | flat |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     return "\n".join([*head, *lines])
 

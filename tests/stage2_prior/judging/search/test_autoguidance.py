@@ -3,7 +3,7 @@
 import pytest
 
 from stage2_prior.decoding.settings import SURE_BITS, DrawingSettings
-from stage2_prior.judging.search.autoguidance import SIMPLER, likeliest, strengths
+from stage2_prior.judging.search.autoguidance import MOST_FLAT, SIMPLER, likeliest, strengths
 from stage2_prior.judging.search.tried import Guided, Score
 
 EARLY = ["early-0.03.safetensors", "early-0.1.safetensors"]
@@ -36,11 +36,11 @@ def test_of_weights_whose_share_is_not_known_the_strongest_is_not_tried() -> Non
 @pytest.mark.parametrize("best", range(6))
 def test_what_is_likeliest_is_kept_of_what_is_near_real_images(best: int) -> None:
     tried = [Guided(DrawingSettings(), EARLY[0]), *strengths(EARLY, sure=False)]
-    scores = [Score(0.05 + 0.9 * SIMPLER, bits=5.0), *[Score(0.05 + 0.9 * SIMPLER, bits=5.0)] * 5]
-    scores[0] = Score(0.05, bits=5.5)
+    scores = [Score(0.05 + 0.9 * SIMPLER, bits=5.0, flat=MOST_FLAT)] * 6
+    scores[0] = Score(0.05, bits=5.5, flat=0.0)
     scores[best] = scores[best]._replace(bits=4.0)
     for too_far in {1, 2, 3, 4, 5} - {best, 5}:
-        scores[too_far] = Score(0.05 + 1.1 * SIMPLER, bits=3.0)
+        scores[too_far] = Score(0.05 + 1.1 * SIMPLER, bits=3.0, flat=0.0)
     by_name = {str(guided): found for guided, found in zip(tried, scores, strict=True)}
     assert likeliest(EARLY, lambda guided: by_name[str(guided)]) == tried[best]
 
@@ -52,7 +52,15 @@ def test_a_prior_is_sure_whose_plain_drawings_take_few_bits(sure: bool) -> None:
 
     def score(guided: Guided) -> Score:
         asked.append(guided)
-        return Score(0.0, bits=bits + 1 - len(asked))
+        return Score(0.0, bits=bits + 1 - len(asked), flat=0.0)
 
     assert likeliest(EARLY, score) == asked[-1]
     assert asked == [Guided(DrawingSettings(), EARLY[0]), *strengths(EARLY, sure)]
+
+
+def test_what_leaves_too_many_drawings_flat_is_not_kept() -> None:
+    plain, *guided = tried = [Guided(DrawingSettings(), EARLY[0]), *strengths(EARLY, sure=False)]
+    scores = {one: Score(0.0, bits=6.0 - place, flat=0.05 * place) for place, one in enumerate(tried)}
+    assert scores[guided[1]].flat == MOST_FLAT
+    assert likeliest(EARLY, scores.__getitem__) == guided[1]
+    assert likeliest(EARLY, lambda one: scores[one]._replace(flat=float(one != plain))) == plain
