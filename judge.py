@@ -5,7 +5,7 @@ went on, and the training images nearest to what the prior draws now. `make prio
 
 With --search, asks how much autoguidance to draw with, then tries temperatures, top-p and guidance, and keeps those
 that draw what is most like held-out images, and no more like training images than before, in RUN/drawing.json:
-sample.py and the page begin with them. With --search autoguidance, only the first is asked, which takes about a minute.
+sample.py and the page begin with them. With --search autoguidance, only the first is asked: one or two minutes.
 
 With --samples N, draws N images instead and measures how far they are from real ones, and whether they are copies; that
 goes to RUN/evaluation/samples.json, .md and .png, and nearest.png and .md. With several processes, as in

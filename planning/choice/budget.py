@@ -7,8 +7,8 @@ from planning.survey.pace import Rates
 from planning.survey.pictures import Pictures
 
 DRAWING, MOST_DRAWING = 75.0, 1 / 16  # seconds for drawing and the pages, and share of the hours at most
-SEARCH, SEARCHED = 30.0, 1_700  # seconds, and those of so many grids more, for finding how much autoguidance to take
-MOST_SEARCH, LEAST_SEARCH = 0.07, 36.0  # of the hours; seconds without which that is not asked
+SEARCH, SEARCHED = 36.0, 1_700  # seconds, and those of so many grids more, for finding how much autoguidance to take
+MOST_SEARCH = 0.07  # of the hours; where that is less than `SEARCH`, it is not asked
 STARTING = 60.0  # seconds in which six commands start
 MOST_CACHING = 0.25  # of the hours
 SEEN = 2  # times that a prior sees each of several views: to tokenize another takes longer than half of training on it
@@ -68,8 +68,8 @@ def drawing(seconds: float) -> float:
 
 def searching(seconds: float, rates: Rates) -> float:
     """Of so many, those for finding how much autoguidance to draw with; 0 where they are too few for that."""
-    search = min(SEARCH + SEARCHED / rates.grids, MOST_SEARCH * seconds)
-    return search if search >= LEAST_SEARCH else 0.0
+    most = MOST_SEARCH * seconds
+    return min(SEARCH + SEARCHED / rates.grids, most) if most >= SEARCH else 0.0
 
 
 def divide(seconds: float, rates: Rates, machine: Machine, pictures: Pictures, views: int) -> Budget:

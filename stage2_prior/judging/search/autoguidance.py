@@ -19,7 +19,7 @@ from stage2_prior.judging.search.tried import Guided, Score, Tried
 
 LATER = 0.05  # the share of a training after which weights are late enough for the strongest
 ASKED = 48  # images drawn with each
-SIMPLER, MOST_FLAT = 0.08, 0.1  # kernel distance that it may cost, share of drawings that it may make flatter than any
+SIMPLER, MOST_FLAT = 0.08, 0.1  # kernel distance that it may cost; drawings that it may make flatter than any plain one
 
 
 def search_autoguidance(drawings: Drawings) -> tuple[Guided, list[Tried]]:

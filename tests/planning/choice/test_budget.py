@@ -18,6 +18,7 @@ from planning.choice.budget import (
     SEEN,
     TOKENIZER,
     divide,
+    searching,
     tokenized,
 )
 from planning.survey.pace import Rates
@@ -56,11 +57,15 @@ def test_an_end_is_left_for_however_short_the_hours_are() -> None:
 
 @pytest.mark.parametrize(
     ("hours", "search"),
-    [(0.14, 0), (0.15, MOST_SEARCH * 540), (0.5, SEARCH + SEARCHED / 18), (24, SEARCH + SEARCHED / 18)],
+    [(0.14, 0), (0.15, MOST_SEARCH * 540), (1, SEARCH + SEARCHED / 18), (24, SEARCH + SEARCHED / 18)],
 )
 def test_how_to_draw_is_searched_for_where_the_hours_are_long_enough(hours: float, search: float) -> None:
     budget = divide(3600 * hours, Rates(40, 18, 20), MACHINE, pictures(), 1)
     assert budget.ending == pytest.approx(min(DRAWING, MOST_DRAWING * 3600 * hours) + search)
+
+
+def test_fast_machines_search_too() -> None:
+    assert searching(3600, Rates(4_000, 900, 900)) == pytest.approx(SEARCH + SEARCHED / 900)
 
 
 @pytest.mark.parametrize(("hours", "share"), [(0.25, MOST_DECODER), (0.6, None), (2, DECODER)])

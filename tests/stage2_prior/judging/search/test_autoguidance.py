@@ -1,9 +1,15 @@
 """How much autoguidance: what is tried, and what is kept of it."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+import torch
 
 from stage2_prior.decoding.settings import SURE_BITS, DrawingSettings
-from stage2_prior.judging.search.autoguidance import MOST_FLAT, SIMPLER, likeliest, strengths
+from stage2_prior.judging.search import autoguidance
+from stage2_prior.judging.search.autoguidance import MOST_FLAT, SIMPLER, likeliest, search_autoguidance, strengths
 from stage2_prior.judging.search.tried import Guided, Score
 
 EARLY = ["early-0.03.safetensors", "early-0.1.safetensors"]
@@ -64,3 +70,26 @@ def test_what_leaves_too_many_drawings_flat_is_not_kept() -> None:
     assert scores[guided[1]].flat == MOST_FLAT
     assert likeliest(EARLY, scores.__getitem__) == guided[1]
     assert likeliest(EARLY, lambda one: scores[one]._replace(flat=float(one != plain))) == plain
+
+
+def test_a_drawing_is_flat_that_has_less_detail_than_each_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, *guided = [Guided(DrawingSettings(), EARLY[0]), *strengths(EARLY, sure=False)]
+    details = {one: torch.linspace(1, 2, 48) for one in (plain, *guided)}
+    details[guided[0]] = torch.linspace(0.9, 5, 48)  # the first two have less than 1
+    details[guided[1]] = torch.full((48,), 0.5)
+    bits = {one: 9.0 - place for place, one in enumerate((plain, *guided))} | {guided[1]: 1.0, guided[0]: 2.0}
+    monkeypatch.setattr(autoguidance, "kept_early", lambda run: EARLY)
+    monkeypatch.setattr(autoguidance, "reference_images", lambda info, split: range(99))
+    monkeypatch.setattr(autoguidance, "some_of", lambda images, most: images[:most])
+    monkeypatch.setattr(autoguidance, "reconstructed", lambda *images: None)
+    monkeypatch.setattr(autoguidance, "kernel_distance", lambda drawn_ND, real_ND: (0.0, 0.0))
+    drawings: Any = SimpleNamespace(
+        subject=SimpleNamespace(run=Path("run"), info=None, codec=None), batch_size=16, accelerator=None,
+        seen=lambda batches, total, doing: torch.zeros(total, 3),
+        tokens=lambda one, images, seed: one,
+        features_and_detail=lambda one, total, guided: (torch.zeros(total, 3), details[one]),
+        bits=lambda one, total: bits[one],
+    )  # fmt: skip
+    best, tried = search_autoguidance(drawings)
+    assert [round(one.score.flat * 48) for one in tried] == [0, 2, 48, 0, 0, 0]
+    assert best == guided[0]
