@@ -25,7 +25,7 @@ from shared.options.commands import command_of
 from shared.presets import find_config
 from shared.runs.hub import local_run
 from shared.runs.initial import start_from
-from shared.runs.run_directory import BEST, EARLY, RUNS, RunDirectory
+from shared.runs.run_directory import BEST, DRAWING, EARLY, RUNS, RunDirectory
 from shared.runs.token_cache import TokenCache, TokenInfo, open_cache, read_info
 from shared.text import shown
 from shared.training.config import TrainingConfig
@@ -128,6 +128,8 @@ def prepare_run(
         classes = len(cache.info.class_names or ()) or "none"
         print(f"{memory}\ntokens: {shown(str(cache.path))}, classes: {classes}; {Amount.of(cache)}")
         begin(run, config, accelerator.num_processes, may_lengthen)
+        if run.newest() is None:
+            (run.path / DRAWING).unlink(missing_ok=True)  # found for another beginning
         remember_tokens(run, cache)
     accelerator.wait_for_everyone()
 

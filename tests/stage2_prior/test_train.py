@@ -20,6 +20,7 @@ from shared.runs.token_cache import AS_IT_IS, AUGMENTED, Rows, Split, TokenCache
 from shared.runs.weights import read_weights
 from shared.training.config import TrainingConfig
 from stage2_prior import train as stage2
+from stage2_prior.decoding import settings
 from stage2_prior.decoding.early import kept_early
 from stage2_prior.evaluate import TokenPrediction, evaluate_run
 from stage2_prior.prior import load_early, load_prior
@@ -149,6 +150,21 @@ def test_early_weights_are_kept_a_little_late_where_a_training_is_shortened(
     shorter = prior_run(early=[share], images=32, save_every=8).model_copy(update={"tokens": "tokens"})
     run, _ = stage2.train(shorter)  # a half is 16 of 32, and the next step ends at 24; a fifth is 7, and it ends at 32
     assert bool(kept_early(run.path)) is kept
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_how_a_prior_is_drawn_follows_its_training(sure: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "SURE_BITS", 100.0 if sure else 0.0)
+    write_random_cache()
+    config = prior_run(early=[0.5]).model_copy(update={"tokens": "tokens"})
+    run, _ = stage2.train(config)
+    assert settings.read_settings(run.path) == (settings.SURE if sure else settings.USUAL)
+    settings.write_settings(run.path, settings.STRONG, {})
+    stage2.train(config)
+    assert settings.read_settings(run.path) == settings.STRONG  # the same training
+    shutil.rmtree(run.path / "state")
+    stage2.train(config)
+    assert settings.read_settings(run.path) == (settings.SURE if sure else settings.USUAL)
 
 
 def test_early_weights_of_another_beginning_do_not_stay() -> None:
