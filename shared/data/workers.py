@@ -140,7 +140,18 @@ def _started(
     try:
         yield processes
     finally:
-        processes._shutdown_workers()  # or they would wait for the garbage collector, where an error holds on to them
+        _end(processes)  # or they would wait for the garbage collector, where an error holds on to them
+
+
+def _end(processes: Any) -> None:
+    """End the workers. One that was killed may have held the lock of the event that tells the others to, and torch would
+    wait for that lock for ever: they are then ended without it.
+    """
+    if any(worker.exitcode for worker in processes._workers):
+        processes._workers_done_event = threading.Event()
+        for worker in processes._workers:
+            worker.kill()
+    processes._shutdown_workers()
 
 
 class _Worker(Dataset):

@@ -19,6 +19,7 @@ from shared.data.config import DataConfig
 from shared.data.dataset import ImageDataset
 from shared.data.loader import Batch, training_loader, validation_loader
 from shared.data.open import open_datasets
+from shared.data.workers import _started
 from shared.errors import UserError, WorkerDied, run_command
 from tests.support.launch import ROOT
 
@@ -147,6 +148,16 @@ def test_a_worker_that_is_killed_is_found_out_in_validation_too(images: ImageDat
     os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
     with pytest.raises(WorkerDied, match="SIGKILL"):
         drain(loader)
+
+
+@pytest.mark.timeout(60)
+def test_the_lock_that_a_killed_worker_held_keeps_nothing_waiting(images: ImageDataset, tmp_path: Path) -> None:
+    with _started(images, [[(0, at)] for at in range(20)], 2, tmp_path) as processes:
+        next(processes)
+        os.kill(processes._workers[0].pid, signal.SIGKILL)
+        processes._workers[0].join()
+        processes._workers_done_event._cond.acquire()  # as the worker may have, to see whether it is to end
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error", "a.png"), UserError("no more")])
