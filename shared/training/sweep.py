@@ -31,7 +31,7 @@ from shared.layers.mup import MupConfig
 from shared.options.command_line import parse_command_line
 from shared.reporting.curves import COLOURS
 from shared.reporting.page import png_of
-from shared.runs.run_directory import BEST, RUNS, WEIGHTS
+from shared.runs.run_directory import BEST, DRAWING, RUNS, WEIGHTS
 from shared.training.config import RunConfig, TrainingConfig
 from shared.training.log import read_metrics
 
@@ -263,7 +263,7 @@ def advice(results: Mapping[str, Any], part: str) -> str:
 def _remove_weights(path: Path) -> None:
     """What is left of a finished run is its configuration, its metrics and its result."""
     shutil.rmtree(path / "state", ignore_errors=True)
-    for name in (*WEIGHTS, BEST, *(kept.name for kept in path.glob("early*.safetensors"))):
+    for name in (*WEIGHTS, BEST, DRAWING, *(kept.name for kept in path.glob("early*.safetensors"))):
         (path / name).unlink(missing_ok=True)
 
 

@@ -1,5 +1,7 @@
-"""What a search draws and how it looks at it, on all processes. Shapes: N images, D features, h x w tokens; a batch is
-(B, 3, H, W)."""
+"""What a search draws and how it looks at it, on all processes.
+
+Shapes: N images, B in a batch, of H x W pixels and h x w tokens; D features.
+"""
 
 import math
 from collections.abc import Iterator
@@ -51,8 +53,7 @@ class Drawings:
 
     def features(self, tokens_nhw: Tensor, total: int, guided: Guided) -> Tensor:
         """(N, D) of the images of all processes' grids."""
-        images = decoded(tokens_nhw, self.subject.codec, self.batch_size)
-        return self.seen(images, total, f"looking at {guided}")
+        return self.features_and_detail(tokens_nhw, total, guided)[0]
 
     def features_and_detail(self, tokens_nhw: Tensor, total: int, guided: Guided) -> tuple[Tensor, Tensor]:
         """(N, D) and (N,) of the images of all processes' grids: `features`, and `detail`."""
