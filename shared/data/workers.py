@@ -144,8 +144,8 @@ def _started(
 
 
 def _end(processes: Any) -> None:
-    """End the workers. One that was killed may have held the lock of the event that tells the others to, and torch would
-    wait for that lock for ever: they are then ended without it.
+    """End the workers. One that was killed may have held the lock of the event that tells the others to, and torch
+    would wait for that lock for ever: they are then ended without it.
     """
     if any(worker.exitcode for worker in processes._workers):
         processes._workers_done_event = threading.Event()
