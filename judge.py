@@ -138,7 +138,7 @@ def keep_found(drawings: Drawings, best: Guided, tried: Sequence[Tried]) -> None
     if drawings.accelerator.is_main_process:
         use_early(drawings.subject.run, best.early)
         found = {"network": drawings.network.name, "best": str(best), "tried": as_rows(tried)}
-        write_settings(drawings.subject.run, best.settings, found)
+        write_settings(drawings.subject.run, best.settings, "search", found)
 
 
 def open_subject(run: Path, weights: Weights, accelerator: Accelerator) -> tuple[Subject, Tokenizer]:

@@ -130,7 +130,8 @@ class Course:
         every prior that was judged, also where a stronger one did harm (docs/drawing.md).
         """
         if not (self.prior / DRAWING).exists():
-            write_settings(self.prior, MILD if (self.prior / EARLY).exists() else DrawingSettings(), {})
+            settings = MILD if (self.prior / EARLY).exists() else DrawingSettings()
+            write_settings(self.prior, settings, "plan", {})
         print(
             f"no search for settings was finished, so images are drawn with {read_settings(self.prior)}; "
             f"`{command_of('judge')} --search` finds how to draw best",

@@ -206,7 +206,7 @@ def test_a_prior_is_drawn_from_by_its_own_settings_where_nothing_else_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = DrawingSettings(sampling=SamplingConfig(temperature=0.8, top_p=0.9), guidance=GuidanceConfig(scale=1.5))
-    write_settings(Path("runs/prior/tiny"), own, {})
+    write_settings(Path("runs/prior/tiny"), own, "search", {})
     for arguments, sampling, scale in [
         ([], own.sampling, 1),  # guidance is of no use without a class
         (["--class-label", "faces"], own.sampling, 1.5),
@@ -234,7 +234,7 @@ def test_either_guidance_takes_the_place_of_the_other(
         (USUAL, ["--autoguidance", "1"], 1, 1),
         (DrawingSettings(guidance=GuidanceConfig(scale=1.5)), ["--class-label", "faces", "--autoguidance", "3"], 3, 1),
     ]:
-        write_settings(Path("runs/prior/tiny"), own, {})
+        write_settings(Path("runs/prior/tiny"), own, "search", {})
         [call] = run_sample(monkeypatch, "--num", "1", *arguments)
         assert call["autoguidance"] == autoguidance
         assert torch.equal(call["cfg_scale"], torch.full((16,), float(scale)))

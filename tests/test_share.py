@@ -50,7 +50,7 @@ def test_how_a_prior_is_drawn_is_shared_and_what_was_shared_before_is_not_left(
     runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = tmp_path / "shared"
-    write_settings(runs[1], SURE, {})
+    write_settings(runs[1], SURE, "search", {})
     run_share(monkeypatch, runs[1], "--out", shared)
     assert read_settings(shared) == SURE
     (runs[1] / "drawing.json").unlink()

@@ -127,6 +127,15 @@ class Shareable(ModelHubMixin):
         else:
             save_uses(run, fingerprint_of(_as_loaded(read_weights(run / WEIGHTS[1]))), save_directory)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
+        """Share it as the hub's repository of that name; returns the commit's address.
+
+        options: of `ModelHubMixin.push_to_hub`, as private or branch. Early weights and drawing settings of a prior
+        that was shared there before do not stay.
+        """
+        options.setdefault("delete_patterns", [EARLY, DRAWING])
+        return str(super().push_to_hub(repo_id, **options))
+
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """A card with the run's name, images, configuration and last evaluation."""
         run = self._loaded_from()

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, model_validator
 
@@ -54,6 +54,7 @@ USUAL = DrawingSettings(sampling=SamplingConfig(top_p=0.95), autoguidance=2.0)
 MILD = DrawingSettings(sampling=SamplingConfig(top_p=0.98), autoguidance=1.5)
 STRONG = DrawingSettings(sampling=SamplingConfig(top_p=0.98), autoguidance=3.0)
 SURE = DrawingSettings(sampling=SamplingConfig(min_p=0.2), autoguidance=1.5)
+Chooser = Literal["search", "training", "plan"]  # who left settings for a run
 SURE_BITS = 3.5  # per token: a prior that needs fewer is nearly sure of most of them (docs/drawing.md)
 
 
@@ -77,17 +78,29 @@ def read_settings(run: Path) -> DrawingSettings:
 
 
 def keep_if_sure(run: Path, bits: float) -> bool:
-    """Draw a run with `SURE` from now on, if it needs so few bits per token and no other settings were found for it.
+    """Draw a run with `SURE` from now on, if it needs so few bits per token, and no longer if it does not.
 
-    Returns whether it does.
+    What a search found or a person wrote stays. Returns whether the run is drawn so for its bits.
     """
-    fits = bits < SURE_BITS and (run / EARLY).exists() and not (run / DRAWING).exists()
+    if (run / DRAWING).exists() and _chooser(run) not in ("training", "plan"):
+        return False
+    fits = bits < SURE_BITS and (run / EARLY).exists()
     if fits:
-        write_settings(run, SURE, {"chosen": f"as it is nearly sure of its tokens: {bits:.2f} bits for each"})
+        write_settings(run, SURE, "training", {"bits_per_token": round(bits, 2)})
+    else:
+        (run / DRAWING).unlink(missing_ok=True)  # of a shorter training
     return fits
 
 
-def write_settings(run: Path, settings: DrawingSettings, found: dict[str, Any]) -> None:
-    """Keep them for a run, and beside them what they were chosen by."""
-    values = {"settings": settings.model_dump(mode="json"), **found}
+def write_settings(run: Path, settings: DrawingSettings, by: Chooser, found: dict[str, Any]) -> None:
+    """Keep them for a run, and beside them who chose them and by what."""
+    values = {"settings": settings.model_dump(mode="json"), "by": by, **found}
     write_text(json.dumps(values, indent=2) + "\n", run / DRAWING)
+
+
+def _chooser(run: Path) -> str | None:
+    """None where the file of a run does not say, as where a person wrote it."""
+    try:
+        return str(json.loads((run / DRAWING).read_text(encoding="utf-8"))["by"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -127,7 +127,7 @@ def test_what_a_search_found_before_it_was_stopped_is_kept(plan: Plan, capsys: p
     run = run_of("prior", "mine")
     run.mkdir(parents=True)
     (run / "early.safetensors").touch()
-    write_settings(run, USUAL, {})
+    write_settings(run, USUAL, "search", {})
     Course(plan).run()
     assert f"so images are drawn with {USUAL};" in capsys.readouterr().out
     assert read_settings(run) == USUAL

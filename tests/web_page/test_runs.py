@@ -56,7 +56,7 @@ def test_a_run_whose_drawing_settings_were_searched_is_loaded_anew(run: Run, pla
     runs, prior = Runs(run), Path("runs/prior/tiny")
     before = runs.of("runs/prior/tiny")
     mild = DrawingSettings(autoguidance=1.5)
-    write_settings(prior, mild, {})
+    write_settings(prior, mild, "search", {})
     searched = runs.of("runs/prior/tiny")
     assert searched is not before
     assert searched.settings == mild

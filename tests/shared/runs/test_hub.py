@@ -116,19 +116,22 @@ def test_both_cards_say_what_and_whose_the_images_are(runs: tuple[Path, Path], d
 
 
 def test_pushing_uploads_the_saved_folder(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    uploaded = {}
+    gone: dict[str, object] = {}
+    uploaded: dict[str, set[str]] = {}
 
     class Repository:
         repo_id = "me/mine"
 
     def upload(self: HfApi, *, folder_path: Path, repo_id: str, **options: object) -> str:
-        uploaded[repo_id] = sorted(path.name for path in Path(folder_path).iterdir())
+        uploaded[repo_id] = {path.name for path in Path(folder_path).iterdir()}
+        gone[repo_id] = options["delete_patterns"]
         return "there"
 
     monkeypatch.setattr(HfApi, "create_repo", lambda self, **options: Repository())
     monkeypatch.setattr(HfApi, "upload_folder", upload)
     assert load_tokenizer(runs[0]).push_to_hub("me/mine") == "there"
-    assert {"README.md", "config.yaml", "ema.safetensors"} <= set(uploaded["me/mine"])
+    assert {"README.md", "config.yaml", "ema.safetensors"} <= uploaded["me/mine"]
+    assert gone["me/mine"] == ["early.safetensors", "drawing.json"]  # of a prior that was there before
 
 
 def test_a_name_on_the_hub_is_downloaded(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

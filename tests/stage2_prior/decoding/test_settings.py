@@ -9,6 +9,7 @@ from shared.errors import UserError
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.settings import (
+    MILD,
     SURE,
     SURE_BITS,
     USUAL,
@@ -21,7 +22,7 @@ from stage2_prior.decoding.settings import (
 
 def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
     settings = DrawingSettings(sampling=SamplingConfig(top_k=5), guidance=GuidanceConfig(scale=2, schedule="linear"))
-    write_settings(tmp_path, settings, {"images": 9})
+    write_settings(tmp_path, settings, "search", {"images": 9})
     assert read_settings(tmp_path) == settings
     assert str(settings) == "top_k 5, guidance scale 2.0, guidance schedule linear"
 
@@ -35,7 +36,7 @@ def test_where_early_weights_were_kept_they_are_used_unless_others_were_found(tm
     (tmp_path / "early.safetensors").touch()
     assert read_settings(tmp_path) == USUAL
     assert str(USUAL) == "top_p 0.95, autoguidance 2.0"
-    write_settings(tmp_path, DrawingSettings(), {})
+    write_settings(tmp_path, DrawingSettings(), "search", {})
     assert read_settings(tmp_path) == DrawingSettings()
 
 
@@ -51,8 +52,24 @@ def test_a_prior_that_is_sure_of_its_tokens_is_drawn_with_a_filter_by_likelihood
 
 def test_what_was_searched_for_stays_when_a_prior_becomes_sure(tmp_path: Path) -> None:
     (tmp_path / "early.safetensors").touch()
-    write_settings(tmp_path, USUAL, {})
+    write_settings(tmp_path, USUAL, "search", {})
     assert not keep_if_sure(tmp_path, 1.0)
+    assert read_settings(tmp_path) == USUAL
+
+
+def test_what_a_person_wrote_stays_too(tmp_path: Path) -> None:
+    (tmp_path / "early.safetensors").touch()
+    (tmp_path / "drawing.json").write_text('{"settings": {"candidates": 4}}')
+    assert not keep_if_sure(tmp_path, 1.0)
+    assert read_settings(tmp_path) == DrawingSettings(candidates=4)
+
+
+def test_a_longer_training_chooses_anew_where_no_search_did(tmp_path: Path) -> None:
+    (tmp_path / "early.safetensors").touch()
+    write_settings(tmp_path, MILD, "plan", {})
+    assert keep_if_sure(tmp_path, 1.0)
+    assert read_settings(tmp_path) == SURE
+    assert not keep_if_sure(tmp_path, SURE_BITS)
     assert read_settings(tmp_path) == USUAL
 
 
