@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -34,10 +34,13 @@ from shared.training.devices.device import best_device
 from stage1_tokenizer.judging.pictures import decode_rows
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.class_label import class_labels
-from stage2_prior.completion import Photo, ShownRows, open_photo, paste, usual_margin
+from stage2_prior.completing.mask import hole_of, open_masked
+from stage2_prior.completing.photo import Photo
+from stage2_prior.completing.rows import ShownRows, open_photo, usual_margin
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.decoder import Decoder
+from stage2_prior.decoding.particles import PARTICLES, Hole
 from stage2_prior.decoding.settings import DrawingSettings, read_settings
 from stage2_prior.prior import Weights, load_prior
 
@@ -111,10 +114,19 @@ def _completion_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--complete", type=Path, nargs="+", metavar="IMAGE", default=[], help="keep the top of these, and draw the rest"
     )
+    group.add_argument(
+        "--mask", type=Path, metavar="IMAGE",
+        help="draw anew what is white in this picture, of the same size, and keep all that is black",
+    )  # fmt: skip
+    group.add_argument(
+        "--particles", type=int, metavar="N",
+        help="with --mask: draw N side by side, of which those survive that fit what is behind the hole "
+        f"(default: {PARTICLES})",
+    )  # fmt: skip
     group.add_argument("--keep-rows", type=int, metavar="N", help="rows of TOKENS to keep (default: half of them)")
     help_margin = (
-        "redraw the last M of the kept rows, so that they fit the rest (default: 1; 0 if each token sees only its own "
-        "patch, or if there are two rows)"
+        "redraw the last M of the kept rows, or M tokens around the mask, so that they fit the rest (default: 1; 0 if "
+        "each token sees only its own patch, or if there are two rows)"
     )
     group.add_argument("--margin", type=int, metavar="M", help=help_margin)
     group.add_argument("--paste", action="store_true", help="paste the kept pixels over the completions")
@@ -123,12 +135,12 @@ def _completion_arguments(group: argparse._ArgumentGroup) -> None:
 class Group(NamedTuple):
     """What several images are drawn of: a class, a photo that is completed, or whatever comes.
 
-    name: in front of their files' names, if any. prefix_K: the tokens kept of the photo.
+    name: in front of their files' names, if any. tokens_L: of the photo.
     """
 
     name: str = ""
     label: int | None = None
-    prefix_K: Tensor = torch.empty(0, dtype=torch.long)
+    tokens_L: Tensor = torch.empty(0, dtype=torch.long)
     photo: Photo | None = None
 
 
@@ -136,12 +148,16 @@ class Group(NamedTuple):
 class Task:
     """`num` images of each group, one group after the other; of each group the same as if it were drawn alone.
 
-    pasted: how many rows of the photos' pixels are put back over their completions.
+    kept: how many of the first tokens of the photos are kept. hole_L: or else which of the tokens are not, drawn with
+    so many particles. paste: whether the photos' pixels are put back over their completions.
     """
 
     num: int
     groups: Sequence[Group]
-    pasted: int = 0
+    kept: int = 0
+    hole_L: Tensor | None = None
+    particles: int = 1
+    paste: bool = False
 
     @property
     def total(self) -> int:
@@ -153,10 +169,10 @@ class Task:
         """Those that are completed."""
         return [group.photo for group in self.groups if group.photo]
 
-    @property
-    def kept(self) -> int:
-        """How many tokens of each image are given."""
-        return len(self.groups[0].prefix_K)
+    def to_draw(self, length: int, candidates: int) -> int:
+        """How many tokens of grids of that length a decoder takes steps for."""
+        given = self.kept if self.hole_L is None else int(self.hole_L.int().argmax())
+        return self.total * (length - given) * self.particles * candidates
 
     def batches(self, size: int) -> Iterator[range]:
         """The numbers of all images, `size` at a time."""
@@ -175,14 +191,20 @@ class Task:
         labels = [self.group(number).label for number in numbers]
         return None if None in labels else torch.tensor(labels)
 
-    def prefixes(self, numbers: range) -> Tensor:
-        """(B, K): their first tokens."""
-        return torch.stack([self.group(number).prefix_K for number in numbers])
+    def given(self, numbers: range) -> dict[str, Any]:
+        """What is kept of them, as `Decoder.generate` takes it."""
+        tokens_BL = torch.stack([self.group(number).tokens_L for number in numbers])
+        if self.hole_L is None:
+            return {"prefix_tokens_BK": tokens_BL[:, : self.kept]}
+        return {"hole": Hole(self.hole_L, tokens_BL, self.particles)}
 
     def finish(self, images_BCHW: Tensor, numbers: range) -> Tensor:
         """The images with what is to be pasted back."""
-        originals = [photo.original_CHW for number in numbers if (photo := self.group(number).photo)]
-        return paste(images_BCHW, torch.stack(originals), self.pasted) if self.pasted else images_BCHW
+        if not self.paste:
+            return images_BCHW
+        photos = [self.group(number).photo for number in numbers]
+        pasted = [photo.paste(image_CHW) for photo, image_CHW in zip(photos, images_BCHW, strict=True) if photo]
+        return torch.stack(pasted)
 
     def name(self, number: int, seed: int) -> str:
         """What to call an image's file."""
@@ -206,17 +228,18 @@ def main() -> None:
     size = tokenizer.detokenize(torch.zeros(1, *info.grid, dtype=torch.long, device=device)).shape[2:]
     panel = Panel(task, size, out / ("completions.png" if task.photos else "grid.png"))
     stream = Stream(panel, tokenizer, info.grid[0]) if args.stream else None
-    to_draw = task.total * (prior.length - task.kept) * settings.candidates
+    if task.hole_L is not None:
+        settings = settings.model_copy(update={"candidates": 1})  # particles are in their place
+    to_draw = task.to_draw(prior.length, settings.candidates)
     drawing, start = 0.0, time.perf_counter()
     decoder = Decoder(prior.to(device), args.batch_size)
     with tqdm(total=to_draw, unit="tok", desc="drawing", leave=False) as bar:
-        for numbers in task.batches(args.batch_size):
+        for numbers in task.batches(max(1, args.batch_size // max(1, task.particles))):
             began = time.perf_counter()
             tokens_BHW = decoder.generate(
                 task.images(numbers), args.seed, settings.sampling, labels_B=task.labels(numbers), cfg_scale=scale_L,
                 autoguidance=settings.autoguidance, candidates=settings.candidates,
-                prefix_tokens_BK=task.prefixes(numbers), progress=bar.update,
-                on_row=partial(stream.show, numbers) if stream else None,
+                progress=bar.update, on_row=partial(stream.show, numbers) if stream else None, **task.given(numbers),
             )  # fmt: skip
             drawing += time.perf_counter() - began
             images_BCHW = task.finish(tokenizer.detokenize(tokens_BHW.to(device)).cpu(), numbers)
@@ -236,9 +259,20 @@ def check(args: argparse.Namespace) -> None:
     for name, value in (("num", args.num), ("batch-size", args.batch_size)):
         if value < 1:
             raise UserError(f"--{name} must be at least 1, not {value}")
-    for name, value in (("keep-rows", args.keep_rows), ("margin", args.margin), ("paste", args.paste or None)):
+    for name, value in (
+        ("keep-rows", args.keep_rows),
+        ("margin", args.margin),
+        ("paste", args.paste or None),
+        ("mask", args.mask),
+    ):
         if value is not None and not args.complete:
             raise UserError(f"--{name} is about completing pictures: say which with --complete IMAGE")
+    if args.particles is not None and not args.mask:
+        raise UserError("--particles is about what a mask hides: give one with --mask IMAGE")
+    if args.mask and args.keep_rows is not None:
+        raise UserError("--mask and --keep-rows both say what is kept: give one of them")
+    if args.mask and args.candidates is not None:
+        raise UserError("--mask draws particles in place of candidates: say how many with --particles N")
 
 
 def settings_of(args: argparse.Namespace, own: DrawingSettings) -> DrawingSettings:
@@ -279,15 +313,26 @@ def completing(args: argparse.Namespace, classes: dict[str, int], info: TokenInf
     if len(classes) > 1:
         raise UserError(f"--complete takes one class, not {len(classes)}: {', '.join(classes)}")
     margin = usual_margin(info.grid[0], tokenizer.sees_neighbours) if args.margin is None else args.margin
-    shown = max(margin + 1, info.grid[0] // 2) if args.keep_rows is None else args.keep_rows
-    rows, size = ShownRows(shown, margin, info.grid[0]), info.data.height_width
-    photos = [open_photo(path, size, rows, info.data.whole_reading) for path in args.complete]
-    device = next(tokenizer.parameters()).device
-    tokens_Bhw = torch.cat([tokenizer.tokenize(photo.shown_CHW[None].to(device)).cpu() for photo in photos])
+    size, reading = info.data.height_width, info.data.whole_reading
     label = next(iter(classes.values()), None)
-    named = zip(distinct([photo.name for photo in photos]), rows.prefix(tokens_Bhw), photos, strict=True)
-    groups = [Group(name, label, prefix_K, photo) for name, prefix_K, photo in named]
-    return Task(args.num, groups, rows.pixels(size[0]) if args.paste else 0)
+    if args.mask:
+        photos = [open_masked(path, args.mask, size, reading) for path in args.complete]
+        places = info.grid[0], info.grid[1] // info.tokens_per_place
+        hole_hw = hole_of(photos[0].hidden_HW, places, margin).repeat_interleave(info.tokens_per_place, 1)
+        groups = photo_groups(photos, label, tokenizer)
+        particles = PARTICLES if args.particles is None else args.particles
+        return Task(args.num, groups, 0, hole_hw.flatten(), particles, paste=args.paste)
+    shown = max(margin + 1, info.grid[0] // 2) if args.keep_rows is None else args.keep_rows
+    rows = ShownRows(shown, margin, info.grid[0])
+    photos = [open_photo(path, size, rows, reading) for path in args.complete]
+    return Task(args.num, photo_groups(photos, label, tokenizer), rows.kept * info.grid[1], paste=args.paste)
+
+
+def photo_groups(photos: Sequence[Photo], label: int | None, tokenizer: Tokenizer) -> list[Group]:
+    """A group of each photo, with the tokens of what is shown of it."""
+    names = distinct([photo.name for photo in photos])
+    grids = [tokenizer.tokenize(photo.shown_CHW[None].to(tokenizer.device)).cpu().flatten() for photo in photos]
+    return [Group(name, label, tokens_L, photo) for name, tokens_L, photo in zip(names, grids, photos, strict=True)]
 
 
 def distinct(names: Sequence[str]) -> list[str]:

@@ -81,6 +81,12 @@ class PriorState:
                 case Mamba2State(), Mamba2State():
                     state.put(rows_N, other)
 
+    def reorder(self, from_B: Tensor) -> None:
+        """Make each sequence a copy of one of them, of the same class."""
+        for state in chain.from_iterable(self.blocks):
+            if state is not None:
+                state.reorder(from_B)
+
     def rows(self, count: int) -> "PriorState":
         """The state of the first `count` sequences, in the same memory."""
         modulations = [None if modulation is None else modulation[:, :count] for modulation in self.modulations]

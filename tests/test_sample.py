@@ -16,7 +16,8 @@ from shared.data.pictures.decode import Reading
 from shared.data.sources.drawings import openmoji
 from shared.errors import UserError
 from stage1_tokenizer.tokenizer import load_tokenizer
-from stage2_prior.completion import ShownRows, open_photo
+from stage2_prior.completing.mask import open_masked
+from stage2_prior.completing.rows import ShownRows, open_photo
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.decoder import Decoder
@@ -40,6 +41,9 @@ def runs(trained: Path, own_directory: Path) -> None:
     shutil.copytree(trained / "runs", own_directory / "runs")
     for number, name in ((6, "cat"), (7, "lion")):
         Image.fromarray(openmoji.draw(NAMES, 64, number).pixels_HWC).save(f"{name}.png")
+    corner = Image.new("L", (64, 64))
+    corner.paste(255, (0, 16, 16, 48))
+    corner.save("corner.png")  # white where the first tokens of the second and third row are
 
 
 def run_sample(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[dict[str, Any]]:
@@ -101,6 +105,46 @@ def test_a_completion_does_not_depend_on_what_is_hidden(monkeypatch: pytest.Monk
     Image.fromarray(changed).save("cat.png")
     run_sample(monkeypatch, *arguments)
     assert all(np.array_equal(pixels(f"out/cat-seed0-000{n}.png"), before[n]) for n in range(2))
+
+
+MASKED = ("--complete", "cat.png", "lion.png", "--mask", "corner.png", "--particles", "4", "--margin", "0")
+
+
+@pytest.mark.parametrize("margin", [0, 1])
+def test_what_a_mask_leaves_keeps_its_tokens(monkeypatch: pytest.MonkeyPatch, margin: int) -> None:
+    calls = run_sample(monkeypatch, *MASKED[:-1], str(margin), "--num", "3", "--batch-size", "9", "--stream")
+    tokens_BHW = torch.cat([call["tokens_BHW"] for call in calls])
+    kept_HW = torch.ones(4, 4, dtype=torch.bool)
+    kept_HW[1 - margin : 3 + margin, : 1 + margin] = False
+    tokenizer = load_tokenizer(Path("runs/tokenizer/tiny"))
+    for number, name in enumerate(["cat", "lion"]):
+        shown_CHW = open_masked(Path(f"{name}.png"), Path("corner.png"), (32, 32), Reading(10**6)).shown_CHW
+        given_HW = tokenizer.tokenize(shown_CHW[None])[0]
+        grids_BHW = tokens_BHW[3 * number : 3 * number + 3]
+        assert torch.equal(grids_BHW[:, kept_HW], given_HW[kept_HW].expand(3, -1))
+        assert len(grids_BHW.flatten(1).unique(dim=0)) == 3
+    assert pixels("out/completions.png").shape == (2 * 36, 5 * 36, 3)
+
+
+def test_what_a_mask_hides_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_sample(monkeypatch, *MASKED, "--num", "2")
+    before = [pixels(f"out/cat-seed0-000{n}.png") for n in range(2)]
+    changed = pixels("cat.png").copy()
+    changed[16:48, :16] = 255 - changed[16:48, :16]
+    Image.fromarray(changed).save("cat.png")
+    run_sample(monkeypatch, *MASKED, "--num", "2")
+    assert all(np.array_equal(pixels(f"out/cat-seed0-000{n}.png"), before[n]) for n in range(2))
+
+
+def test_paste_puts_back_all_that_a_mask_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_sample(monkeypatch, *MASKED, "--num", "1")
+    plain = pixels("out/lion-seed0-0000.png")
+    run_sample(monkeypatch, *MASKED, "--num", "1", "--paste")
+    photo = open_masked(Path("lion.png"), Path("corner.png"), (32, 32), Reading(10**6))
+    original = ((photo.original_CHW + 1) * 127.5).round().permute(1, 2, 0).numpy()
+    expected = np.where(photo.hidden_HW.numpy()[..., None], plain, original)
+    assert np.array_equal(pixels("out/lion-seed0-0000.png"), expected)
+    assert not np.array_equal(expected, plain)
 
 
 def test_paste_puts_the_shown_pixels_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +295,13 @@ def test_either_guidance_takes_the_place_of_the_other(
         (["--complete", "cat.png", "--keep-rows", "4"], "rows of tokens to keep are 4.*grids have 4.*from 2 .* to 3"),
         (["--complete", "cat.png", "--keep-rows", "1"], "rows of tokens to keep are 1.*from 2"),
         (["--complete", "nowhere.png"], "--complete nowhere.png cannot be read"),
+        (["--mask", "mask.png"], "--mask is about completing pictures"),
+        (["--particles", "4"], "--particles is about what a mask hides"),
+        (["--complete", "cat.png", "--mask", "m.png", "--keep-rows", "2"], "--mask and --keep-rows both say"),
+        (["--complete", "cat.png", "--mask", "m.png", "--candidates", "2"], "--mask draws particles in place of"),
+        (["--complete", "cat.png", "--mask", "nowhere.png"], "--mask nowhere.png cannot be read"),
+        (["--complete", "cat.png", "--mask", "corner.png", "--particles", "0"], "0 particles for an image"),
+        (["--complete", "cat.png", "--mask", "corner.png", "--margin", "3"], "leaves none of the 4 x 4 tokens"),
         (["--cfg-power", "2"], "only the power-cosine schedule has one"),
         (["--cfg-interval", "5", "5"], "guidance goes from token 5 to 5"),
         (["--cfg-interval", "16", "20", "--cfg-scale", "2"], "guidance goes from token 16 on"),

@@ -51,6 +51,10 @@ class Mamba2State:
         """Make the state of these sequences that of the only one of another."""
         self.conv_BKC[rows_N], self.ssm_BGNJ[rows_N] = alone.conv_BKC, alone.ssm_BGNJ
 
+    def reorder(self, from_B: Tensor) -> None:
+        """Make each sequence a copy of one of them."""
+        self.conv_BKC[:], self.ssm_BGNJ[:] = self.conv_BKC[from_B], self.ssm_BGNJ[from_B]
+
     def rows(self, count: int) -> "Mamba2State":
         """The state of the first `count` sequences, in the same memory."""
         return Mamba2State(self.conv_BKC[:count], self.ssm_BGNJ[:count])

@@ -4,6 +4,7 @@ Shapes: B images, K prefix length, L grid length.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from stage2_prior.decoding.choosing.draw import uniforms
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.choosing.guidance import autoguidance_scales, check_guidances
 from stage2_prior.decoding.engine import Engine, lay_out
+from stage2_prior.decoding.particles import Hole, Particles, resampling_offsets
 from stage2_prior.decoding.step import Weights
 from stage2_prior.prior import Prior, load_early
 
@@ -53,6 +55,7 @@ class Decoder:
         autoguidance: float = 1.0,
         candidates: int = 1,
         prefix_tokens_BK: Tensor | None = None,
+        hole: Hole | None = None,
         progress: Callable[[int], None] | None = None,
         on_row: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
@@ -66,14 +69,18 @@ class Decoder:
         "Guiding a Diffusion Model with a Bad Version of Itself"). The scale rises over the grid
         (`autoguidance_scales`), and the early weights are those of the run that the prior was loaded from. Of several
         `candidates` for each image, one that the prior finds neither unlikely nor too likely is kept (`candidates.py`);
-        the first of them is what is drawn without any others. `progress` is called with the number of tokens just
+        the first of them is what is drawn without any others. Of a `hole`, what is around it is kept, and particles
+        (`particles.py`) take the place of prefix and candidates. `progress` is called with the number of tokens just
         drawn, `on_row` with the rows (B, r, w) of a batch's first candidates so far, on the prior's device, each time
         that a row of them is whole.
 
         Raises UserError for labels or prefixes that do not fit the prior, guidance without labels, both kinds of
-        guidance, autoguidance where no early weights were kept, or no candidates.
+        guidance, autoguidance where no early weights were kept, no candidates, or a hole that does not fit.
         """
         prior = self.weights.model
+        if hole is not None:
+            _check_hole(prior, hole, len(images), candidates, prefix_tokens_BK)
+            prefix_tokens_BK = hole.tokens_IL[:, : hole.first]
         prefix_BK = torch.empty(len(images), 0, dtype=torch.long) if prefix_tokens_BK is None else prefix_tokens_BK
         scale_L = torch.as_tensor(cfg_scale, dtype=torch.float32).expand(prior.length)
         guided = bool((scale_L[prefix_BK.shape[1] :] != 1).any())
@@ -83,16 +90,19 @@ class Decoder:
         against_early = autoguidance != 1
         if against_early:
             scale_L = autoguidance_scales(autoguidance, prior.length)
-        rows = _Rows(prior, images, seed, candidates, labels_B, prefix_BK, guided)
-        engine = self._engine(min(self.rows, len(rows)) * (2 if guided else 1), against_early)
+        each = 1 if hole is None else hole.particles
+        rows = _Rows(prior, images, seed, candidates, each, labels_B, prefix_BK, guided)
+        side_by_side = min(max(1, self.rows // each) * each, len(rows))
+        engine = self._engine(side_by_side * (2 if guided else 1), against_early)
         choose = (autoguided_chooser if against_early else chooser)(config or SamplingConfig())
         guidance = scale_L if guided or against_early else None
         grids = []
-        for start in range(0, len(rows), self.rows):
-            part = slice(start, start + self.rows)
-            show = on_row and _first_rows(on_row, len(images) - start)
+        for start in range(0, len(rows), side_by_side):
+            part = slice(start, start + side_by_side)
+            show = on_row and _first_rows(on_row, len(images) - start // each)
+            particles = None if hole is None else rows.particles(part, hole)
             with torch.cuda.device_of(prior.norm.weight):  # kernels are launched on the current device, whichever it is
-                grids.append(engine.decode(*rows.of(part), choose, guidance, progress, show))
+                grids.append(engine.decode(*rows.of(part), choose, guidance, progress, show, particles))
         tokens_NL = torch.cat(grids)
         if candidates > 1:
             tokens_NL = typical(prior, tokens_NL.unflatten(0, (candidates, -1)), labels_B)
@@ -116,7 +126,7 @@ class Decoder:
 
 
 class _Rows:
-    """N drawings of a request: a candidate of each image, then another of each."""
+    """N drawings of a request: a candidate of each image, then another of each; or all particles of each image."""
 
     def __init__(
         self,
@@ -124,14 +134,17 @@ class _Rows:
         images: Sequence[int],
         seed: int,
         candidates: int,
+        each: int,
         labels_B: Tensor | None,
         prefix_BK: Tensor,
         guided: bool,
     ) -> None:
-        self.prior, self.seed, self.guided = prior, seed, guided
-        self.numbers = [(image, candidate) for candidate in range(candidates) for image in images]
-        self.labels_N = None if labels_B is None else labels_B.repeat(candidates)
-        self.prefix_NK = prefix_BK.repeat(candidates, 1)
+        self.prior, self.seed, self.guided, self.each = prior, seed, guided, each
+        places = [place for _ in range(candidates) for place in range(len(images)) for _ in range(each)]
+        of_each = [range(start, start + each) for start in range(candidates) for _ in images]
+        self.numbers = [(images[place], number) for place, number in zip(places, chain(*of_each), strict=True)]
+        self.labels_N = None if labels_B is None else labels_B[places]
+        self.prefix_NK = prefix_BK[places]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -144,6 +157,13 @@ class _Rows:
             starts.append(prior.start_tokens(None, len(numbers)))
         streams = [uniforms(self.seed, image, prior.length, prior.codes, candidate) for image, candidate in numbers]
         return torch.cat(starts), self.prefix_NK[part], torch.from_numpy(np.stack(streams))
+
+    def particles(self, part: slice, hole: Hole) -> Particles:
+        """Those of some images, whole ones."""
+        images = [image for image, number in self.numbers[part] if number == 0]
+        offsets = [resampling_offsets(self.seed, image, self.prior.grid[0]) for image in images]
+        first = part.start // self.each
+        return Particles(hole, slice(first, first + len(images)), torch.from_numpy(np.stack(offsets)).T)
 
 
 def _first_rows(on_row: Callable[[Tensor], None], count: int) -> Callable[[Tensor], None] | None:
@@ -175,6 +195,14 @@ def _check_request(
     if labels_B is not None:
         _check_labels(prior, labels_B, len(images))
     _check_prefix(prior, prefix_BK, len(images))
+
+
+def _check_hole(prior: Prior, hole: Hole, count: int, candidates: int, prefix_BK: Tensor | None) -> None:
+    if candidates != 1 or prefix_BK is not None:
+        raise UserError("a hole takes neither candidates nor a prefix: its particles and its tokens are in their place")
+    if hole.hole_L.shape != (prior.length,) or hole.tokens_IL.shape != (count, prior.length):
+        raise UserError(f"a hole is of {prior.length} places and has tokens for each of {count} images")
+    _check_prefix(prior, hole.tokens_IL, count)
 
 
 def _check_labels(prior: Prior, labels_B: Tensor, count: int) -> None:

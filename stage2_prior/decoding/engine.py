@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from shared.errors import UserError
@@ -22,6 +23,7 @@ from stage2_prior.decoding.choosing.choice import Choose
 from stage2_prior.decoding.choosing.draw import strides
 from stage2_prior.decoding.cpu.spare_cores import SpareCores
 from stage2_prior.decoding.cpu.step import PackedWeights
+from stage2_prior.decoding.particles import FREE, Particles
 from stage2_prior.decoding.plain import PlainWeights
 from stage2_prior.decoding.step import Weights
 from stage2_prior.prior import Prior, PriorState
@@ -39,12 +41,22 @@ class Batch:
     tokens_LB: Tensor
     uniforms_LBU: Tensor
     scale_L: Tensor | None  # of guidance, at each position
+    known_LB: Tensor | None  # tokens that are given, where particles are drawn
+    log_weights_B: Tensor  # of those particles, since they were resampled last
 
     def reset_cursors(self) -> None:
         """Back to the first position."""
         self.state.cursor.reset()
         if self.early:
             self.early.cursor.reset()
+
+    def reorder(self, from_B: Tensor) -> None:
+        """Make each row a copy of one of them."""
+        from_R = torch.cat([from_B + start for start in range(0, len(self.input_R), len(from_B))])
+        self.input_R[:], self.tokens_LB[:] = self.input_R[from_R], self.tokens_LB[:, from_B]
+        self.state.reorder(from_R)
+        if self.early:
+            self.early.reorder(from_B)
 
 
 class Engine:
@@ -65,8 +77,10 @@ class Engine:
         where = device if self.backend == "triton" else "cpu"  # what tokens are chosen on
         self.uniforms_LRU = torch.zeros(prior.length, rows, levels, dtype=torch.float64, device=where)
         self.scale_L = torch.ones(prior.length, device=device)
+        self.known_LR = torch.full_like(self.tokens_LR, FREE)
+        self.log_weights_R = torch.zeros(rows, device=device)
         self.spare_cores = SpareCores()
-        self.graphs: dict[tuple[int, bool, Choose], Callable[[], None]] = {}
+        self.graphs: dict[tuple[int, bool, bool, Choose], Callable[[], None]] = {}
 
     def decode(
         self,
@@ -77,8 +91,11 @@ class Engine:
         scale_L: Tensor | None = None,
         progress: Callable[[int], None] | None = None,
         on_row: Callable[[Tensor], None] | None = None,
+        particles: Particles | None = None,
     ) -> Tensor:
         """(B, L) tokens, on the CPU, behind these start tokens and prefixes.
+
+        With `particles`, whose rows B are, (I, L): of each image's particles the one that is kept.
 
         With guidance of `scale_L` (L,) there are twice as many start tokens as prefixes: B of classes, then B of none;
         with autoguidance there are as many.
@@ -87,10 +104,13 @@ class Engine:
         """
         width = self.weights.model.grid[1]
         count, known = prefix_BK.shape
-        batch = self._batch(count, len(start_R), guided=scale_L is not None)
+        batch = self._batch(count, len(start_R), scale_L is not None, particles is not None)
         step = self._step(batch, choose)
         if batch.scale_L is not None and scale_L is not None:
             batch.scale_L.copy_(scale_L)
+        if batch.known_LB is not None and particles is not None:
+            batch.known_LB.copy_(particles.known_LB)
+            batch.log_weights_B.zero_()
         batch.uniforms_LBU.copy_(uniforms_BLU.transpose(0, 1))
         self._take_in_known(batch, start_R.to(self.device), prefix_BK.to(self.device))
         cursors = [state.cursor for state in (batch.state, batch.early) if state]
@@ -102,11 +122,23 @@ class Engine:
                     cursor.position += 1
                 if progress is not None:
                     progress(count)
-                if on_row is not None and (position + 1) % width == 0:
-                    on_row(batch.tokens_LB[: position + 1].T.unflatten(1, (-1, width)))
-        return batch.tokens_LB.T.to("cpu", copy=True)
+                if (position + 1) % width:
+                    continue
+                if particles is not None and position + 1 < len(self.tokens_LR):
+                    self._resample(batch, particles, position // width)
+                if on_row is not None:
+                    each = particles.each if particles is not None else 1
+                    on_row(batch.tokens_LB[: position + 1, ::each].T.unflatten(1, (-1, width)))
+        tokens_BL = batch.tokens_LB.T.to("cpu", copy=True)
+        return tokens_BL if particles is None else tokens_BL[particles.last(batch.log_weights_B)]
 
-    def _batch(self, count: int, rows: int, guided: bool) -> Batch:
+    def _resample(self, batch: Batch, particles: Particles, row: int) -> None:
+        from_B = particles.resample(batch.log_weights_B, row)
+        batch.log_weights_B.zero_()
+        if not torch.equal(from_B, torch.arange(len(from_B))):
+            batch.reorder(from_B.to(self.device))
+
+    def _batch(self, count: int, rows: int, guided: bool, with_particles: bool) -> Batch:
         return Batch(
             self.state.rows(rows),
             self.early_state.rows(rows) if self.early_state else None,
@@ -114,6 +146,8 @@ class Engine:
             self.tokens_LR[:, :count],
             self.uniforms_LRU[:, :count],
             self.scale_L if guided else None,
+            self.known_LR[:, :count] if with_particles else None,
+            self.log_weights_R[:count],
         )
 
     def _take_in_known(self, batch: Batch, start_R: Tensor, prefix_BK: Tensor) -> None:
@@ -134,7 +168,7 @@ class Engine:
         """The step of this batch; on CUDA captured, and kept for batches of the same size."""
         if self.backend != "triton":
             return partial(take_step, batch, self._logits_of(batch), choose)
-        key = (len(batch.input_R), batch.scale_L is not None, choose)
+        key = (len(batch.input_R), batch.scale_L is not None, batch.known_LB is not None, choose)
         if key not in self.graphs:
             if len(self.graphs) == MOST_GRAPHS:
                 self.graphs.clear()
@@ -164,6 +198,12 @@ def take_step(batch: Batch, step: Callable[[Tensor], Tensor], choose: Choose) ->
     scale_1 = None if batch.scale_L is None else batch.scale_L.index_select(0, index_1)
     uniforms_BU = batch.uniforms_LBU.index_select(0, index_1.to(batch.uniforms_LBU.device))[0]
     drawn_B = choose(logits_RV, uniforms_BU, scale_1)
+    if batch.known_LB is not None:
+        known_B = batch.known_LB.index_select(0, index_1)[0]
+        given_B = known_B != FREE
+        drawn_B = torch.where(given_B, known_B, drawn_B)
+        likelihoods_B = -F.cross_entropy(logits_RV[: len(drawn_B)].float(), drawn_B, reduction="none")
+        batch.log_weights_B.add_(likelihoods_B.where(given_B, 0))
     batch.tokens_LB.index_copy_(0, index_1, drawn_B[None])
     batch.input_R.view(-1, len(drawn_B)).copy_(drawn_B)
     index_1.add_(1)

@@ -62,6 +62,11 @@ class KVCache:
         """Make these sequences that of a cache of one."""
         self.kv_2BHLE[:, rows_N] = alone.kv_2BHLE
 
+    def reorder(self, from_B: Tensor) -> None:
+        """Make each sequence a copy of one of them."""
+        seen_2BHtE = self.kv_2BHLE[..., : self.cursor.position, :]
+        seen_2BHtE[:] = seen_2BHtE[:, from_B]
+
     def rows(self, count: int) -> "KVCache":
         """A cache of `count` sequences in the same memory."""
         return KVCache(count, self.shape_HLE, self.memory_2N, self.cursor)

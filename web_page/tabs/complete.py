@@ -12,7 +12,7 @@ from gradio.events import Dependency
 
 from shared.errors import UserError
 from stage1_tokenizer.judging.pictures import cut_picture
-from stage2_prior.completion import ShownRows, open_photo, paste, usual_margin
+from stage2_prior.completing.rows import ShownRows, open_photo, usual_margin
 from web_page.answer import answer
 from web_page.components import image_input, picture, start_and_stop, whole_number
 from web_page.controls import sampling_controls
@@ -49,10 +49,7 @@ def complete(
     device = run.tokenizer.device
     prefix_1K = rows.prefix(run.tokenizer.tokenize(photo.shown_CHW[None].to(device)).cpu())
     for images_BCHW in growing(run, Request.of(values), prefix_1K):
-        if keep_pixels:
-            originals_BCHW = photo.original_CHW.expand_as(images_BCHW)
-            images_BCHW = paste(images_BCHW, originals_BCHW, rows.pixels(run.size[0]))
-        yield sheet(images_BCHW, DRAWING_WIDTH)
+        yield sheet(photo.paste(images_BCHW) if keep_pixels else images_BCHW, DRAWING_WIDTH)
 
 
 def complete_tab(fitting: Fitting) -> Dependency:

@@ -1,12 +1,7 @@
-"""Completing pictures: the top of one is kept, a prior draws the rest.
+"""Completing a picture below its first rows.
 
-A token is no square of pixels. Encoders have wide kernels and attention, so any token may tell of any pixel, and tokens
-cut out of a whole picture's grid would leak what is to be drawn. Hence two rules:
-
-- What is hidden is replaced before the picture is even resized, so nothing behind that can depend on it. The mirror
-  image of the shown part takes its place: it changes far fewer of the kept tokens than a flat colour does.
-- The last of the shown rows are drawn anew (the margin): next to the seam, most tokens are the substitute's doing. A
-  tokenizer whose tokens see their own patch only needs no margin.
+The mirror image of what is shown takes the place of what is hidden: it changes far fewer of the kept tokens than a flat
+colour does.
 
 Shapes: B batch, C channels, H and W pixels, h and w rows and columns of tokens, K tokens kept.
 """
@@ -17,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shared.data.pictures.decode import Reading, UnreadableImage, decode_rgb
-from shared.data.pixels import centre_crop, pixels_of, resize, to_float
+from shared.data.pictures.decode import Reading
+from shared.data.pixels import resize, to_float
 from shared.errors import UserError
+from stage2_prior.completing.photo import Photo, read_cropped
 
 
 @dataclass(frozen=True)
@@ -51,9 +47,14 @@ class ShownRows:
         """Rows of pixels that are shown, of a picture of `height`."""
         return height * self.shown // self.total
 
+    @property
+    def kept(self) -> int:
+        """Rows of tokens that are kept."""
+        return self.shown - self.margin
+
     def prefix(self, tokens_Bhw: Tensor) -> Tensor:
         """(B, K): the tokens that are kept."""
-        return tokens_Bhw[:, : self.shown - self.margin].flatten(1)
+        return tokens_Bhw[:, : self.kept].flatten(1)
 
 
 def usual_margin(total: int, sees_neighbours: bool) -> int:
@@ -61,34 +62,17 @@ def usual_margin(total: int, sees_neighbours: bool) -> int:
     return int(sees_neighbours and total > 2)
 
 
-@dataclass(frozen=True)
-class Photo:
-    """A picture to complete, at the size the tokenizer knows, in [-1, 1].
-
-    original_CHW: the whole of it. masked_CHW: with grey below the shown part, for the eye. shown_CHW: with the shown
-    part's mirror image there, for the encoder.
-    """
-
-    name: str
-    original_CHW: Tensor
-    masked_CHW: Tensor
-    shown_CHW: Tensor
-
-
 def open_photo(path: Path, size: tuple[int, int], rows: ShownRows, reading: Reading) -> Photo:
     """Read, crop and resize a picture to (H, W) as validation images are, and hide all but its first rows.
 
     Raises UserError where it cannot be read.
     """
-    try:
-        pixels_CHW = pixels_of(centre_crop(decode_rgb(path, reading), *size))
-    except UnreadableImage as error:
-        raise UserError(f"--complete {path} cannot be read: {error}") from None
-    original_CHW = to_float(resize(pixels_CHW, *size))
-    masked_CHW = original_CHW.clone()
-    masked_CHW[:, rows.pixels(size[0]) :] = 0
+    pixels_CHW = read_cropped(path, size, reading, "--complete")
     hidden_CHW = hide(pixels_CHW, rows.pixels(pixels_CHW.shape[1]))
-    return Photo(path.stem, original_CHW, masked_CHW, to_float(resize(hidden_CHW, *size)))
+    original_CHW, shown_CHW = (to_float(resize(pixels, *size)) for pixels in (pixels_CHW, hidden_CHW))
+    is_hidden_HW = torch.zeros(size, dtype=torch.bool)
+    is_hidden_HW[rows.pixels(size[0]) :] = True
+    return Photo(path.stem, original_CHW, shown_CHW, is_hidden_HW)
 
 
 def hide(pixels_CHW: Tensor, shown: int) -> Tensor:
@@ -96,8 +80,3 @@ def hide(pixels_CHW: Tensor, shown: int) -> Tensor:
     shown_CHW = pixels_CHW[:, : max(1, shown)]
     there_and_back = torch.arange(pixels_CHW.shape[1]) % (2 * shown_CHW.shape[1])
     return shown_CHW[:, torch.minimum(there_and_back, 2 * shown_CHW.shape[1] - 1 - there_and_back)]
-
-
-def paste(images_BCHW: Tensor, originals_BCHW: Tensor, shown: int) -> Tensor:
-    """The first `shown` rows of pixels from the originals, the rest from the images."""
-    return torch.cat((originals_BCHW[:, :, :shown], images_BCHW[:, :, shown:]), dim=2)

@@ -14,7 +14,8 @@ from shared.data.pixels import to_float, to_uint8
 from shared.data.sources.folder import FolderSource
 from shared.data.sources.walk import walk
 from shared.errors import UserError
-from stage2_prior.completion import Photo, ShownRows, hide, open_photo, paste
+from stage2_prior.completing.photo import Photo
+from stage2_prior.completing.rows import ShownRows, hide, open_photo
 
 HALF = ShownRows(shown=4, margin=1, total=8)
 
@@ -115,10 +116,3 @@ def test_what_is_no_picture_is_named() -> None:
     Image.new("RGB", (200, 200)).save("large.png")
     with pytest.raises(UserError, match="more than max_pixels=1000"):
         open_photo(Path("large.png"), (32, 32), HALF, Reading(1000))
-
-
-def test_paste_is_exact() -> None:
-    images_BCHW, originals_BCHW = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
-    pasted = paste(images_BCHW, originals_BCHW, 5)
-    assert torch.equal(pasted[:, :, :5], originals_BCHW[:, :, :5])
-    assert torch.equal(pasted[:, :, 5:], images_BCHW[:, :, 5:])

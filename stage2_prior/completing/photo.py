@@ -1,0 +1,55 @@
+"""A picture to complete: what is kept of it, and what an encoder is shown in place of the rest.
+
+A token is no square of pixels. Encoders have wide kernels and attention, so any token may tell of any pixel, and tokens
+cut out of a whole picture's grid would leak what is to be drawn. Hence two rules:
+
+- What is hidden is replaced before the picture is even resized, so nothing in it can matter.
+- Tokens next to it are drawn anew (the margin): they are mostly the substitute's doing. A tokenizer whose tokens see
+  their own patch only needs no margin.
+
+Shapes: B batch, C channels, H and W pixels.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shared.data.pictures.decode import Reading, UnreadableImage, decode_rgb
+from shared.data.pixels import centre_crop, pixels_of
+from shared.errors import UserError
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture at the size the tokenizer knows, in [-1, 1].
+
+    original_CHW: the whole of it. shown_CHW: for the encoder, with something else where it is hidden. hidden_HW: where
+    that is.
+    """
+
+    name: str
+    original_CHW: Tensor
+    shown_CHW: Tensor
+    hidden_HW: Tensor
+
+    @property
+    def masked_CHW(self) -> Tensor:
+        """With grey where it is hidden, for the eye."""
+        return self.original_CHW.masked_fill(self.hidden_HW, 0)
+
+    def paste(self, images_BCHW: Tensor) -> Tensor:
+        """The images where it is hidden, and it elsewhere."""
+        return torch.where(self.hidden_HW, images_BCHW, self.original_CHW)
+
+
+def read_cropped(path: Path, size: tuple[int, int], reading: Reading, option: str) -> Tensor:
+    """uint8 (3, H, W): the largest centred part of the shape of `size`, not resized.
+
+    option: what named the file. Raises UserError where it cannot be read.
+    """
+    try:
+        return pixels_of(centre_crop(decode_rgb(path, reading), *size))
+    except UnreadableImage as error:
+        raise UserError(f"{option} {path} cannot be read: {error}") from None
