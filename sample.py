@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from shared.data.pictures.decode import Reading
 from shared.disk.outputs import check_writable
 from shared.errors import UserError, run_command
 from shared.options.commands import command_of
@@ -34,13 +35,14 @@ from shared.training.devices.device import best_device
 from stage1_tokenizer.judging.pictures import decode_rows
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.class_label import class_labels
+from stage2_prior.completing.extend import open_extended
 from stage2_prior.completing.mask import hole_of, open_masked
 from stage2_prior.completing.photo import Photo
 from stage2_prior.completing.rows import ShownRows, open_photo, usual_margin
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.decoder import Decoder
-from stage2_prior.decoding.particles import PARTICLES, Hole
+from stage2_prior.decoding.particles import PARTICLES, Hole, particles_for
 from stage2_prior.decoding.settings import DrawingSettings, read_settings
 from stage2_prior.prior import Weights, load_prior
 
@@ -119,13 +121,17 @@ def _completion_arguments(group: argparse._ArgumentGroup) -> None:
         help="draw anew what is white in this picture, of the same size, and keep all that is black",
     )  # fmt: skip
     group.add_argument(
+        "--extend", nargs=2, metavar=("SIDE", "N"),
+        help="draw N more rows or columns of TOKENS beyond a side: left, right, up or down",
+    )  # fmt: skip
+    group.add_argument(
         "--particles", type=int, metavar="N",
-        help="with --mask: draw N side by side, of which those survive that fit what is behind the hole "
-        f"(default: {PARTICLES})",
+        help="with --mask or --extend: draw N side by side, of which those survive that fit what is behind the hole "
+        f"(default: {PARTICLES}, or 1 where nothing is)",
     )  # fmt: skip
     group.add_argument("--keep-rows", type=int, metavar="N", help="rows of TOKENS to keep (default: half of them)")
     help_margin = (
-        "redraw the last M of the kept rows, or M tokens around the mask, so that they fit the rest (default: 1; 0 if "
+        "redraw the last M of the kept rows, or M tokens around the hole, so that they fit the rest (default: 1; 0 if "
         "each token sees only its own patch, or if there are two rows)"
     )
     group.add_argument("--margin", type=int, metavar="M", help=help_margin)
@@ -198,13 +204,13 @@ class Task:
             return {"prefix_tokens_BK": tokens_BL[:, : self.kept]}
         return {"hole": Hole(self.hole_L, tokens_BL, self.particles)}
 
-    def finish(self, images_BCHW: Tensor, numbers: range) -> Tensor:
+    def finish(self, images_BCHW: Tensor, numbers: Sequence[int]) -> Tensor:
         """The images with what is to be pasted back."""
         if not self.paste:
             return images_BCHW
         photos = [self.group(number).photo for number in numbers]
-        pasted = [photo.paste(image_CHW) for photo, image_CHW in zip(photos, images_BCHW, strict=True) if photo]
-        return torch.stack(pasted)
+        pasted = [photo.paste(image_CHW[None]) for photo, image_CHW in zip(photos, images_BCHW, strict=True) if photo]
+        return torch.cat(pasted)
 
     def name(self, number: int, seed: int) -> str:
         """What to call an image's file."""
@@ -225,9 +231,8 @@ def main() -> None:
     scale_L = settings.guidance.scales(prior.length)
     tokenizer = matching_tokenizer(info, run, local_run(args.tokenizer) if args.tokenizer else None).to(device)
     task = make_task(args, info, tokenizer)
-    size = tokenizer.detokenize(torch.zeros(1, *info.grid, dtype=torch.long, device=device)).shape[2:]
-    panel = Panel(task, size, out / ("completions.png" if task.photos else "grid.png"))
-    stream = Stream(panel, tokenizer, info.grid[0]) if args.stream else None
+    panel = Panel(task, size_of(task, tokenizer, info), out / ("completions.png" if task.photos else "grid.png"))
+    stream = Stream(task, panel, tokenizer, info.grid[0]) if args.stream else None
     if task.hole_L is not None:
         settings = settings.model_copy(update={"candidates": 1})  # particles are in their place
     to_draw = task.to_draw(prior.length, settings.candidates)
@@ -254,6 +259,13 @@ def main() -> None:
     )
 
 
+def size_of(task: Task, tokenizer: Tokenizer, info: TokenInfo) -> Sequence[int]:
+    """Height and width in pixels of what is written."""
+    if task.photos:
+        return task.photos[0].original_CHW.shape[1:]
+    return tokenizer.detokenize(torch.zeros(1, *info.grid, dtype=torch.long, device=tokenizer.device)).shape[2:]
+
+
 def check(args: argparse.Namespace) -> None:
     """UserError where an option cannot be used, or nothing would read it."""
     for name, value in (("num", args.num), ("batch-size", args.batch_size)):
@@ -264,15 +276,20 @@ def check(args: argparse.Namespace) -> None:
         ("margin", args.margin),
         ("paste", args.paste or None),
         ("mask", args.mask),
+        ("extend", args.extend),
     ):
         if value is not None and not args.complete:
             raise UserError(f"--{name} is about completing pictures: say which with --complete IMAGE")
-    if args.particles is not None and not args.mask:
-        raise UserError("--particles is about what a mask hides: give one with --mask IMAGE")
-    if args.mask and args.keep_rows is not None:
-        raise UserError("--mask and --keep-rows both say what is kept: give one of them")
-    if args.mask and args.candidates is not None:
-        raise UserError("--mask draws particles in place of candidates: say how many with --particles N")
+    given = [name for name in ("mask", "extend", "keep_rows") if getattr(args, name) is not None]
+    if len(given) > 1:
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"{options} each say what is kept: give one of them")
+    if args.particles is not None and not (args.mask or args.extend):
+        raise UserError("--particles is about filling holes: give one with --mask IMAGE or --extend SIDE N")
+    if (args.mask or args.extend) and args.candidates is not None:
+        raise UserError(f"--{given[0]} draws particles in place of candidates: say how many with --particles N")
+    if args.extend and args.paste:
+        raise UserError("--paste is not needed with --extend: the picture itself is always kept")
 
 
 def settings_of(args: argparse.Namespace, own: DrawingSettings) -> DrawingSettings:
@@ -315,17 +332,28 @@ def completing(args: argparse.Namespace, classes: dict[str, int], info: TokenInf
     margin = usual_margin(info.grid[0], tokenizer.sees_neighbours) if args.margin is None else args.margin
     size, reading = info.data.height_width, info.data.whole_reading
     label = next(iter(classes.values()), None)
-    if args.mask:
-        photos = [open_masked(path, args.mask, size, reading) for path in args.complete]
+    if args.mask or args.extend:
         places = info.grid[0], info.grid[1] // info.tokens_per_place
-        hole_hw = hole_of(photos[0].hidden_HW, places, margin).repeat_interleave(info.tokens_per_place, 1)
-        groups = photo_groups(photos, label, tokenizer)
-        particles = PARTICLES if args.particles is None else args.particles
-        return Task(args.num, groups, 0, hole_hw.flatten(), particles, paste=args.paste)
+        photos = [with_hole(args, path, size, places, reading) for path in args.complete]
+        hidden_HW = photos[0].hidden_HW[photos[0].window]
+        hole_L = hole_of(hidden_HW, places, margin).repeat_interleave(info.tokens_per_place, 1).flatten()
+        particles = particles_for(hole_L) if args.particles is None else args.particles
+        paste = args.paste or args.extend is not None
+        return Task(args.num, photo_groups(photos, label, tokenizer), 0, hole_L, particles, paste)
     shown = max(margin + 1, info.grid[0] // 2) if args.keep_rows is None else args.keep_rows
     rows = ShownRows(shown, margin, info.grid[0])
     photos = [open_photo(path, size, rows, reading) for path in args.complete]
     return Task(args.num, photo_groups(photos, label, tokenizer), rows.kept * info.grid[1], paste=args.paste)
+
+
+def with_hole(
+    args: argparse.Namespace, path: Path, size: tuple[int, int], places: tuple[int, int], reading: Reading
+) -> Photo:
+    """A photo and what is to be drawn of it: what the mask hides, or what is beyond a side."""
+    if args.mask:
+        return open_masked(path, args.mask, size, reading)
+    side, count = args.extend
+    return open_extended(path, side, count, size, places, reading)
 
 
 def photo_groups(photos: Sequence[Photo], label: int | None, tokenizer: Tokenizer) -> list[Group]:
@@ -390,8 +418,8 @@ class Stream:
     Rows are passed over while this has taken more than a tenth of the time, so it never costs much more than that.
     """
 
-    def __init__(self, panel: Panel, tokenizer: Tokenizer, rows: int) -> None:
-        self.panel, self.tokenizer, self.rows = panel, tokenizer, rows
+    def __init__(self, task: Task, panel: Panel, tokenizer: Tokenizer, rows: int) -> None:
+        self.task, self.panel, self.tokenizer, self.rows = task, panel, tokenizer, rows
         self.start, self.spent = time.perf_counter(), 0.0
 
     def show(self, numbers: range, tokens_BrW: Tensor) -> None:
@@ -402,8 +430,9 @@ class Stream:
         shown = [place for place, number in enumerate(numbers) if self.panel.shows(number)]
         if shown:
             images_BCHW = decode_rows(self.tokenizer, tokens_BrW[shown], self.rows)
-            height = images_BCHW.shape[2] * tokens_BrW.shape[1] // self.rows
-            self.panel.put([numbers[place] for place in shown], images_BCHW, height)
+            height = None if self.task.paste else images_BCHW.shape[2] * tokens_BrW.shape[1] // self.rows
+            images = [numbers[place] for place in shown]
+            self.panel.put(images, self.task.finish(images_BCHW, images), height)
             self.panel.save()
         self.spent += time.perf_counter() - began
 

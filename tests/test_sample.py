@@ -13,9 +13,11 @@ from torch import Tensor
 
 import sample
 from shared.data.pictures.decode import Reading
+from shared.data.pixels import to_uint8
 from shared.data.sources.drawings import openmoji
 from shared.errors import UserError
 from stage1_tokenizer.tokenizer import load_tokenizer
+from stage2_prior.completing.extend import open_extended
 from stage2_prior.completing.mask import open_masked
 from stage2_prior.completing.rows import ShownRows, open_photo
 from stage2_prior.decoding.choosing.filters import SamplingConfig
@@ -145,6 +147,29 @@ def test_paste_puts_back_all_that_a_mask_leaves(monkeypatch: pytest.MonkeyPatch)
     expected = np.where(photo.hidden_HW.numpy()[..., None], plain, original)
     assert np.array_equal(pixels("out/lion-seed0-0000.png"), expected)
     assert not np.array_equal(expected, plain)
+
+
+@pytest.mark.parametrize(("side", "particles"), [("left", 4), ("down", 1)])
+def test_an_extended_picture_has_more_at_a_side(monkeypatch: pytest.MonkeyPatch, side: str, particles: int) -> None:
+    given = ("--particles", "4") if side == "left" else ()
+    calls = run_sample(
+        monkeypatch, "--complete", "cat.png", "lion.png", "--extend", side, "1", "--num", "2", "--stream", *given
+    )
+    photo = open_extended(Path("lion.png"), side, "1", (32, 32), (4, 4), Reading(10**6))
+    tokenizer = load_tokenizer(Path("runs/tokenizer/tiny"))
+    given_HW = tokenizer.tokenize(photo.shown_CHW[None])[0]
+    kept_HW = torch.ones(4, 4, dtype=torch.bool)
+    kept_HW[(slice(None), slice(2)) if side == "left" else (slice(2, None),)] = False  # the new ones and the margin
+    tokens_BHW = torch.cat([call["tokens_BHW"] for call in calls])[-2:]
+    assert torch.equal(tokens_BHW[:, kept_HW], given_HW[kept_HW].expand(2, -1))
+    assert calls[0]["hole"].particles == particles
+    drawn_NCHW = to_uint8(tokenizer.detokenize(tokens_BHW))
+    lion_CHW = to_uint8(open_photo(Path("lion.png"), (32, 32), TOP, Reading(10**6)).original_CHW)
+    for n in range(2):
+        written_CHW = torch.from_numpy(pixels(f"out/lion-seed0-000{n}.png").copy()).permute(2, 0, 1)
+        new_CHW = drawn_NCHW[n][:, :, :8] if side == "left" else drawn_NCHW[n][:, -8:]
+        parts = [new_CHW, lion_CHW] if side == "left" else [lion_CHW, new_CHW]
+        assert torch.equal(written_CHW, torch.cat(parts, 2 if side == "left" else 1))
 
 
 def test_paste_puts_the_shown_pixels_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,9 +321,16 @@ def test_either_guidance_takes_the_place_of_the_other(
         (["--complete", "cat.png", "--keep-rows", "1"], "rows of tokens to keep are 1.*from 2"),
         (["--complete", "nowhere.png"], "--complete nowhere.png cannot be read"),
         (["--mask", "mask.png"], "--mask is about completing pictures"),
-        (["--particles", "4"], "--particles is about what a mask hides"),
-        (["--complete", "cat.png", "--mask", "m.png", "--keep-rows", "2"], "--mask and --keep-rows both say"),
+        (["--extend", "left", "1"], "--extend is about completing pictures"),
+        (["--particles", "4"], "--particles is about filling holes"),
+        (["--complete", "cat.png", "--mask", "m.png", "--keep-rows", "2"], "--mask and --keep-rows each say"),
+        (["--complete", "cat.png", "--mask", "m.png", "--extend", "up", "2"], "--mask and --extend each say"),
         (["--complete", "cat.png", "--mask", "m.png", "--candidates", "2"], "--mask draws particles in place of"),
+        (["--complete", "cat.png", "--extend", "up", "1", "--candidates", "2"], "--extend draws particles in place of"),
+        (["--complete", "cat.png", "--extend", "up", "1", "--paste"], "--paste is not needed with --extend"),
+        (["--complete", "cat.png", "--extend", "top", "1"], "--extend top 1: the side is left, right, up or down"),
+        (["--complete", "cat.png", "--extend", "up", "4"], "grids have 4 rows of tokens, so extend by 1 to 3"),
+        (["--complete", "cat.png", "--extend", "up", "3", "--margin", "1"], "leaves none of the 4 x 4 tokens"),
         (["--complete", "cat.png", "--mask", "nowhere.png"], "--mask nowhere.png cannot be read"),
         (["--complete", "cat.png", "--mask", "corner.png", "--particles", "0"], "0 particles for an image"),
         (["--complete", "cat.png", "--mask", "corner.png", "--margin", "3"], "leaves none of the 4 x 4 tokens"),

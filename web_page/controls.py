@@ -9,16 +9,18 @@ from gradio.components import Component
 from shared.text import shown
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.choosing.guidance import GuidanceConfig
+from stage2_prior.decoding.particles import PARTICLES
 from web_page.components import any_choice, whole_number
 from web_page.drawing import ANY_CLASS, page_options
 from web_page.fitting import Fitting
 from web_page.run import Run
 
 MOST_IMAGES = 64
+MOST_PARTICLES_HERE = 256  # a visitor waits
 
 
-def sampling_controls(fitting: Fitting, num: int) -> list[Component]:
-    """One control for each field of `Request`, in that order."""
+def sampling_controls(fitting: Fitting, num: int, particles: bool = False) -> list[Component]:
+    """One control for each field of `Request`, in that order. particles: these, in the place of candidates."""
     with gr.Group():
         how_many = gr.Slider(1, MOST_IMAGES, num, step=1, label="How many", buttons=[])
         with gr.Row():
@@ -26,8 +28,9 @@ def sampling_controls(fitting: Fitting, num: int) -> list[Component]:
             label = fitting.add(_class_control)
     with gr.Accordion("How a token is drawn", open=False):
         filters = [fitting.add(partial(_filter_control, name)) for name in SamplingConfig.model_fields]
-        others = [fitting.add(_autoguidance_control), fitting.add(_candidates_control)]
-    return [how_many, seed, label, *filters, *others, *_guidance_controls(fitting)]
+        autoguidance = fitting.add(_autoguidance_control)
+        each = _particles_control() if particles else fitting.add(_candidates_control)
+    return [how_many, seed, label, *filters, autoguidance, each, *_guidance_controls(fitting)]
 
 
 def _class_control(run: Run) -> gr.Dropdown:
@@ -58,6 +61,12 @@ def _candidates_control(run: Run) -> gr.Slider:
     """Of how many drawings one is kept."""
     said = "drawn for each image; one that is neither torn nor flat, as the prior sees it, is kept"
     return gr.Slider(1, 16, run.settings.candidates, step=1, label="Candidates", info=said)
+
+
+def _particles_control() -> gr.Slider:
+    """How many drawings compete to fill a hole."""
+    said = "drawn side by side for each image; those that fit what is behind the hole survive"
+    return gr.Slider(1, MOST_PARTICLES_HERE, PARTICLES, step=1, label="Particles", info=said)
 
 
 def _guidance_controls(fitting: Fitting) -> list[Component]:

@@ -1,7 +1,7 @@
 """What a visitor asks to be drawn, and the drawing of it.
 
 Shapes: B batch, C image channels (3), H and W pixels, w the width of the token grid, r rows of it, L its tokens,
-K those that are given.
+K those that are given first.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +18,7 @@ from stage1_tokenizer.judging.pictures import decode_rows
 from stage2_prior.class_label import class_label
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.choosing.guidance import GuidanceConfig
+from stage2_prior.decoding.particles import Hole
 from stage2_prior.decoding.stream import stream
 from web_page.run import BATCH, Run
 
@@ -26,14 +27,17 @@ DRAWING_WIDTH = 110  # CSS pixels at least
 
 
 class Request(NamedTuple):
-    """What the sampling controls say, in their order on the page."""
+    """What the sampling controls say, in their order on the page.
+
+    each: how many are drawn of each image: candidates, or of a hole particles.
+    """
 
     num: int
     seed: int | None
     label: str
     filters: Sequence[float]
     autoguidance: float
-    candidates: int
+    each: int
     scale: float
     schedule: str
     power: float
@@ -68,10 +72,11 @@ def page_options(field: FieldInfo) -> dict[str, Any]:
     return field.json_schema_extra
 
 
-def growing(run: Run, request: Request, prefix_1K: Tensor) -> Iterator[Tensor]:
+def growing(run: Run, request: Request, kept: Tensor | Hole | None = None) -> Iterator[Tensor]:
     """All images (num, 3, H, W) of a request in [-1, 1], again and again while they grow; grey where none is drawn yet.
 
-    prefix_1K: the first tokens of each. Raises UserError where the request cannot be met.
+    kept: (1, K), the first tokens of each, or the hole that each is to fill, in one grid. Raises UserError where the
+    request cannot be met.
     """
     if request.seed is None:
         raise UserError("the seed is empty: give a whole number, 0 or more")
@@ -79,13 +84,13 @@ def growing(run: Run, request: Request, prefix_1K: Tensor) -> Iterator[Tensor]:
     sampling, scale_L = request.sampling(), request.guidance().scales(run.prior.length)
     images_BCHW = torch.zeros(request.num, 3, *run.size)
     with run.decoder() as decoder:
-        for begin in range(0, request.num, BATCH):
-            numbers = range(begin, min(begin + BATCH, request.num))
+        at_once = max(1, BATCH // kept.particles) if isinstance(kept, Hole) else BATCH
+        for begin in range(0, request.num, at_once):
+            numbers = range(begin, min(begin + at_once, request.num))
             draw_batch = partial(
-                decoder.generate, numbers, request.seed, sampling, cfg_scale=scale_L,
-                autoguidance=request.autoguidance, candidates=request.candidates,
+                decoder.generate, numbers, request.seed, sampling, cfg_scale=scale_L, autoguidance=request.autoguidance,
                 labels_B=None if label is None else torch.full((len(numbers),), label),
-                prefix_tokens_BK=prefix_1K.expand(len(numbers), -1),
+                **_given(request, kept, len(numbers)),
             )  # fmt: skip
             with closing(stream(partial(_telling_rows, draw_batch))) as growing_Brw:  # so no decoder is lent that draws
                 for tokens_Brw in growing_Brw:
@@ -93,6 +98,13 @@ def growing(run: Run, request: Request, prefix_1K: Tensor) -> Iterator[Tensor]:
                         run.tokenizer, tokens_Brw, run.prior.grid[0]
                     )
                     yield images_BCHW
+
+
+def _given(request: Request, kept: Tensor | Hole | None, count: int) -> dict[str, Any]:
+    """What that many images keep, as `Decoder.generate` takes it, and how many are drawn of each."""
+    if isinstance(kept, Hole):
+        return {"hole": Hole(kept.hole_L, kept.tokens_IL.expand(count, -1), kept.particles)}
+    return {"candidates": request.each, "prefix_tokens_BK": None if kept is None else kept.expand(count, -1)}
 
 
 def _telling_rows(draw_batch: Callable[..., Tensor], on_row: Callable[[Tensor], None]) -> Tensor:

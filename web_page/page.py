@@ -10,6 +10,7 @@ from web_page.tabs.complete import complete_tab
 from web_page.tabs.draw import draw_tab
 from web_page.tabs.plans import plans_tab
 from web_page.tabs.reconstruct import reconstruct_tab
+from web_page.tabs.repaint import repaint_tab
 
 AT_ONCE = 2  # visitors served at the same time by each button; others queue, and see their place
 
@@ -28,11 +29,13 @@ def build_page(run: Run) -> gr.Blocks:
                 reconstruct_tab(fitting)
             with gr.Tab("Complete"):
                 completing = complete_tab(fitting)
+            with gr.Tab("Repaint"):
+                repainting = repaint_tab(fitting)
             with gr.Tab("Codebook"):
                 codebook_tab(fitting, page)
             with gr.Tab("Plans") as plans:
                 plans_tab(fitting, tabs, plans)
-        fitting.connect([drawing, completing])
+        fitting.connect([drawing, completing, repainting])
         page.load(lambda: gr.Dropdown(choices=list(runs.directories())), outputs=fitting.menu, api_visibility="private")
     page.queue(default_concurrency_limit=AT_ONCE)
     return page

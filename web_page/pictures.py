@@ -23,8 +23,8 @@ Pixels = np.ndarray  # (H, W, 3) uint8
 Html = str
 
 
-def open_picture(run: Run, path: str) -> Tensor:
-    """A visitor's picture (3, H, W) in [-1, 1], cropped and resized as validation images are.
+def open_picture(run: Run, path: str, size: tuple[int, int] | None = None) -> Tensor:
+    """A visitor's picture (3, H, W) in [-1, 1], cropped and resized as validation images are, or to another size.
 
     Raises UserError where the file cannot be read.
     """
@@ -35,7 +35,7 @@ def open_picture(run: Run, path: str) -> Tensor:
             f"{Path(path).name} cannot be read as a picture: {error}. Try a PNG or a JPEG, whole and of at most "
             f"{run.info.data.max_pixels:,} pixels"
         ) from None
-    return to_float(fitted(image, run.size))
+    return to_float(fitted(image, size or run.size))
 
 
 def pixels(image_CHW: Tensor) -> Pixels:

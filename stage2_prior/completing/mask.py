@@ -35,9 +35,28 @@ def open_masked(path: Path, mask: Path, size: tuple[int, int], reading: Reading)
         raise UserError(f"--mask {mask} has no white part: white is drawn anew, black is kept")
     if hidden_HW.all():
         raise UserError(f"--mask {mask} is all white, so nothing of {path} is kept: draw without --complete")
+    return _masked(path.stem, pixels_CHW, hidden_HW, size)
+
+
+def open_painted(path: Path, painted_HW: Tensor, size: tuple[int, int], reading: Reading) -> Photo:
+    """The same where what is hidden was painted over the cropped picture, in whatever size it was shown.
+
+    Raises UserError where the picture cannot be read, and where nothing of it or all of it is painted over.
+    """
+    pixels_CHW = read_cropped(path, size, reading, "--complete")
+    hidden_HW = touched(painted_HW, (pixels_CHW.shape[1], pixels_CHW.shape[2]))
+    if not hidden_HW.any():
+        raise UserError("nothing is painted over: paint over what is to be drawn anew")
+    if hidden_HW.all():
+        raise UserError("all of the picture is painted over, so nothing of it is kept: erase some of the paint")
+    return _masked(path.stem, pixels_CHW, hidden_HW, size)
+
+
+def _masked(name: str, pixels_CHW: Tensor, hidden_HW: Tensor, size: tuple[int, int]) -> Photo:
+    """A cropped picture at another size, hidden where any of the pixels is that a pixel there is made of."""
     filled_CHW = fill(pixels_CHW.float(), ~hidden_HW).round().to(torch.uint8)
     original_CHW, shown_CHW = (to_float(resize(pixels, *size)) for pixels in (pixels_CHW, filled_CHW))
-    return Photo(path.stem, original_CHW, shown_CHW, touched(hidden_HW, size))
+    return Photo(name, original_CHW, shown_CHW, touched(hidden_HW, size))
 
 
 def hole_of(hidden_HW: Tensor, grid: tuple[int, int], margin: int) -> Tensor:

@@ -25,14 +25,15 @@ from shared.errors import UserError
 class Photo:
     """A picture at the size the tokenizer knows, in [-1, 1].
 
-    original_CHW: the whole of it. shown_CHW: for the encoder, with something else where it is hidden. hidden_HW: where
-    that is.
+    original_CHW: the whole of it. hidden_HW: where it is hidden. shown_CHW: for the encoder, with something else there.
+    window: the rows and columns of pixels that the encoder is shown, and that are drawn.
     """
 
     name: str
     original_CHW: Tensor
     shown_CHW: Tensor
     hidden_HW: Tensor
+    window: tuple[slice, slice] = (slice(None), slice(None))
 
     @property
     def masked_CHW(self) -> Tensor:
@@ -40,8 +41,10 @@ class Photo:
         return self.original_CHW.masked_fill(self.hidden_HW, 0)
 
     def paste(self, images_BCHW: Tensor) -> Tensor:
-        """The images where it is hidden, and it elsewhere."""
-        return torch.where(self.hidden_HW, images_BCHW, self.original_CHW)
+        """The images, which are of the window, where it is hidden, and it elsewhere."""
+        pasted_BCHW = self.original_CHW.expand(len(images_BCHW), -1, -1, -1).clone()
+        pasted_BCHW[:, :, *self.window] = images_BCHW
+        return torch.where(self.hidden_HW, pasted_BCHW, self.original_CHW)
 
 
 def read_cropped(path: Path, size: tuple[int, int], reading: Reading, option: str) -> Tensor:

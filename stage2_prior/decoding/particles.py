@@ -47,6 +47,12 @@ class Hole:
         return int(self.hole_L.int().argmax())
 
 
+def particles_for(hole_L: Tensor) -> int:
+    """How many particles fill a hole well: one where nothing is kept behind it, which they would have to fit."""
+    first = int(hole_L.int().argmax())
+    return 1 if hole_L[first:].all() else PARTICLES
+
+
 class Particles:
     """Those of some images, while they are drawn.
 

@@ -57,7 +57,7 @@ def test_another_prior_is_chosen_and_the_page_is_about_it(
     page.get_by_role("button", name="Draw", exact=True).click()
     page.locator("#drawn img").wait_for()
     *_, html = draw(
-        other, *controls(num=1, guide_to=other.prior.length, top_p=1.0, min_p=0.2, autoguidance=1.5, candidates=4)
+        other, *controls(num=1, guide_to=other.prior.length, top_p=1.0, min_p=0.2, autoguidance=1.5, each=4)
     )
     wait_for_pictures(page, "drawn", pictures_of(html))
 
@@ -75,7 +75,7 @@ def test_nothing_is_wider_than_a_phone(open_page: Callable[..., Any], drawing: P
         upload = page.locator("[role=tabpanel]:visible input[type=file]")
         if upload.count():
             upload.set_input_files(drawing)
-            page.locator("[role=tabpanel]:visible .pixels img").first.wait_for()
+            page.locator("[role=tabpanel]:visible :is(.pixels img, #canvas canvas)").first.wait_for()
         wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert page.evaluate(wider) == 0, tab
 

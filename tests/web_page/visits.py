@@ -13,7 +13,7 @@ from tests.support.tiny import generate
 from web_page.drawing import ANY_CLASS
 from web_page.run import Run
 
-TABS = ("Draw", "Reconstruct", "Complete", "Codebook", "Plans")
+TABS = ("Draw", "Reconstruct", "Complete", "Repaint", "Codebook", "Plans")
 PATIENCE = 60_000  # ms
 
 
@@ -60,7 +60,7 @@ def expected_drawings(run: Run, num: int, seed: int, **options: Any) -> np.ndarr
 def controls(**values: Any) -> list[Any]:
     """What the controls say of a run with the usual settings when nobody has touched them, but for `values`."""
     untouched = {"num": 16, "seed": 0, "label": ANY_CLASS}
-    untouched |= {"temperature": 1.0, "top_k": 0, "top_p": 0.95, "min_p": 0.0, "autoguidance": 2.0, "candidates": 1}
+    untouched |= {"temperature": 1.0, "top_k": 0, "top_p": 0.95, "min_p": 0.0, "autoguidance": 2.0, "each": 1}
     untouched |= {"scale": 1.0, "schedule": "constant", "power": 2.5, "guide_from": 0, "guide_to": 16}
     assert values.keys() <= untouched.keys()
     return list((untouched | values).values())

@@ -1,13 +1,12 @@
 """The tab that draws new images.
 
-Shapes: B batch, C image channels (3), H and W pixels, K given tokens (0).
+Shapes: B batch, C image channels (3), H and W pixels.
 """
 
 from collections.abc import Generator
 from typing import Any
 
 import gradio as gr
-import torch
 from gradio.events import Dependency
 
 from web_page.answer import answer
@@ -24,8 +23,7 @@ def draw(run: Run, *values: Any) -> Generator[Html, None, None]:
 
     values: of the controls, in the order of `Request`.
     """
-    no_prefix_1K = torch.empty(1, 0, dtype=torch.long)
-    for images_BCHW in growing(run, Request.of(values), no_prefix_1K):
+    for images_BCHW in growing(run, Request.of(values)):
         yield sheet(images_BCHW, DRAWING_WIDTH)
 
 
