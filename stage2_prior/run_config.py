@@ -17,6 +17,10 @@ class PriorTrainingConfig(TrainingConfig):
     """The share of the tokens that a prediction is made from which are replaced at random, at the start; it falls to
     none by the end. Drawing goes by the prior's own tokens, errors and all, and so it meets some before.
     """
+    label_smoothing: float = Field(0, ge=0, lt=1)
+    """The share of the tokens to be predicted which are replaced at random, throughout: in expectation, smoothed
+    labels. The bits per token of the training then count these too.
+    """
     noise_neighbours: PositiveInt | None = None
     """Replace a token by one of that many codes whose vectors are nearest to its own; null: by any code."""
     early: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.03, 0.1)

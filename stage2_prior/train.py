@@ -37,7 +37,6 @@ from shared.training.length import begin
 from shared.training.log import Log
 from shared.training.optimisation.schedule import crossed
 from shared.training.trainee import Trainee
-from stage2_prior.context_noise import ContextNoise
 from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.early import early_name, use_early
@@ -46,6 +45,7 @@ from stage2_prior.evaluate import TokenPrediction, evaluate
 from stage2_prior.judging.description import describe
 from stage2_prior.memory import training_memory
 from stage2_prior.prior import Prior, build_prior
+from stage2_prior.replacement import Replacement
 from stage2_prior.run_config import PriorRun, PriorTrainingConfig
 from stage2_prior.tokens import Amount, find_tokens, remember_tokens
 
@@ -78,7 +78,8 @@ def train(
     trainee = Trainee(prior, training, accelerator, prior.blocks if training.shard else ())
     trainee.resume(run)
     batches = token_batches(cache, training, trainee.images, accelerator.process_index, accelerator.num_processes)
-    noise = ContextNoise.of(training, cache, device)
+    noise = Replacement.of(training.context_noise, training, cache, device)
+    smoothing = Replacement.of(training.label_smoothing, training, cache, device)
     held_out = HeldOut(prior, trainee, cache, run)
     early = EarlyWeights(run, training, trainee)
     log = Log(run, training.images, trainee.images, accelerator.is_main_process, unit="grid")
@@ -89,7 +90,7 @@ def train(
             tokens_BL = tokens_BL.to(device, non_blocking=True)
             inputs_BL = prior.inputs(noise(tokens_BL, 1 - trainee.progress), labels_B, views_B)
             with trainee.autocast():
-                loss = trainee.wrapped(inputs_BL, targets_BL=tokens_BL)
+                loss = trainee.wrapped(inputs_BL, targets_BL=smoothing(tokens_BL))
             trainee.backward(loss)
             trainee.means.add({"bits_per_token": loss / math.log(2)})
         gradient_norm = trainee.end_step()

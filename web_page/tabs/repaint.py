@@ -21,19 +21,19 @@ from web_page.controls import sampling_controls
 from web_page.drawing import DRAWING_WIDTH, Request, growing
 from web_page.fitting import Fitting
 from web_page.paint import Painted, paint_editor
-from web_page.pictures import NOTHING_YET, Html, open_picture, pixels, sheet
+from web_page.pictures import NOTHING_YET, Html, Pixels, open_picture, pixels, sheet
 from web_page.run import Run
 
 CANVAS = 384  # pixels: the longer side of what is painted on
 
 
-def show_canvas(run: Run, path: str | None) -> Iterator[dict[str, Any]]:
-    """The image as this prior sees it, large enough to be painted on; nothing where there is none.
+def show_canvas(run: Run, path: str | None) -> Iterator[tuple[Pixels | None, gr.Column]]:
+    """The image as this prior sees it, large enough to be painted on; its place is hidden where there is none.
 
     Raises UserError where it cannot be read.
     """
     picture_HWC = None if path is None else pixels(open_picture(run, path, _canvas(run)))
-    yield gr.update(value=picture_HWC, visible=picture_HWC is not None)
+    yield picture_HWC, gr.Column(visible=picture_HWC is not None)
 
 
 def repaint(
@@ -63,7 +63,8 @@ def repaint_tab(fitting: Fitting) -> Dependency:
     with gr.Row():
         with gr.Column(scale=1):
             given = image_input()
-            painted = fitting.add(lambda run: paint_editor(*_canvas(run)))
+            with gr.Column(visible=False) as place:
+                painted = paint_editor()
             start, stop = start_and_stop("Repaint")
         with gr.Column(scale=2):
             images = fitting.add(lambda _: gr.HTML(NOTHING_YET, elem_id="repainted"))
@@ -71,10 +72,10 @@ def repaint_tab(fitting: Fitting) -> Dependency:
             margin = fitting.add(_margin_control)
             controls = sampling_controls(fitting, num=4, particles=True)
     given.change(
-        answer(show_canvas, fitting.runs), fitting.inputs(given), painted, show_progress="hidden",
+        answer(show_canvas, fitting.runs), fitting.inputs(given), [painted, place], show_progress="hidden",
         trigger_mode="always_last",
     )  # fmt: skip
-    fitting.redo(show_canvas, fitting.inputs(given), painted)
+    fitting.redo(show_canvas, fitting.inputs(given), [painted, place])
     values = fitting.inputs(given, painted, margin, keep_pixels, *controls)
     drawing = start.click(answer(repaint, fitting.runs), values, images, show_progress="minimal")
     stop.click(None, cancels=drawing)

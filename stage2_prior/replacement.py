@@ -1,8 +1,12 @@
-"""Wrong tokens in what a prior predicts from, so that its own mistakes do not lead it astray when it draws.
+"""Tokens replaced at random in training.
 
-After reAR (He et al. 2025, "Rethinking visual autoregressive models via generator-tokenizer consistency
-regularisation"): tokens of the input are replaced at random, ever fewer of them as training goes on; those to be
-predicted stay what they are.
+In what a prior predicts from (context noise), so that its own mistakes do not lead it astray when it draws. After reAR
+(He et al. 2025, "Rethinking visual autoregressive models via generator-tokenizer consistency regularisation"): ever
+fewer tokens as training goes on.
+
+In what it is to predict (label smoothing), so that it is never wholly sure. Drawn anew each time, a share s of other
+targets is, in expectation, the loss of a target that holds 1 - s of a token and s of the others (Szegedy et al. 2016,
+"Rethinking the Inception architecture for computer vision", section 7).
 
 Shapes: B batch, L length, K codes, N neighbours, D dimensions of a code.
 """
@@ -20,26 +24,22 @@ PART = 1024  # codes whose neighbours are looked for at once
 
 
 @dataclass(frozen=True)
-class ContextNoise:
-    """share: of the tokens replaced, at the start. codes: of how many. neighbours_KN: by which ones; None: by any."""
+class Replacement:
+    """share: of the tokens replaced. codes: of how many. neighbours_KN: by which ones; None: by any."""
 
     share: float
     codes: int
     neighbours_KN: Tensor | None = None
 
     @classmethod
-    def of(cls, config: PriorTrainingConfig, cache: TokenCache, device: torch.device) -> Self:
-        """What a configuration asks for, of the codes of a cache."""
-        if not config.context_noise or config.noise_neighbours is None:
-            return cls(config.context_noise, cache.info.codes)
-        return cls(
-            config.context_noise,
-            cache.info.codes,
-            nearest_codes(cache.code_vectors_KD, config.noise_neighbours).to(device),
-        )
+    def of(cls, share: float, config: PriorTrainingConfig, cache: TokenCache, device: torch.device) -> Self:
+        """A share of the tokens of a cache, replaced by what a configuration says."""
+        if not share or config.noise_neighbours is None:
+            return cls(share, cache.info.codes)
+        return cls(share, cache.info.codes, nearest_codes(cache.code_vectors_KD, config.noise_neighbours).to(device))
 
-    def __call__(self, tokens_BL: Tensor, left: float) -> Tensor:
-        """Tokens of which a part is replaced, by torch's global generator. left: of the training, from 1 to 0."""
+    def __call__(self, tokens_BL: Tensor, left: float = 1.0) -> Tensor:
+        """Tokens of which a part is replaced, by torch's global generator. left: of the share, from 1 to 0."""
         if not self.share:
             return tokens_BL
         replaced_BL = torch.rand(tokens_BL.shape, device=tokens_BL.device) < self.share * left
