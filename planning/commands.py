@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from shared import signals
 from shared.errors import UserError
@@ -28,9 +29,13 @@ def script(name: str) -> list[str]:
 
 
 @contextmanager
-def running(command: Command) -> Iterator["subprocess.Popen[bytes]"]:
-    """A command that has been started; whatever ends the block early stops it, and waits until it has saved."""
-    process = subprocess.Popen(command, preexec_fn=_end_with_the_first if sys.platform == "linux" else None)
+def running(command: Command, **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """A command that has been started; whatever ends the block early stops it, and waits until it has saved.
+
+    options: of `subprocess.Popen`.
+    """
+    before = _end_with_the_first if sys.platform == "linux" else None
+    process = subprocess.Popen(command, preexec_fn=before, **options)
     try:
         yield process
     finally:

@@ -155,10 +155,9 @@ def drawn(model: Any, labels_N: Tensor, info: TokenInfo) -> Tensor:
 
 @torch.inference_mode()
 def measures(
-    codec: VqModel, tokens_Nhw: Tensor, info: TokenInfo, accelerator: Accelerator, picture: Path
+    codec: VqModel, tokens_Nhw: Tensor, info: TokenInfo, networks: Networks, accelerator: Accelerator, picture: Path
 ) -> dict[str, float]:
-    """What `judge.py --samples` finds, by features."""
-    networks = Networks(*open_networks(info.data.height_width, None, accelerator.device))
+    """What `judge.py --samples` finds, by features; writes the first drawings into one picture."""
     real = RealFeatures(networks, 64, accelerator)
     features, shown = features_of(decoded(tokens_Nhw, codec, 64), networks, len(tokens_Nhw), accelerator, "drawn")
     views, usual = training_views(real, info), held_out_features(real, info, codec)
@@ -180,6 +179,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs=2, required=True, help="of the two stages, caching included")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--inception", type=Path, metavar="PATH", help="as judge.py takes it")
     args = parser.parse_args()
     accelerator = make_accelerator()
     torch.manual_seed(args.seed)
@@ -199,7 +199,8 @@ def main() -> None:
     [images_HCHW] = [torch.cat([images for images, _ in validation_loader(held_out, 64)])]
     with torch.inference_mode():
         psnr = psnr_of(codec.detokenize(unseen_HL.view(-1, *info.grid)), images_HCHW).mean().item()
-    found = measures(codec, drawn(model, labels, info), info, accelerator, Path("peer.png"))
+    networks = Networks(*open_networks(info.data.height_width, args.inception, accelerator.device))
+    found = measures(codec, drawn(model, labels, info), info, networks, accelerator, Path("peer.png"))
     print(
         json.dumps(
             {
