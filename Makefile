@@ -11,7 +11,7 @@ help:
 	@echo "make tokenizer   train stage one and cache its token grids   [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make prior       train stage two on the cached grids         [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make sample      draw images                                 [ARGS=\"--num 16 --seed 0 ...\"]"
-	@echo "make web         a page to draw, reconstruct, complete, browse codes and watch plans on   [ARGS=\"--port 7860 ...\"]"
+	@echo "make web         a page to draw, reconstruct, complete, repaint, browse codes and watch plans on   [ARGS=\"--port 7860 ...\"]"
 	@echo "make compare     train several tokenizers on the same images and report   [CONFIG=... ARGS=\"key=value ...\"]"
 	@echo "make bundled     train the model that comes with Tessera anew (hours)"
 	@echo "make test        run the tests (make check: linter and types; make bench: benchmarks   [BENCH=... ARGS=...])"
