@@ -12,7 +12,7 @@ from stage2_prior import train as stage2
 from stage2_prior.prior import Prior
 from stage2_prior.replacement import Replacement, nearest_codes
 from tests.stage2_prior.test_train import write_random_cache
-from tests.support.tiny import logged, prior_run
+from tests.support.tiny import prior_run
 
 
 def watch_training(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -95,24 +95,3 @@ def test_training_predicts_the_true_tokens_from_noised_ones(
     assert all(tuple(row) in rows for _, targets in seen for row in targets.tolist())
     assert sum(wrong[:5]) / 5 > 0.5
     assert sum(wrong[-3:]) / 3 < 0.2
-
-
-def test_an_interrupted_run_with_noise_goes_on_as_if_it_had_not_been(monkeypatch: pytest.MonkeyPatch) -> None:
-    write_random_cache()
-    config = prior_run(images=64, save_every=32, context_noise=0.5, noise_neighbours=4)
-    config = config.model_copy(update={"tokens": "tokens"})
-    whole, _ = stage2.train(config, Path("whole"))
-    stop = stage2.Trainee.end_step
-
-    def interrupted(self: stage2.Trainee) -> float:
-        norm = stop(self)
-        if self.images == 40:
-            raise KeyboardInterrupt
-        return norm
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stage2.Trainee, "end_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            stage2.train(config, Path("parts"))
-    parts, _ = stage2.train(config, Path("parts"))
-    assert logged(parts.path)[-1] == logged(whole.path)[-1]

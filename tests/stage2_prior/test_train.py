@@ -277,6 +277,31 @@ def test_adapters_change_matrices_of_attention_and_mlps_by_a_rank_and_resume(mon
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("model", "training"),
+    [
+        ({"told_views": True}, {}),
+        ({}, {"label_smoothing": 0.3}),
+        ({}, {"context_noise": 0.5, "label_smoothing": 0.3, "noise_neighbours": 4}),
+    ],
+)
+def test_what_a_prior_is_told_and_shown_is_the_same_where_it_resumes(
+    model: dict[str, Any], training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_random_cache()
+    config = prior_run("gpt", save_every=24, **training)
+    config = config.model_copy(update={"tokens": "tokens", "model": config.model.model_copy(update=model)})
+    straight, _ = stage2.train(config)
+    expected, lines = straight.load(present(straight.newest())), logged(straight.path)
+    if model:
+        assert expected.model["views.weight"].abs().sum() > 0  # they begin at 0
+    shutil.rmtree(straight.path)
+    resumed = trained_with_stops(config, (2, 5), monkeypatch)
+    for one, other in zip(expected, resumed.load(present(resumed.newest())), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert logged(resumed.path) == lines
+
+
 def trained_with_stops(config: PriorRun, stops: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
     """A run that was stopped after so many steps each time it was started, and then ended."""
     for steps in stops:
