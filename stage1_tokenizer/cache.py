@@ -119,7 +119,8 @@ def _tokens_of_view(
     tokenizer: Tokenizer, dataset: ImageDataset, epoch: int, batch_size: int, accelerator: Accelerator
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    mine = validation_loader(dataset, batch_size, epoch=epoch, rank=rank, world_size=ranks)
+    workers = dataset.config.workers
+    mine = validation_loader(dataset, batch_size, epoch=epoch, rank=rank, world_size=ranks, workers=workers)
     for first in range(0, len(dataset), batch_size * ranks):
         count = min(batch_size * ranks, len(dataset) - first)
         # A process that has none of the last few images joins in with one of no account.

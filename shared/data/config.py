@@ -62,7 +62,9 @@ class DataConfig(Config):
     ~/.cache/tessera). A larger set is shuffled by row groups and within that much of it.
     """
     workers: int = Field(default=0, ge=0, le=1024)
-    """Processes that load images; 0 loads them in the training process. The batches are the same."""
+    """Processes that load images, in training, caching and measuring; 0 loads them in the main process. The batches are
+    the same.
+    """
     augment: AugmentConfig | None = AugmentConfig()
     """Random views of each training image; null: none."""
 

@@ -30,7 +30,8 @@ def measure(
     process, processes, before = accelerator.process_index, accelerator.num_processes, 0
     for dataset in datasets:
         rank = (process - before) % processes  # turns go on from one dataset to the next
-        for images_BCHW, _ in validation_loader(dataset, batch_size, rank=rank, world_size=processes):
+        workers = dataset.config.workers
+        for images_BCHW, _ in validation_loader(dataset, batch_size, rank=rank, world_size=processes, workers=workers):
             x_BCHW = images_BCHW.to(tokenizer.device)
             result = tokenizer(x_BCHW)
             batch = Reconstructed(x_BCHW, result.images_BCHW.clamp(-1, 1), result.tokens_Bhw)

@@ -28,8 +28,8 @@ def reference_images(info: TokenInfo, split: Split) -> ImageDataset:
 
 def reference_batches(dataset: ImageDataset, batch_size: int, accelerator: Accelerator) -> Iterator[Tensor]:
     """This process's share of the images, in uint8 batches (B, 3, H, W) on its device: of p processes, every p-th."""
-    rank, ranks = accelerator.process_index, accelerator.num_processes
-    for images, _ in validation_loader(dataset, batch_size, rank=rank, world_size=ranks):
+    rank, ranks, workers = accelerator.process_index, accelerator.num_processes, dataset.config.workers
+    for images, _ in validation_loader(dataset, batch_size, rank=rank, world_size=ranks, workers=workers):
         yield to_uint8(images).to(accelerator.device)
 
 
