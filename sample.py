@@ -70,7 +70,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--num", type=int, default=16, help="images, or completions of each picture (default: 16)")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other images (default: 0)")
-    parser.add_argument("--batch-size", type=int, default=16, help="images drawn at a time (default: 16)")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="drawn at a time; at least all particles of an image (default: 16)"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default: RUN/samples)")
     parser.add_argument("--stream", action="store_true", help="update grid.png while the images are drawn")
     tokens = parser.add_argument_group("how a token is sampled; applied in this order")
@@ -233,8 +235,6 @@ def main() -> None:
     task = make_task(args, info, tokenizer)
     panel = Panel(task, size_of(task, tokenizer, info), out / ("completions.png" if task.photos else "grid.png"))
     stream = Stream(task, panel, tokenizer, info.grid[0]) if args.stream else None
-    if task.hole_L is not None:
-        settings = settings.model_copy(update={"candidates": 1})  # particles are in their place
     to_draw = task.to_draw(prior.length, settings.candidates)
     drawing, start = 0.0, time.perf_counter()
     decoder = Decoder(prior.to(device), args.batch_size)
@@ -301,6 +301,8 @@ def settings_of(args: argparse.Namespace, own: DrawingSettings) -> DrawingSettin
     sampling = {name: getattr(args, name) for name in SamplingConfig.model_fields}
     guidance = {name: getattr(args, f"cfg_{name}") for name in GuidanceConfig.model_fields}
     given = [{name: value for name, value in part.items() if value is not None} for part in (sampling, guidance)]
+    if args.mask or args.extend:
+        own = own.model_copy(update={"candidates": 1})  # particles are in their place
     used = own if args.class_label and args.autoguidance is None else own.without_guidance()
     autoguidance = used.autoguidance if args.cfg_scale is None else 1.0
     settings = DrawingSettings(
@@ -329,16 +331,17 @@ def completing(args: argparse.Namespace, classes: dict[str, int], info: TokenInf
     """The photos to complete, all of the one class, if any. Raises UserError where there are several classes."""
     if len(classes) > 1:
         raise UserError(f"--complete takes one class, not {len(classes)}: {', '.join(classes)}")
-    margin = usual_margin(info.grid[0], tokenizer.sees_neighbours) if args.margin is None else args.margin
+    places = info.grid[0], info.grid[1] // info.tokens_per_place
+    margin = usual_margin(line_of(args, places), tokenizer.sees_neighbours) if args.margin is None else args.margin
     size, reading = info.data.height_width, info.data.whole_reading
     label = next(iter(classes.values()), None)
     if args.mask or args.extend:
-        places = info.grid[0], info.grid[1] // info.tokens_per_place
-        photos = [with_hole(args, path, size, places, reading) for path in args.complete]
+        photos = [with_hole(args, path, margin, size, places, reading) for path in args.complete]
         hidden_HW = photos[0].hidden_HW[photos[0].window]
         hole_L = hole_of(hidden_HW, places, margin).repeat_interleave(info.tokens_per_place, 1).flatten()
         particles = particles_for(hole_L) if args.particles is None else args.particles
         paste = args.paste or args.extend is not None
+        print(f"{int(hole_L.sum())} of {len(hole_L)} tokens are drawn, {particles} particles for each image")
         return Task(args.num, photo_groups(photos, label, tokenizer), 0, hole_L, particles, paste)
     shown = max(margin + 1, info.grid[0] // 2) if args.keep_rows is None else args.keep_rows
     rows = ShownRows(shown, margin, info.grid[0])
@@ -346,14 +349,21 @@ def completing(args: argparse.Namespace, classes: dict[str, int], info: TokenInf
     return Task(args.num, photo_groups(photos, label, tokenizer), rows.kept * info.grid[1], paste=args.paste)
 
 
+def line_of(args: argparse.Namespace, places: tuple[int, int]) -> int:
+    """How many tokens there are in the direction in which a margin counts: the most where it is all around."""
+    if args.mask:
+        return max(places)
+    return places[1] if args.extend and args.extend[0] in ("left", "right") else places[0]
+
+
 def with_hole(
-    args: argparse.Namespace, path: Path, size: tuple[int, int], places: tuple[int, int], reading: Reading
+    args: argparse.Namespace, path: Path, margin: int, size: tuple[int, int], places: tuple[int, int], reading: Reading
 ) -> Photo:
     """A photo and what is to be drawn of it: what the mask hides, or what is beyond a side."""
     if args.mask:
         return open_masked(path, args.mask, size, reading)
-    side, count = args.extend
-    return open_extended(path, side, count, size, places, reading)
+    side, number = args.extend
+    return open_extended(path, side, number, margin, size, places, reading)
 
 
 def photo_groups(photos: Sequence[Photo], label: int | None, tokenizer: Tokenizer) -> list[Group]:

@@ -82,7 +82,10 @@ class PriorState:
                     state.put(rows_N, other)
 
     def reorder(self, from_B: Tensor) -> None:
-        """Make each sequence a copy of one of them, of the same class."""
+        """Make each sequence a copy of one of them."""
+        for modulation in self.modulations:
+            if modulation is not None:
+                modulation[:] = modulation[:, from_B]
         for state in chain.from_iterable(self.blocks):
             if state is not None:
                 state.reorder(from_B)
@@ -196,7 +199,8 @@ class Prior(nn.Module, Shareable):
 
     def logits(self, h: Tensor, table_KR: Tensor) -> Tensor:
         """(..., codes) float32 of the token that follows each `hidden` (..., D); table_KR: the vocabulary's."""
-        return F.linear(self.vocabulary.query(h), table_KR, self.vocabulary.bias_K).float()
+        query = self.vocabulary.query(h).to(table_KR.dtype)  # a decoder's maps may be in bfloat16
+        return F.linear(query, table_KR, self.vocabulary.bias_K).float()
 
     def loss(self, tokens_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
         """Mean next-token cross-entropy in nats of (B, L) tokens."""

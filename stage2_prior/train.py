@@ -77,6 +77,7 @@ def train(
         accelerator.print(begin_with(prior, cache.info, config.init, config.init_without))
     trainee = Trainee(prior, training, accelerator, prior.blocks if training.shard else ())
     trainee.resume(run)
+    begun = trainee.images
     batches = token_batches(cache, training, trainee.images, accelerator.process_index, accelerator.num_processes)
     noise = Replacement.of(training.context_noise, training, cache, device)
     smoothing = Replacement.of(training.label_smoothing, training, cache, device)
@@ -114,7 +115,8 @@ def train(
     trainee.save_last(run)
     trainee.stop_if_asked(run)
     report = held_out.evaluate()
-    if accelerator.is_main_process and keep_if_sure(run.path, report.bits_per_token):
+    chosen_for_these = trainee.images == begun and (run.path / DRAWING).exists()
+    if accelerator.is_main_process and not chosen_for_these and keep_if_sure(run.path, report.bits_per_token):
         print(f"nearly sure of its tokens, so it is drawn with {SURE}")
     return run, report
 

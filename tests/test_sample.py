@@ -143,8 +143,8 @@ def test_paste_puts_back_all_that_a_mask_leaves(monkeypatch: pytest.MonkeyPatch)
     plain = pixels("out/lion-seed0-0000.png")
     run_sample(monkeypatch, *MASKED, "--num", "1", "--paste")
     photo = open_masked(Path("lion.png"), Path("corner.png"), (32, 32), Reading(10**6))
-    original = ((photo.original_CHW + 1) * 127.5).round().permute(1, 2, 0).numpy()
-    expected = np.where(photo.hidden_HW.numpy()[..., None], plain, original)
+    shown = to_uint8(photo.shown_CHW).permute(1, 2, 0).numpy()
+    expected = np.where(photo.hidden_HW.numpy()[..., None], plain, shown)
     assert np.array_equal(pixels("out/lion-seed0-0000.png"), expected)
     assert not np.array_equal(expected, plain)
 
@@ -155,7 +155,7 @@ def test_an_extended_picture_has_more_at_a_side(monkeypatch: pytest.MonkeyPatch,
     calls = run_sample(
         monkeypatch, "--complete", "cat.png", "lion.png", "--extend", side, "1", "--num", "2", "--stream", *given
     )
-    photo = open_extended(Path("lion.png"), side, "1", (32, 32), (4, 4), Reading(10**6))
+    photo = open_extended(Path("lion.png"), side, "1", 1, (32, 32), (4, 4), Reading(10**6))
     tokenizer = load_tokenizer(Path("runs/tokenizer/tiny"))
     given_HW = tokenizer.tokenize(photo.shown_CHW[None])[0]
     kept_HW = torch.ones(4, 4, dtype=torch.bool)
@@ -178,8 +178,9 @@ def test_paste_puts_the_shown_pixels_back(monkeypatch: pytest.MonkeyPatch) -> No
     plain = pixels("out/lion-seed0-0000.png")
     run_sample(monkeypatch, *arguments, "--paste")
     pasted = pixels("out/lion-seed0-0000.png")
-    original_CHW = open_photo(Path("lion.png"), (32, 32), TOP, Reading(10**6)).original_CHW
-    assert np.array_equal(pasted[:24], ((original_CHW + 1) * 127.5).round().permute(1, 2, 0).numpy()[:24])
+    photo = open_photo(Path("lion.png"), (32, 32), TOP, Reading(10**6))
+    assert np.array_equal(pasted[:24], to_uint8(photo.shown_CHW).permute(1, 2, 0).numpy()[:24])
+    assert torch.equal(photo.shown_CHW[:, :23], photo.original_CHW[:, :23])  # the last row is mixed with what is hidden
     assert np.array_equal(pasted[24:], plain[24:])
 
 
@@ -329,11 +330,10 @@ def test_either_guidance_takes_the_place_of_the_other(
         (["--complete", "cat.png", "--extend", "up", "1", "--candidates", "2"], "--extend draws particles in place of"),
         (["--complete", "cat.png", "--extend", "up", "1", "--paste"], "--paste is not needed with --extend"),
         (["--complete", "cat.png", "--extend", "top", "1"], "--extend top 1: the side is left, right, up or down"),
-        (["--complete", "cat.png", "--extend", "up", "4"], "grids have 4 rows of tokens, so extend by 1 to 3"),
-        (["--complete", "cat.png", "--extend", "up", "3", "--margin", "1"], "leaves none of the 4 x 4 tokens"),
+        (["--complete", "cat.png", "--extend", "up", "3"], "grids have 4 rows of tokens, .* so extend by 1 to 2"),
         (["--complete", "cat.png", "--mask", "nowhere.png"], "--mask nowhere.png cannot be read"),
         (["--complete", "cat.png", "--mask", "corner.png", "--particles", "0"], "0 particles for an image"),
-        (["--complete", "cat.png", "--mask", "corner.png", "--margin", "3"], "leaves none of the 4 x 4 tokens"),
+        (["--complete", "cat.png", "--mask", "corner.png", "--margin", "3"], "none of the 4 x 4 tokens"),
         (["--cfg-power", "2"], "only the power-cosine schedule has one"),
         (["--cfg-interval", "5", "5"], "guidance goes from token 5 to 5"),
         (["--cfg-interval", "16", "20", "--cfg-scale", "2"], "guidance goes from token 16 on"),

@@ -60,6 +60,8 @@ class Run:
         try:
             yield decoder
         finally:
+            if decoder.engine is not None and decoder.engine.rows > 2 * BATCH:
+                decoder.engine = None  # many particles: their memory is not kept
             self.idle.append(decoder)
 
     @property

@@ -13,6 +13,7 @@ from web_page.page import build_page
 from web_page.run import Run
 
 MOST_BYTES = 250_000_000  # of an upload
+UPLOADS = ("/upload", "/component_server")
 
 
 def serve(run: Run, host: str, port: int | None) -> gr.Blocks:
@@ -32,14 +33,17 @@ def serve(run: Run, host: str, port: int | None) -> gr.Blocks:
 
 
 class UploadLimit:
-    """An ASGI application that refuses uploads of more than `MOST_BYTES` in our words, and passes on all else."""
+    """An ASGI application that refuses uploads of more than `MOST_BYTES` in our words, and passes on all else.
+
+    A canvas sends what is painted to "/component_server".
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "http" and scope["path"].endswith("/upload"):
+        if scope["type"] == "http" and scope["path"].rstrip("/").endswith(UPLOADS):
             size = Headers(scope=scope).get("content-length", "of unknown size")
             if not size.isdecimal() or int(size) > MOST_BYTES:
                 answer = PlainTextResponse(

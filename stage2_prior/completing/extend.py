@@ -15,29 +15,29 @@ from shared.data.pictures.decode import Reading
 from shared.data.pixels import resize, to_float
 from shared.errors import UserError
 from stage2_prior.completing.mask import fill
-from stage2_prior.completing.photo import Photo, read_cropped
+from stage2_prior.completing.photo import Photo, cropped, read_picture
 
 Side = Literal["left", "right", "up", "down"]
 
 
 def open_extended(
-    path: Path, side: str, count: str, size: tuple[int, int], grid: tuple[int, int], reading: Reading
+    path: Path, side: str, count: str, margin: int, size: tuple[int, int], grid: tuple[int, int], reading: Reading
 ) -> Photo:
     """Read, crop and resize a picture to (H, W) as validation images are, and add room for `count` places at a side.
 
-    grid: (h, w). Raises UserError where the picture cannot be read, for no such side, and for a count that leaves
-    nothing of the picture in sight.
+    grid: (h, w). margin: how many places of the picture beside them are drawn anew. Raises UserError where the picture
+    cannot be read, for no such side, and for a count that leaves nothing of the picture to keep in sight.
     """
     if side not in get_args(Side):
         raise UserError(f"--extend {side} {count}: the side is left, right, up or down")
     upright = side in ("up", "down")
     places = grid[0] if upright else grid[1]
-    if not count.isdecimal() or not 1 <= int(count) < places:
+    if not count.isdecimal() or not 1 <= int(count) < places - margin:
         raise UserError(
             f"--extend {side} {count}: this prior's grids have {places} {'rows' if upright else 'columns'} of tokens, "
-            f"so extend by 1 to {places - 1} of them"
+            f"of which {margin} beside the new ones are drawn anew (--margin), so extend by 1 to {places - 1 - margin}"
         )
-    original_CHW = to_float(resize(read_cropped(path, size, reading, "--complete"), *size))
+    original_CHW = to_float(resize(cropped(read_picture(path, reading, "--complete"), size), *size))
     room = size[0 if upright else 1] * int(count) // places
     pad = {"left": (room, 0, 0, 0), "right": (0, room, 0, 0), "up": (0, 0, room, 0), "down": (0, 0, 0, room)}[side]
     extended_CHW = F.pad(original_CHW, pad)

@@ -7,35 +7,37 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from shared.data.pictures.decode import Reading
 from shared.data.pixels import resize, to_float
 from shared.errors import UserError
-from stage2_prior.completing.photo import Photo, read_cropped
+from stage2_prior.completing.photo import Photo, cropped, read_picture
 
 WHITE = 128  # of 255: the least mean of a mask's colours that is drawn anew
+ENOUGH = 4  # times the size that is needed: what is filled in a larger picture cannot be told apart later
 
 
 def open_masked(path: Path, mask: Path, size: tuple[int, int], reading: Reading) -> Photo:
     """Read, crop and resize a picture to (H, W) as validation images are, and hide what is white in the mask.
 
-    A pixel is hidden where any of those it is made of is. Raises UserError where either cannot be read, and for a mask
-    of another size or without anything to draw or to keep.
+    What is transparent in the mask is black. Raises UserError where either cannot be read, and for a mask of another
+    size or without anything to draw or to keep.
     """
-    pixels_CHW = read_cropped(path, size, reading, "--complete")
-    mask_CHW = read_cropped(mask, size, reading, "--mask")
-    if mask_CHW.shape != pixels_CHW.shape:
+    picture = read_picture(path, reading, "--complete")
+    of_mask = read_picture(mask, Reading(reading.max_pixels, background="black"), "--mask")
+    if of_mask.size != picture.size:
         raise UserError(
-            f"--mask {mask} is of another size than --complete {path}: cropped to this prior's shape, they have "
-            f"{_size(mask_CHW)} and {_size(pixels_CHW)} pixels"
+            f"--mask {mask} is of another size than --complete {path}: they have {_size(of_mask)} and "
+            f"{_size(picture)} pixels"
         )
-    hidden_HW = mask_CHW.float().mean(0) >= WHITE
+    hidden_HW = cropped(of_mask, size).float().mean(0) >= WHITE
     if not hidden_HW.any():
         raise UserError(f"--mask {mask} has no white part: white is drawn anew, black is kept")
     if hidden_HW.all():
         raise UserError(f"--mask {mask} is all white, so nothing of {path} is kept: draw without --complete")
-    return _masked(path.stem, pixels_CHW, hidden_HW, size)
+    return _masked(path.stem, cropped(picture, size), hidden_HW, size)
 
 
 def open_painted(path: Path, painted_HW: Tensor, size: tuple[int, int], reading: Reading) -> Photo:
@@ -43,7 +45,7 @@ def open_painted(path: Path, painted_HW: Tensor, size: tuple[int, int], reading:
 
     Raises UserError where the picture cannot be read, and where nothing of it or all of it is painted over.
     """
-    pixels_CHW = read_cropped(path, size, reading, "--complete")
+    pixels_CHW = cropped(read_picture(path, reading, "--complete"), size)
     hidden_HW = touched(painted_HW, (pixels_CHW.shape[1], pixels_CHW.shape[2]))
     if not hidden_HW.any():
         raise UserError("nothing is painted over: paint over what is to be drawn anew")
@@ -53,10 +55,24 @@ def open_painted(path: Path, painted_HW: Tensor, size: tuple[int, int], reading:
 
 
 def _masked(name: str, pixels_CHW: Tensor, hidden_HW: Tensor, size: tuple[int, int]) -> Photo:
-    """A cropped picture at another size, hidden where any of the pixels is that a pixel there is made of."""
-    filled_CHW = fill(pixels_CHW.float(), ~hidden_HW).round().to(torch.uint8)
+    """A cropped picture at another size; a pixel there is hidden where any below it is."""
+    small_CHW, small_hidden_HW = reduced(pixels_CHW, hidden_HW, size)
+    filled_CHW = fill(small_CHW, ~small_hidden_HW).round().to(torch.uint8)
     original_CHW, shown_CHW = (to_float(resize(pixels, *size)) for pixels in (pixels_CHW, filled_CHW))
     return Photo(name, original_CHW, shown_CHW, touched(hidden_HW, size))
+
+
+def reduced(pixels_CHW: Tensor, hidden_HW: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Float (C, H, W) and bool (H, W) of at most about `ENOUGH` times the size: means of what is shown in squares.
+
+    A square is hidden where all of it is.
+    """
+    times = max(1, min(hidden_HW.shape[0] // (ENOUGH * size[0]), hidden_HW.shape[1] // (ENOUGH * size[1])))
+    if times == 1:
+        return pixels_CHW.float(), hidden_HW
+    shares_1HW = _squares((~hidden_HW)[None].float(), times)
+    sums_CHW = torch.cat([_squares(x_HW.float().masked_fill(hidden_HW, 0)[None], times) for x_HW in pixels_CHW])
+    return sums_CHW / shares_1HW.clamp(min=torch.finfo(torch.float32).tiny), shares_1HW[0] == 0
 
 
 def hole_of(hidden_HW: Tensor, grid: tuple[int, int], margin: int) -> Tensor:
@@ -70,8 +86,8 @@ def hole_of(hidden_HW: Tensor, grid: tuple[int, int], margin: int) -> Tensor:
     around_hw = F.max_pool2d(hole_hw[None].float(), 2 * margin + 1, stride=1, padding=margin)[0] > 0
     if around_hw.all():
         raise UserError(
-            f"the mask, with a margin of {margin}, leaves none of the {grid[0]} x {grid[1]} tokens of the picture to "
-            "keep: mask less of it, or lower --margin"
+            f"with a margin of {margin}, none of the {grid[0]} x {grid[1]} tokens of the picture is left to keep: hide "
+            "less of it, or take a smaller margin"
         )
     return around_hw
 
@@ -89,16 +105,16 @@ def fill(pixels_CHW: Tensor, shown_HW: Tensor) -> Tensor:
     if shown_HW.all():
         return pixels_CHW
     weights_1HW = shown_HW[None].to(pixels_CHW.dtype)
-    sums_CHW, counts_1HW = (_halved(part) for part in (pixels_CHW * weights_1HW, weights_1HW))
+    sums_CHW, counts_1HW = (_squares(part, 2) for part in (pixels_CHW * weights_1HW, weights_1HW))
     coarse_CHW = fill(sums_CHW / counts_1HW.clamp(min=torch.finfo(counts_1HW.dtype).tiny), counts_1HW[0] > 0)
     smooth_CHW = F.interpolate(coarse_CHW[None], shown_HW.shape, mode="bilinear", align_corners=False)[0]
     return torch.where(shown_HW, pixels_CHW, smooth_CHW)
 
 
-def _halved(x_CHW: Tensor) -> Tensor:
-    """The means of squares of two pixels, as far as there are two."""
-    return F.avg_pool2d(x_CHW[None], 2, ceil_mode=True, count_include_pad=False)[0]
+def _squares(x_CHW: Tensor, side: int) -> Tensor:
+    """The means of squares of that many pixels a side, as far as there are as many."""
+    return F.avg_pool2d(x_CHW[None], side, ceil_mode=True, count_include_pad=False)[0]
 
 
-def _size(x_CHW: Tensor) -> str:
-    return f"{x_CHW.shape[2]} x {x_CHW.shape[1]}"
+def _size(image: Image.Image) -> str:
+    return f"{image.width} x {image.height}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from shared.data.pictures.decode import Reading, UnreadableImage, decode_rgb
@@ -41,18 +42,23 @@ class Photo:
         return self.original_CHW.masked_fill(self.hidden_HW, 0)
 
     def paste(self, images_BCHW: Tensor) -> Tensor:
-        """The images, which are of the window, where it is hidden, and it elsewhere."""
+        """The images, which are of the window, where it is hidden, and what is shown elsewhere.
+
+        Around what is hidden, the original has traces of it: resizing mixes neighbours.
+        """
         pasted_BCHW = self.original_CHW.expand(len(images_BCHW), -1, -1, -1).clone()
-        pasted_BCHW[:, :, *self.window] = images_BCHW
-        return torch.where(self.hidden_HW, pasted_BCHW, self.original_CHW)
+        pasted_BCHW[:, :, *self.window] = torch.where(self.hidden_HW[self.window], images_BCHW, self.shown_CHW)
+        return pasted_BCHW
 
 
-def read_cropped(path: Path, size: tuple[int, int], reading: Reading, option: str) -> Tensor:
-    """uint8 (3, H, W): the largest centred part of the shape of `size`, not resized.
-
-    option: what named the file. Raises UserError where it cannot be read.
-    """
+def read_picture(path: Path, reading: Reading, option: str) -> Image.Image:
+    """The whole of it. option: what named the file. Raises UserError where it cannot be read."""
     try:
-        return pixels_of(centre_crop(decode_rgb(path, reading), *size))
+        return decode_rgb(path, reading)
     except UnreadableImage as error:
         raise UserError(f"{option} {path} cannot be read: {error}") from None
+
+
+def cropped(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """uint8 (3, H, W): the largest centred part of the shape of `size`, not resized."""
+    return pixels_of(centre_crop(image, *size))

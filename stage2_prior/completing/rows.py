@@ -15,7 +15,7 @@ from torch import Tensor
 from shared.data.pictures.decode import Reading
 from shared.data.pixels import resize, to_float
 from shared.errors import UserError
-from stage2_prior.completing.photo import Photo, read_cropped
+from stage2_prior.completing.photo import Photo, cropped, read_picture
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ShownRows:
 
 
 def usual_margin(total: int, sees_neighbours: bool) -> int:
-    """The margin for grids of `total` rows: one row where tokens see more than their own patch and there is room."""
+    """The margin among `total` tokens in a line: one where tokens see more than their own patch and there is room."""
     return int(sees_neighbours and total > 2)
 
 
@@ -67,7 +67,7 @@ def open_photo(path: Path, size: tuple[int, int], rows: ShownRows, reading: Read
 
     Raises UserError where it cannot be read.
     """
-    pixels_CHW = read_cropped(path, size, reading, "--complete")
+    pixels_CHW = cropped(read_picture(path, reading, "--complete"), size)
     hidden_CHW = hide(pixels_CHW, rows.pixels(pixels_CHW.shape[1]))
     original_CHW, shown_CHW = (to_float(resize(pixels, *size)) for pixels in (pixels_CHW, hidden_CHW))
     is_hidden_HW = torch.zeros(size, dtype=torch.bool)

@@ -36,12 +36,17 @@ def typical(prior: Prior, tokens_NBL: Tensor, labels_B: Tensor | None) -> Tensor
     return tokens_NBL[kept_B, torch.arange(len(kept_B))]
 
 
-@torch.inference_mode()
 def log_likelihoods(prior: Prior, tokens_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
     """(B,) float32 on the CPU: what the prior's own distribution says of each grid, in nats per token.
 
     tokens_BL, labels_B: on the CPU. Leaves the prior in eval mode.
     """
+    return token_log_likelihoods(prior, tokens_BL, labels_B).mean(1)
+
+
+@torch.inference_mode()
+def token_log_likelihoods(prior: Prior, tokens_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
+    """(B, L): the same of each token, given those before it."""
     device = prior.eval().norm.weight.device
     size = 1 if device.type == "cpu" else max(1, ELEMENTS // (prior.length * prior.codes))
     parts = torch.arange(len(tokens_BL)).split(size)
@@ -54,4 +59,4 @@ def _rows(labels_B: Tensor | None, rows_N: Tensor) -> Tensor | None:
 
 def _of(prior: Prior, tokens_BL: Tensor, labels_B: Tensor | None) -> Tensor:
     logits_BLK = prior(prior.inputs(tokens_BL, labels_B))
-    return -F.cross_entropy(logits_BLK.transpose(1, 2), tokens_BL, reduction="none").mean(1).cpu()
+    return -F.cross_entropy(logits_BLK.transpose(1, 2), tokens_BL, reduction="none").cpu()

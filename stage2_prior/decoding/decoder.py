@@ -18,7 +18,13 @@ from stage2_prior.decoding.choosing.draw import uniforms
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.choosing.guidance import autoguidance_scales, check_guidances
 from stage2_prior.decoding.engine import Engine, lay_out
-from stage2_prior.decoding.particles import Hole, Particles, resampling_offsets
+from stage2_prior.decoding.particles import (
+    Hole,
+    Particles,
+    classes_of_particles,
+    resampling_offsets,
+    weights_by_class,
+)
 from stage2_prior.decoding.step import Weights
 from stage2_prior.prior import Prior, load_early
 
@@ -92,6 +98,10 @@ class Decoder:
             scale_L = autoguidance_scales(autoguidance, prior.length)
         each = 1 if hole is None else hole.particles
         rows = _Rows(prior, images, seed, candidates, each, labels_B, prefix_BK, guided)
+        log_weights_N = torch.zeros(len(rows))
+        if hole is not None and labels_B is None and (classes_P := classes_of_particles(prior, each)) is not None:
+            rows.labels_N = classes_P.repeat(len(images))
+            log_weights_N = weights_by_class(prior, hole, classes_P).flatten()
         side_by_side = min(max(1, self.rows // each) * each, len(rows))
         engine = self._engine(side_by_side * (2 if guided else 1), against_early)
         choose = (autoguided_chooser if against_early else chooser)(config or SamplingConfig())
@@ -100,7 +110,7 @@ class Decoder:
         for start in range(0, len(rows), side_by_side):
             part = slice(start, start + side_by_side)
             show = on_row and _first_rows(on_row, len(images) - start // each)
-            particles = None if hole is None else rows.particles(part, hole)
+            particles = None if hole is None else rows.particles(part, hole, log_weights_N[part])
             with torch.cuda.device_of(prior.norm.weight):  # kernels are launched on the current device, whichever it is
                 grids.append(engine.decode(*rows.of(part), choose, guidance, progress, show, particles))
         tokens_NL = torch.cat(grids)
@@ -158,12 +168,13 @@ class _Rows:
         streams = [uniforms(self.seed, image, prior.length, prior.codes, candidate) for image, candidate in numbers]
         return torch.cat(starts), self.prefix_NK[part], torch.from_numpy(np.stack(streams))
 
-    def particles(self, part: slice, hole: Hole) -> Particles:
+    def particles(self, part: slice, hole: Hole, log_weights_B: Tensor) -> Particles:
         """Those of some images, whole ones."""
         images = [image for image, number in self.numbers[part] if number == 0]
         offsets = [resampling_offsets(self.seed, image, self.prior.grid[0]) for image in images]
         first = part.start // self.each
-        return Particles(hole, slice(first, first + len(images)), torch.from_numpy(np.stack(offsets)).T)
+        offsets_hI = torch.from_numpy(np.stack(offsets)).T
+        return Particles(hole, slice(first, first + len(images)), offsets_hI, log_weights_B)
 
 
 def _first_rows(on_row: Callable[[Tensor], None], count: int) -> Callable[[Tensor], None] | None:

@@ -110,7 +110,7 @@ class Engine:
             batch.scale_L.copy_(scale_L)
         if batch.known_LB is not None and particles is not None:
             batch.known_LB.copy_(particles.known_LB)
-            batch.log_weights_B.zero_()
+            batch.log_weights_B.copy_(particles.log_weights_B)
         batch.uniforms_LBU.copy_(uniforms_BLU.transpose(0, 1))
         self._take_in_known(batch, start_R.to(self.device), prefix_BK.to(self.device))
         cursors = [state.cursor for state in (batch.state, batch.early) if state]

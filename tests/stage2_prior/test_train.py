@@ -159,9 +159,10 @@ def test_how_a_prior_is_drawn_follows_its_training(sure: bool, monkeypatch: pyte
     config = prior_run(early=[0.5]).model_copy(update={"tokens": "tokens"})
     run, _ = stage2.train(config)
     assert settings.read_settings(run.path) == (settings.SURE if sure else settings.USUAL)
-    settings.write_settings(run.path, settings.STRONG, "search", {})
-    stage2.train(config)
-    assert settings.read_settings(run.path) == settings.STRONG  # the same training
+    for by in ("plan", "search"):
+        settings.write_settings(run.path, settings.STRONG, by, {})  # type: ignore[arg-type]
+        stage2.train(config)
+        assert settings.read_settings(run.path) == settings.STRONG  # the same training
     shutil.rmtree(run.path / "state")
     stage2.train(config)
     assert settings.read_settings(run.path) == (settings.SURE if sure else settings.USUAL)

@@ -91,6 +91,7 @@ def _canvas(run: Run) -> tuple[int, int]:
 def _margin_control(run: Run) -> gr.Slider:
     """How much around the paint is drawn anew."""
     rows, columns = run.prior.grid
-    redrawn = usual_margin(rows, run.tokenizer.sees_neighbours)
+    most = max(rows, columns // run.info.tokens_per_place)
+    redrawn = usual_margin(most, run.tokenizer.sees_neighbours)
     said = "tokens around the paint drawn anew, to fit"
-    return whole_number(0, max(rows, columns) - 1, redrawn, label="Margin", info=said)
+    return whole_number(0, most - 1, redrawn, label="Margin", info=said)

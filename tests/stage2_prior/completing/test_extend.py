@@ -16,8 +16,8 @@ from stage2_prior.completing.photo import Photo
 SIZE, GRID = (24, 32), (3, 4)
 
 
-def extended(side: str, count: str) -> Photo:
-    return open_extended(Path("photo.png"), side, count, SIZE, GRID, Reading(10**6))
+def extended(side: str, count: str, margin: int = 0) -> Photo:
+    return open_extended(Path("photo.png"), side, count, margin, SIZE, GRID, Reading(10**6))
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +59,8 @@ def test_the_picture_is_whole_beside_room_that_comes_into_sight(
     ("side", "count", "said"),
     [
         ("below", "1", "--extend below 1: the side is left, right, up or down"),
-        ("up", "3", "grids have 3 rows of tokens, so extend by 1 to 2"),
-        ("right", "4", "grids have 4 columns of tokens, so extend by 1 to 3"),
+        ("up", "3", "grids have 3 rows of tokens, of which 0 beside the new ones .* so extend by 1 to 2"),
+        ("right", "4", "grids have 4 columns of tokens, .* so extend by 1 to 3"),
         ("left", "0", "extend by 1 to 3"),
         ("left", "-1", "extend by 1 to 3"),
         ("left", "two", "--extend left two: .*extend by 1 to 3"),
@@ -69,3 +69,9 @@ def test_the_picture_is_whole_beside_room_that_comes_into_sight(
 def test_what_cannot_be_extended_is_one_message(side: str, count: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         extended(side, count)
+
+
+def test_a_margin_leaves_something_to_keep() -> None:
+    assert extended("right", "2", margin=1).hidden_HW.any()
+    with pytest.raises(UserError, match="of which 1 beside the new ones are drawn anew .* extend by 1 to 2"):
+        extended("right", "3", margin=1)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from shared.data.pictures.decode import Reading
 from shared.errors import UserError
-from stage2_prior.completing.mask import fill, hole_of, open_masked, touched
+from stage2_prior.completing.mask import fill, hole_of, open_masked, reduced, touched
 from stage2_prior.completing.photo import Photo
 
 READING = Reading(10**6)
@@ -33,7 +33,7 @@ def masked(pixels_HWC: np.ndarray, hidden_HW: np.ndarray, size: tuple[int, int] 
     return open_masked(Path("photo.png"), Path("mask.png"), size, READING)
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (31, 40), (97, 101), (300, 200), (20, 16), (5, 5)])
+@pytest.mark.parametrize("shape", [(32, 32), (31, 40), (97, 101), (300, 200), (500, 700), (20, 16), (5, 5)])
 def test_hidden_pixels_change_nothing(shape: tuple[int, int]) -> None:
     hidden_HW = blob(*shape)
     pixels_HWC, others_HWC = picture(*shape, seed=1), picture(*shape, seed=2)
@@ -42,6 +42,8 @@ def test_hidden_pixels_change_nothing(shape: tuple[int, int]) -> None:
     assert torch.equal(one.shown_CHW, other.shown_CHW)
     assert not torch.equal(one.original_CHW, other.original_CHW)
     assert torch.equal(one.hidden_HW, other.hidden_HW)
+    image_BCHW = torch.zeros(1, 3, 32, 32)
+    assert torch.equal(one.paste(image_BCHW), other.paste(image_BCHW))
 
 
 def test_what_is_shown_stays_and_a_pixel_is_hidden_where_a_part_of_it_is() -> None:
@@ -87,6 +89,7 @@ def test_masks_that_cannot_be_used_are_one_message() -> None:
         (np.zeros((32, 32), dtype=bool), "--mask mask.png has no white part: white is drawn anew"),
         (np.ones((32, 32), dtype=bool), "--mask mask.png is all white, so nothing of photo.png is kept"),
         (blob(16, 16), "mask.png is of another size than --complete photo.png.*16 x 16 and 32 x 32 pixels"),
+        (blob(32, 48), "48 x 32 and 32 x 32 pixels"),
     ):
         with pytest.raises(UserError, match=message):
             masked(pixels_HWC, mask_HW)
@@ -94,7 +97,31 @@ def test_masks_that_cannot_be_used_are_one_message() -> None:
         open_masked(Path("photo.png"), Path("nowhere.png"), (32, 32), READING)
     hidden_HW = torch.zeros(32, 32, dtype=torch.bool)
     hidden_HW[16, 16] = True
-    with pytest.raises(UserError, match="with a margin of 4, leaves none of the 4 x 4 tokens of the picture to keep"):
+    with pytest.raises(UserError, match="with a margin of 4, none of the 4 x 4 tokens of the picture is left to keep"):
         hole_of(hidden_HW, (4, 4), 4)
     with pytest.raises(UserError, match="the margin is -1: it must be 0 or more"):
         hole_of(hidden_HW, (4, 4), -1)
+
+
+def test_a_large_picture_is_filled_as_well_in_less_memory() -> None:
+    pixels_CHW = torch.linspace(0, 255, 640).expand(3, 640, 640).round().to(torch.uint8)
+    hidden_HW = torch.from_numpy(blob(640, 640))
+    small_CHW, small_hidden_HW = reduced(pixels_CHW, hidden_HW, (32, 32))
+    assert small_CHW.shape == (3, 128, 128)
+    squares_hw = hidden_HW.reshape(128, 5, 128, 5).permute(0, 2, 1, 3).flatten(2)
+    assert torch.equal(small_hidden_HW, squares_hw.all(2))
+    whole_hw = ~squares_hw.any(2)
+    means_Chw = pixels_CHW.float().reshape(3, 128, 5, 128, 5).mean((2, 4))
+    torch.testing.assert_close(small_CHW[:, whole_hw], means_Chw[:, whole_hw])
+    partly_hw = squares_hw.any(2) & ~squares_hw.all(2)
+    assert (small_CHW - means_Chw)[:, partly_hw].abs().max() < 2  # of what is shown in them
+
+
+def test_a_transparent_mask_is_black() -> None:
+    Image.fromarray(picture(32, 32, seed=1)).save("photo.png")
+    mask_HWC = np.full((32, 32, 4), 255, dtype=np.uint8)
+    mask_HWC[8:, :, 3] = 0
+    Image.fromarray(mask_HWC).save("mask.png")
+    photo = open_masked(Path("photo.png"), Path("mask.png"), (32, 32), READING)
+    assert photo.hidden_HW[:8].all()
+    assert not photo.hidden_HW[8:].any()

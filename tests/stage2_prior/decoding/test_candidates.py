@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from shared.errors import UserError
-from stage2_prior.decoding.candidates import log_likelihoods
+from stage2_prior.decoding import decoder
+from stage2_prior.decoding.candidates import log_likelihoods, typical
 from stage2_prior.decoding.choosing.draw import draw, uniforms
 from stage2_prior.decoding.choosing.filters import filter_logits
 from stage2_prior.decoding.decoder import Decoder
@@ -48,6 +49,21 @@ def test_the_second_likeliest_of_four_candidates_is_kept(kind: dict[str, Any], r
     )
     assert torch.equal(tokens_BHW.flatten(1), torch.stack(expected))
     assert any(kept)  # not always the first
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_candidates_are_compared_by_rounded_weights_too(kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    prior, seen = random_prior(**kind), list[Tensor]()
+
+    def watching(prior: Prior, tokens_NBL: Tensor, labels_B: Tensor | None) -> Tensor:
+        seen.append(tokens_NBL)
+        return typical(prior, tokens_NBL, labels_B)
+
+    monkeypatch.setattr(decoder, "typical", watching)
+    kept_BL = Decoder(prior).generate(IMAGES, labels_B=LABELS_B, candidates=CANDIDATES).flatten(1)
+    exact_NB = torch.stack([log_likelihoods(prior, tokens_BL, LABELS_B) for tokens_BL in seen[0]])
+    of_kept_B = log_likelihoods(prior, kept_BL, LABELS_B)
+    torch.testing.assert_close(of_kept_B, exact_NB.sort(0, descending=True).values[1], atol=0.05, rtol=0)
 
 
 def test_the_first_candidate_is_what_is_drawn_without_others_and_what_is_shown() -> None:

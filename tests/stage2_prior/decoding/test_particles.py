@@ -12,7 +12,7 @@ from stage2_prior.decoding.candidates import log_likelihoods
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.decoding.particles import Hole
-from stage2_prior.prior import Prior
+from stage2_prior.prior import Prior, PriorState
 from tests.stage2_prior.decoding.test_decoder import confident_prior
 from tests.stage2_prior.decoding.test_engine import KINDS, random_prior
 from tests.support.tiny import prior_config
@@ -27,12 +27,13 @@ def tokens_of(prior: Prior, count: int) -> Tensor:
     return torch.randint(prior.codes, (count, prior.length), generator=torch.Generator().manual_seed(3))
 
 
-def small_prior(kind: str) -> Prior:
+def small_prior(kind: str, classes: int = 0, conditioning: str = "token") -> Prior:
     """2 x 3 tokens out of 3 codes, with distributions far from flat."""
     torch.manual_seed(1)
-    prior = Prior(
-        prior_config(kind=kind, depth=1, width=16, heads=2, d_state=16, headdim=16, pattern="m"), 3, (2, 3), 0
+    config = prior_config(
+        kind=kind, depth=1, width=16, heads=2, d_state=16, headdim=16, pattern="m", conditioning=conditioning
     )
+    prior = Prior(config, 3, (2, 3), classes)
     with torch.no_grad():
         for name, parameter in prior.named_parameters():
             if parameter.ndim > 1 and "conv1d" not in name:
@@ -58,6 +59,23 @@ def test_a_hole_is_drawn_as_the_prior_finds_it_given_all_around_it(kind: str) ->
     assert (plain_N - expected_N).abs().sum() > 0.3  # so what is behind the hole matters
 
 
+@pytest.mark.parametrize(("kind", "conditioning"), [("gpt", "token"), ("gpt", "norm"), ("mamba", "norm")])
+def test_a_hole_of_no_class_is_drawn_of_the_classes_that_fit_all_around_it(kind: str, conditioning: str) -> None:
+    prior = small_prior(kind, 3, conditioning)
+    hole_L = torch.tensor([0, 1, 0, 1, 0, 0], dtype=torch.bool)
+    tokens_1L = torch.tensor([[2, 0, 1, 0, 2, 1]])
+    filled_NL = tokens_1L.repeat(9, 1)
+    filled_NL[:, hole_L] = torch.tensor(list(product(range(3), repeat=2)))
+    of_classes_CN = torch.stack([log_likelihoods(prior, filled_NL, torch.full((9,), c)) for c in range(3)])
+    expected_N = (of_classes_CN * prior.length).logsumexp(0).softmax(0)
+    of_one_N = (of_classes_CN[0] * prior.length).softmax(0)
+    hole = Hole(hole_L, tokens_1L.expand(2000, -1), particles=64)
+    drawn_BL = Decoder(prior, rows=640).generate(range(2000), hole=hole).flatten(1)
+    drawn_N = torch.bincount(pairs(drawn_BL[:, hole_L]), minlength=9) / 2000
+    assert (drawn_N - expected_N).abs().sum() < 0.12
+    assert (of_one_N - expected_N).abs().sum() > 0.3  # so the classes matter
+
+
 def pairs(tokens_B2: Tensor) -> Tensor:
     return 3 * tokens_B2[:, 0] + tokens_B2[:, 1]
 
@@ -81,6 +99,42 @@ def test_what_is_around_a_hole_stays_and_an_image_does_not_depend_on_others(
     for rows in (1, 9):
         assert torch.equal(drawn([0, 1, 2], rows), together_BL)
     assert torch.equal(drawn([2], rows=16)[0], together_BL[2])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_what_is_guided_belongs_to_its_particle(kind: dict[str, Any]) -> None:
+    prior = random_prior(**kind)
+    tokens_BL = tokens_of(prior, 3)
+    grids_BL = (
+        Decoder(prior, exact=True)
+        .generate(
+            range(3), 3, SamplingConfig(top_k=2), labels_B=LABELS_B, cfg_scale=2.0, hole=Hole(HOLE_L, tokens_BL, 16)
+        )
+        .flatten(1)
+    )
+    with torch.no_grad():
+        of_class, of_none = (prior(prior.inputs(grids_BL, labels_B)) for labels_B in (LABELS_B, None))
+    likeliest_BL2 = (of_none + 2 * (of_class - of_none)).topk(2).indices
+    drawn_BL = (likeliest_BL2 == grids_BL[:, :, None]).any(2)
+    assert drawn_BL[:, HOLE_L].all()
+
+
+def test_early_weights_follow_the_particles(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = confident_prior()
+    early = Decoder(prior, early="none")
+    early.early = early.weights
+    seen: list[list[int]] = []
+    reorder = PriorState.reorder
+
+    def watching(self: PriorState, from_B: Tensor) -> None:
+        seen.append(from_B.tolist())
+        reorder(self, from_B)
+
+    monkeypatch.setattr(PriorState, "reorder", watching)
+    hole = Hole(HOLE_L, tokens_of(prior, 3), 16)
+    early.generate(range(3), 3, labels_B=LABELS_B, autoguidance=2.0, hole=hole)
+    assert len(seen) >= 2
+    assert seen[::2] == seen[1::2]  # the prior's and the early one's
 
 
 def test_a_hole_up_to_the_end_is_a_completion() -> None:
