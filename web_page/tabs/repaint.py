@@ -20,9 +20,9 @@ from web_page.components import image_input, start_and_stop, whole_number
 from web_page.controls import sampling_controls
 from web_page.drawing import DRAWING_WIDTH, Request, growing
 from web_page.fitting import Fitting
-from web_page.paint import Painted, paint_editor
 from web_page.pictures import NOTHING_YET, Html, Pixels, open_picture, pixels, sheet
 from web_page.run import Run
+from web_page.tabs.paint import Painted, paint_editor
 
 CANVAS = 384  # pixels: the longer side of what is painted on
 

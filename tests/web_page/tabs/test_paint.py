@@ -14,7 +14,7 @@ pytest.importorskip("gradio", reason="the web page needs gradio: make develop")
 
 import gradio as gr
 
-from web_page.paint import MOST_BYTES, MOST_KEPT, Strokes, paint_editor
+from web_page.tabs.paint import MOST_BYTES, MOST_KEPT, Strokes, paint_editor
 
 
 def layer(painted_HW: np.ndarray) -> bytes:
