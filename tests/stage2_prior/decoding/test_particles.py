@@ -69,10 +69,10 @@ def test_a_hole_of_no_class_is_drawn_of_the_classes_that_fit_all_around_it(kind:
     of_classes_CN = torch.stack([log_likelihoods(prior, filled_NL, torch.full((9,), c)) for c in range(3)])
     expected_N = (of_classes_CN * prior.length).logsumexp(0).softmax(0)
     of_one_N = (of_classes_CN[0] * prior.length).softmax(0)
-    hole = Hole(hole_L, tokens_1L.expand(2000, -1), particles=64)
-    drawn_BL = Decoder(prior, rows=640).generate(range(2000), hole=hole).flatten(1)
-    drawn_N = torch.bincount(pairs(drawn_BL[:, hole_L]), minlength=9) / 2000
-    assert (drawn_N - expected_N).abs().sum() < 0.12
+    hole = Hole(hole_L, tokens_1L.expand(600, -1), particles=64)
+    drawn_BL = Decoder(prior, rows=640).generate(range(600), hole=hole).flatten(1)
+    drawn_N = torch.bincount(pairs(drawn_BL[:, hole_L]), minlength=9) / 600
+    assert (drawn_N - expected_N).abs().sum() < 0.2  # the spread of 600 draws from it is 0.1
     assert (of_one_N - expected_N).abs().sum() > 0.3  # so the classes matter
 
 
