@@ -36,13 +36,13 @@ from stage1_tokenizer.judging.pictures import decode_rows
 from stage1_tokenizer.tokenizer import Tokenizer, matching_tokenizer
 from stage2_prior.class_label import class_labels
 from stage2_prior.completing.extend import open_extended
-from stage2_prior.completing.mask import hole_of, open_masked
+from stage2_prior.completing.mask import hole_in, open_masked
 from stage2_prior.completing.photo import Photo
 from stage2_prior.completing.rows import ShownRows, open_photo, usual_margin
 from stage2_prior.decoding.choosing.filters import SamplingConfig
 from stage2_prior.decoding.choosing.guidance import GuidanceConfig
 from stage2_prior.decoding.decoder import Decoder
-from stage2_prior.decoding.particles import PARTICLES, Hole, particles_for
+from stage2_prior.decoding.particles import PARTICLES, Hole, first_drawn, particles_for
 from stage2_prior.decoding.settings import DrawingSettings, read_settings
 from stage2_prior.prior import Weights, load_prior
 
@@ -179,7 +179,7 @@ class Task:
 
     def to_draw(self, length: int, candidates: int) -> int:
         """How many tokens of grids of that length a decoder takes steps for."""
-        given = self.kept if self.hole_L is None else int(self.hole_L.int().argmax())
+        given = self.kept if self.hole_L is None else first_drawn(self.hole_L)
         return self.total * (length - given) * self.particles * candidates
 
     def batches(self, size: int) -> Iterator[range]:
@@ -337,8 +337,7 @@ def completing(args: argparse.Namespace, classes: dict[str, int], info: TokenInf
     label = next(iter(classes.values()), None)
     if args.mask or args.extend:
         photos = [with_hole(args, path, margin, size, places, reading) for path in args.complete]
-        hidden_HW = photos[0].hidden_HW[photos[0].window]
-        hole_L = hole_of(hidden_HW, places, margin).repeat_interleave(info.tokens_per_place, 1).flatten()
+        hole_L = hole_in(photos[0], info, margin)
         particles = particles_for(hole_L) if args.particles is None else args.particles
         paste = args.paste or args.extend is not None
         print(f"{int(hole_L.sum())} of {len(hole_L)} tokens are drawn, {particles} particles for each image")

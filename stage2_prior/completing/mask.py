@@ -13,6 +13,7 @@ from torch import Tensor
 from shared.data.pictures.decode import Reading
 from shared.data.pixels import resize, to_float
 from shared.errors import UserError
+from shared.runs.token_cache import TokenInfo
 from stage2_prior.completing.photo import Photo, cropped, read_picture
 
 WHITE = 128  # of 255: the least mean of a mask's colours that is drawn anew
@@ -73,6 +74,13 @@ def reduced(pixels_CHW: Tensor, hidden_HW: Tensor, size: tuple[int, int]) -> tup
     shares_1HW = _squares((~hidden_HW)[None].float(), times)
     sums_CHW = torch.cat([_squares(x_HW.float().masked_fill(hidden_HW, 0)[None], times) for x_HW in pixels_CHW])
     return sums_CHW / shares_1HW.clamp(min=torch.finfo(torch.float32).tiny), shares_1HW[0] == 0
+
+
+def hole_in(photo: Photo, info: TokenInfo, margin: int) -> Tensor:
+    """(L,) bool: the tokens of what is drawn of a picture that touch what is hidden, and those around: `hole_of`."""
+    places = info.grid[0], info.grid[1] // info.tokens_per_place
+    hole_hw = hole_of(photo.hidden_HW[photo.window], places, margin)
+    return hole_hw.repeat_interleave(info.tokens_per_place, 1).flatten()
 
 
 def hole_of(hidden_HW: Tensor, grid: tuple[int, int], margin: int) -> Tensor:

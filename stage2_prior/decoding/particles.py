@@ -48,13 +48,17 @@ class Hole:
     @property
     def first(self) -> int:
         """The first place that is drawn; what comes before it is a prefix."""
-        return int(self.hole_L.int().argmax())
+        return first_drawn(self.hole_L)
+
+
+def first_drawn(hole_L: Tensor) -> int:
+    """The first place that is drawn."""
+    return int(hole_L.int().argmax())
 
 
 def particles_for(hole_L: Tensor) -> int:
     """How many particles fill a hole well: one where nothing is kept behind it, which they would have to fit."""
-    first = int(hole_L.int().argmax())
-    return 1 if hole_L[first:].all() else PARTICLES
+    return 1 if hole_L[first_drawn(hole_L) :].all() else PARTICLES
 
 
 class Particles:
@@ -105,8 +109,9 @@ def weights_by_class(prior: Prior, hole: Hole, classes_P: Tensor) -> Tensor:
     All classes are as likely beforehand, however many particles have them.
     """
     sizes_C = torch.bincount(classes_P, minlength=prior.classes)
+    grids_NL, which_I = hole.tokens_IL.unique(dim=0, return_inverse=True)  # often all images are of one picture
     found = []
-    for tokens_L in hole.tokens_IL:
+    for tokens_L in grids_NL:
         likelihoods_CL = token_log_likelihoods(prior, tokens_L.expand(prior.classes, -1), torch.arange(prior.classes))
         found.append((likelihoods_CL[:, : hole.first].sum(1) - sizes_C.log())[classes_P])
-    return torch.stack(found)
+    return torch.stack(found)[which_I]

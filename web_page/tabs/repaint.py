@@ -12,7 +12,7 @@ import torch
 from gradio.events import Dependency
 
 from shared.errors import UserError
-from stage2_prior.completing.mask import hole_of, open_painted
+from stage2_prior.completing.mask import hole_in, open_painted
 from stage2_prior.completing.rows import usual_margin
 from stage2_prior.decoding.particles import Hole
 from web_page.answer import answer
@@ -49,12 +49,10 @@ def repaint(
         raise UserError("there is no image to paint on: drop one first")
     open_picture(run, path)  # says more kindly than `open_painted` that a file is no picture
     photo = open_painted(Path(path), torch.from_numpy(painted), run.size, run.info.data.whole_reading)
-    each = run.info.tokens_per_place
-    places = run.prior.grid[0], run.prior.grid[1] // each
-    hole_hw = hole_of(photo.hidden_HW, places, margin).repeat_interleave(each, 1)
+    hole_L = hole_in(photo, run.info, margin)
     tokens_1L = run.tokenizer.tokenize(photo.shown_CHW[None].to(run.tokenizer.device)).cpu().flatten(1)
     request = Request.of(values)
-    for images_BCHW in growing(run, request, Hole(hole_hw.flatten(), tokens_1L, request.each)):
+    for images_BCHW in growing(run, request, Hole(hole_L, tokens_1L, request.each)):
         yield sheet(photo.paste(images_BCHW) if keep_pixels else images_BCHW, DRAWING_WIDTH)
 
 
