@@ -79,6 +79,8 @@ class TokenizerRun(RunConfig):
     def _decoder_has_tokens(self) -> Self:
         if self.training.decoder_only and not self.init:
             raise ValueError("training.decoder_only needs init, the tokenizer whose decoder is to be trained: init=RUN")
+        if self.training.decoder_only and self.loss.causal:
+            raise ValueError("loss.causal shapes tokens, and training.decoder_only keeps them: set loss.causal=null")
         if self.draws and not self.training.decoder_only:
             raise ValueError("draws needs training.decoder_only: a prior's tokens mean nothing where codes change")
         if self.draws and self.training.token_noise:

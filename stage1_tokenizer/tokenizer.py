@@ -57,11 +57,15 @@ class TokenizerConfig(Config):
 
 
 class Reconstruction(NamedTuple):
-    """`images_BCHW` about [-1, 1], float32, unbounded; `tokens_Bhw` int64 (None while unquantised); `codebook_loss`."""
+    """`images_BCHW` about [-1, 1], float32, unbounded; `tokens_Bhw` int64 (None while unquantised); `codebook_loss`.
+
+    `codes_BhwD`: of the images' own tokens, float32, with gradients to the encoder (the vectors, while unquantised).
+    """
 
     images_BCHW: Tensor
     tokens_Bhw: Tensor | None
     codebook_loss: Tensor
+    codes_BhwD: Tensor
 
 
 # Tokens (B, h, w) of images and their labels (B,), if any -> (B + S, h, w): what a decoder gets in training instead,
@@ -130,7 +134,7 @@ class Tokenizer(nn.Module, Shareable):
         """
         quantised = self._as_tokenized(images_BCHW) if self.frozen_tokens else self.quantiser(self._encode(images_BCHW))
         z_BhwD = self._drawn(quantised, labels_B) if self.prior_tokens else self._noised(quantised)
-        return Reconstruction(self._decode(z_BhwD), quantised.tokens_BHW, quantised.loss)
+        return Reconstruction(self._decode(z_BhwD), quantised.tokens_BHW, quantised.loss, quantised.z_BHWD)
 
     def freeze_tokens(self) -> None:
         """From now on train the decoder alone, so that what was tokenized before stays right."""

@@ -195,7 +195,7 @@ def test_every_quantiser_caches_primes_a_prior_and_samples(
     pixels_BCHW = torch.stack([validation[0, number][0] for number in range(len(validation))]).float() / 127.5 - 1
     tokens_BL, _ = cache.batch("validation", torch.arange(len(validation)))
     assert torch.equal(tokens_BL, tokenizer.tokenize(pixels_BCHW).flatten(1))
-    assert cache.info.grid == (4, 8 if quantiser == "residual" else 4)
+    assert cache.info.grid == (4, 8 if quantiser in ("lfq", "residual") else 4)
     assert cache.code_vectors_KD.shape == (cache.info.codes, cache.info.code_dim)
     prior, report_of_prior = stage2.train(prior_run(head="codes"))
     assert evaluate(load_prior(prior.path)[0], cache, "validation") == report_of_prior

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from shared.config import Config
 from shared.errors import UserError
 from shared.training.config import Fraction
+from shared.training.optimisation.schedule import rise
 from stage1_tokenizer.losses.discriminators import DiscriminatorConfig, PatchganConfig, build_discriminator
 from stage1_tokenizer.losses.repetition import repeated
 
@@ -83,13 +84,6 @@ def learning_factor(progress: float, config: AdversarialConfig) -> float:
 def counting_factor(progress: float, config: AdversarialConfig) -> float:
     """What part of its weight the adversarial loss has at this part of a run: 0 until the discriminator is warm."""
     return rise(progress, config.start + config.warm_up, config.ramp)
-
-
-def rise(time: float, start: float, length: float) -> float:
-    """0 up to `start`, linearly to 1 over `length`, then 1; a step at `start` where the length is 0."""
-    if time < start:
-        return 0.0
-    return min(1.0, (time - start) / length) if length else 1.0
 
 
 def generator_loss(fake: Tensor, loss: GanLoss) -> Tensor:

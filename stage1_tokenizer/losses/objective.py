@@ -11,6 +11,8 @@ from shared.config import Config
 from shared.training.trainee import Trainee
 from stage1_tokenizer.losses.adversarial import AdversarialConfig, check_translation
 from stage1_tokenizer.losses.adversarial_training import AdversarialTraining, Terms
+from stage1_tokenizer.losses.causal import CausalConfig
+from stage1_tokenizer.losses.causal_training import CausalTraining
 from stage1_tokenizer.losses.discriminators import check_discriminator_size
 from stage1_tokenizer.losses.perceptual import PerceptualConfig, build_perceptual, check_perceptual_size
 from stage1_tokenizer.losses.reconstruction import ReconstructionConfig, reconstruction_loss
@@ -26,6 +28,8 @@ class LossConfig(Config):
     """A distance in a classifier's features; null: none."""
     adversarial: AdversarialConfig | None = None
     """A discriminator that is trained beside the tokenizer; null: none."""
+    causal: CausalConfig | None = None
+    """A causal model that is trained beside the tokenizer, and makes its tokens easier to predict; null: none."""
 
 
 def check_losses(config: LossConfig, image_size: tuple[int, int]) -> None:
@@ -52,6 +56,11 @@ class Objective:
                 tokenizer.decoder.last_layer,
                 tokenizer.config.backbone.patch,
             )
+        self.causal = None
+        if config.causal:
+            height, width = tokenizer.grid(image_size)
+            places = height, width // tokenizer.tokens_per_place
+            self.causal = CausalTraining(config.causal, trainee, places, tokenizer.config.quantiser.dim)
 
     def begin(self) -> str:
         """Give the discriminator the weights it is to begin with; returns a line on them, empty where they are random.
@@ -66,6 +75,8 @@ class Objective:
         """Call it after the trainee's."""
         if self.adversarial:
             self.adversarial.begin_step()
+        if self.causal:
+            self.causal.begin_step()
 
     def learn(self, x_BCHW: Tensor, labels_B: Tensor | None = None) -> Terms:
         """Forward and backward pass of one batch; returns its metrics, which are means over the batch.
@@ -79,15 +90,21 @@ class Objective:
             if self.adversarial:
                 added, added_terms = self.adversarial.mislead(result.images_BCHW, x_BCHW, reconstruction)
                 loss, terms = loss + added, terms | added_terms
-        self.trainee.backward(loss)
+            error: Tensor | float = 0.0
+            if self.causal:
+                error = terms["causal"] = self.causal.judge(result.codes_BhwD)
+        self.trainee.backward(loss + error)
         if self.adversarial:
             terms |= self.adversarial.learn(x_BCHW, result.images_BCHW)
-        return {"loss": loss, **terms, "codebook": result.codebook_loss}
+        counted = self.causal.weight * error if self.causal else 0.0
+        return {"loss": loss + counted, **terms, "codebook": result.codebook_loss}
 
     def end_step(self) -> None:
         """Call it after the trainee's."""
         if self.adversarial:
             self.adversarial.end_step()
+        if self.causal:
+            self.causal.end_step()
 
     def _judge(self, x_hat_BCHW: Tensor, x_BCHW: Tensor) -> tuple[Tensor, Terms]:
         """How far images are from their originals: the loss, and the metrics of it."""

@@ -2,7 +2,8 @@
 
 The package's modules work in float32 here, whatever autocast says, and only their training step may change them. In
 training they hold a matrix of (vectors x codes), unlike the vector quantiser; out of it vectors come in tiles.
-Shapes: B batch, H and W the token grid, D dimensions, N = B * H * W, n vectors of one tile, Q tokens of one place.
+Shapes: B batch, H and W the token grid, D dimensions, Q tokens of one place, w = W / Q, d = D / Q, N = B * H * w,
+n vectors of one tile, K codes.
 """
 
 from abc import abstractmethod
@@ -57,7 +58,10 @@ class Adapter(Quantiser):
         return torch.cat(tokens).reshape(*z_BHWD.shape[:2], -1)
 
     def lookup(self, tokens_BHW: Tensor) -> Tensor:
-        return F.embedding(tokens_BHW, self.codes_KD)
+        tokens_BHwQ = tokens_BHW.unflatten(-1, (-1, self.tokens_per_place))
+        codes_KQd = self.codes_KD.unflatten(1, (self.tokens_per_place, -1))
+        parts = zip(tokens_BHwQ.unbind(-1), codes_KQd.unbind(1), strict=True)
+        return torch.cat([F.embedding(tokens_BHw, codes_Kd) for tokens_BHw, codes_Kd in parts], dim=-1)
 
     @abstractmethod
     def _train(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:

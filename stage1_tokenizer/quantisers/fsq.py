@@ -23,6 +23,10 @@ class FSQConfig(QuantiserOptions):
     kind: Literal["fsq"] = "fsq"
     levels: tuple[Annotated[int, Field(ge=3, le=4096)], ...] = Field((8, 8, 8, 6, 5), min_length=1)
     """Values of each dimension; their product is the number of codes."""
+    groups: int = Field(1, ge=1, le=16)
+    """Tokens of each place, each of dimensions of its own with these levels: 2 groups of 512 codes tell 262,144 vectors
+    apart.
+    """
     bound: Literal["tanh", "ifsq"] = "tanh"
     """What bounds each dimension before it is rounded: tanh(x), or iFSQ's 2 sigmoid(1.6 x) - 1. The second spreads the
     bounded values of normal x more evenly. Their levels, the outer two of which are half as wide, are spread less
@@ -41,28 +45,32 @@ class FSQConfig(QuantiserOptions):
 
     @property
     def dim(self) -> int:
-        return len(self.levels)
+        return self.groups * len(self.levels)
+
+    @property
+    def tokens_per_place(self) -> int:
+        return self.groups
 
 
 class FiniteScalarQuantiser(Adapter):
     """`FSQ` of the package. It has no loss: the gradient of the reconstruction passes straight through the rounding."""
 
     def __init__(self, config: FSQConfig) -> None:
-        super().__init__(config.codes)
-        self.fsq = installed_library().FSQ(list(config.levels))
+        super().__init__(config.codes, config.groups)
+        self.fsq = installed_library().FSQ(list(config.levels), num_codebooks=config.groups)
         self.slope = SLOPES[config.bound]
 
     @property
     def codes_KD(self) -> Tensor:
-        """The levels of each token, about [-1, 1]."""
-        return self.fsq.implicit_codebook
+        """The levels of each token, about [-1, 1]; the same for each group."""
+        codes_Kd: Tensor = self.fsq.implicit_codebook
+        return codes_Kd.repeat(1, self.tokens_per_place)
 
     @torch.compiler.disable
     def _train(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q_1ND, tokens_1N = self.fsq(self.slope * z_ND[None])
+        q_1ND, tokens_1NQ = self.fsq(self.slope * z_ND[None])
         # A vector that is not finite has no level. It gets some token here, and the training loop skips the step.
-        tokens_N = tokens_1N[0].long().clamp(0, len(self.codes_KD) - 1)
-        return q_1ND[0], tokens_N, z_ND.new_zeros(())
+        return q_1ND[0], tokens_1NQ[0].long().clamp(0, self.codes - 1), z_ND.new_zeros(())
 
     def _tokens(self, z_nD: Tensor) -> Tensor:
         return self._train(z_nD)[1]

@@ -14,7 +14,7 @@ from stage1_tokenizer.quantisers.quantiser import QuantiserOptions, ranks
 
 
 class LFQConfig(QuantiserOptions):
-    """Options of lookup-free quantisation; vectors have log2(codes) dimensions.
+    """Options of lookup-free quantisation; vectors have log2(codes) dimensions for each group.
 
     The entropies take several float32 matrices of (vectors x codes) in training: 1 GiB each for 16 images of 1,024
     tokens with 16,384 codes.
@@ -22,7 +22,11 @@ class LFQConfig(QuantiserOptions):
 
     kind: Literal["lfq"] = "lfq"
     codes: int = Field(16_384, ge=2, le=2**24)
-    """How many codes there are."""
+    """How many codes each group has."""
+    groups: int = Field(1, ge=1, le=16)
+    """Tokens of each place, each of bits of its own: 2 groups of 512 codes tell 262,144 vectors apart, and cost no more
+    than 512 codes do.
+    """
     entropy_weight: float = Field(0.1, ge=0)
     """Weight of H(code | vector) - diversity_weight x H(code over the batch): decided vectors that use all codes alike.
     """
@@ -41,16 +45,21 @@ class LFQConfig(QuantiserOptions):
 
     @property
     def dim(self) -> int:
-        return self.codes.bit_length() - 1
+        return self.groups * (self.codes.bit_length() - 1)
+
+    @property
+    def tokens_per_place(self) -> int:
+        return self.groups
 
 
 class LookupFreeQuantiser(Adapter):
     """`LFQ` of the package."""
 
     def __init__(self, config: LFQConfig) -> None:
-        super().__init__(config.codes)
+        super().__init__(config.codes, config.groups)
         self.lfq = installed_library().LFQ(
             codebook_size=config.codes,
+            num_codebooks=config.groups,
             entropy_loss_weight=config.entropy_weight,
             # With several processes the package divides the mean probabilities by their number and does not add them up
             # (1.32), and with them the gradient of this term; multiplied, it is that of each process's own batch.
@@ -60,13 +69,15 @@ class LookupFreeQuantiser(Adapter):
 
     @property
     def codes_KD(self) -> Tensor:
-        """The bits of each token as -1 and 1, the most significant first."""
-        return self.lfq.codebook
+        """The bits of each token as -1 and 1, the most significant first; the same for each group."""
+        codes_Kd: Tensor = self.lfq.codebook
+        return codes_Kd.repeat(1, self.tokens_per_place)
 
     @torch.compiler.disable
     def _train(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q_1ND, tokens_1N, loss = self.lfq(z_ND[None])
-        return q_1ND[0], tokens_1N[0].long(), loss
+        q_1ND, tokens_1NQ, loss = self.lfq(z_ND[None])
+        return q_1ND[0], tokens_1NQ[0].long(), loss
 
     def _tokens(self, z_nD: Tensor) -> Tensor:
-        return ((z_nD > 0) * self.lfq.mask).sum(-1)  # the package's own way computes entropies besides
+        bits_nQd = (z_nD > 0).unflatten(-1, (self.tokens_per_place, -1))
+        return (bits_nQd * self.lfq.mask).sum(-1)  # the package's own way computes entropies besides

@@ -16,12 +16,12 @@ from stage2_prior.decoding.decoder import Decoder
 from stage2_prior.prior import Prior
 from stage2_prior.run_config import PriorRun
 
-# Every quantiser with about 64 codes.
+# Every quantiser with about 64 codes, or two tokens a place.
 QUANTISERS: dict[str, dict[str, Any]] = {
     "vector": {"kind": "vector", "codes": 64, "dim": 8, "warm_up": 8, "revival_window": 4, "revival_steps": 0},
     "gumbel": {"kind": "gumbel", "codes": 64, "dim": 8},
     "fsq": {"kind": "fsq", "levels": [5, 4, 3]},
-    "lfq": {"kind": "lfq", "codes": 64},
+    "lfq": {"kind": "lfq", "codes": 8, "groups": 2},
     "simvq": {"kind": "simvq", "codes": 64, "dim": 8},
     "residual": {"kind": "residual", "codes": 32, "quantisers": 2, "dim": 8},
 }

@@ -45,3 +45,10 @@ def mixed(*numbers: int) -> int:
 def crossed(every: int, images: int, step_images: int) -> bool:
     """Whether the step that ended at `images` passed a multiple of `every`."""
     return images // every > (images - step_images) // every
+
+
+def rise(time: float, start: float, length: float) -> float:
+    """0 up to `start`, linearly to 1 over `length`, then 1; a step at `start` where the length is 0."""
+    if time < start:
+        return 0.0
+    return min(1.0, (time - start) / length) if length else 1.0

@@ -80,7 +80,7 @@ def test_every_quantiser_is_a_row(drawings: Path, tmp_path: Path) -> None:
     results = run(tiny_comparison(drawings, tmp_path, rows=rows), "training.images=40")["rows"]
     assert [row["name"] for row in results] == list(QUANTISERS)
     for row in results:
-        assert row["grid"] == [4, 8 if row["name"] == "residual" else 4]
+        assert row["grid"] == [4, 8 if row["name"] in ("lfq", "residual") else 4]
         assert 0 < row["usage"] <= 1 < row["perplexity"]
 
 

@@ -32,9 +32,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "lfq": {"kind": "lfq", "codes": 64},
     "simvq": {"kind": "simvq", "codes": 60, "dim": 8},
     "residual": {"kind": "residual", "codes": 20, "quantisers": 3, "dim": 8},
+    "fsq groups": {"kind": "fsq", "levels": [5, 4, 3], "groups": 2},
+    "lfq groups": {"kind": "lfq", "codes": 64, "groups": 2},
 }
-DIM = {"fsq": 3, "lfq": 6, "simvq": 8, "residual": 8}
-CODES = {"fsq": 60, "lfq": 64, "simvq": 60, "residual": 20}
+DIM = {"fsq": 3, "lfq": 6, "simvq": 8, "residual": 8, "fsq groups": 6, "lfq groups": 12}
+CODES = {"fsq": 60, "lfq": 64, "simvq": 60, "residual": 20, "fsq groups": 60, "lfq groups": 64}
+PER_PLACE = {"fsq": 1, "lfq": 1, "simvq": 1, "residual": 3, "fsq groups": 2, "lfq groups": 2}
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -59,9 +62,13 @@ DIRECT: dict[str, Callable[[], nn.Module]] = {
     "residual": lambda: library.ResidualVQ(
         dim=8, num_quantizers=3, codebook_size=20, threshold_ema_dead_code=0.1 * MEAN_USE
     ),
+    "fsq groups": lambda: library.FSQ([5, 4, 3], num_codebooks=2),
+    "lfq groups": lambda: library.LFQ(
+        codebook_size=64, num_codebooks=2, entropy_loss_weight=0.1, commitment_loss_weight=0.25
+    ),
 }
 MEAN_USE = 40 / 20  # 2 x 4 x 5 vectors a step, 20 codes
-INNER = {"fsq": "fsq", "lfq": "lfq", "simvq": "simvq", "residual": "rvq"}
+INNER = {"fsq": "fsq", "lfq": "lfq", "simvq": "simvq", "residual": "rvq", "fsq groups": "fsq", "lfq groups": "lfq"}
 
 
 def step(call: Callable[[Tensor], tuple], z_BHWD: Tensor, target_BHWD: Tensor) -> list[Tensor]:
@@ -113,14 +120,14 @@ def test_the_two_directions_agree(kind: str) -> None:
     result = quantiser(z_BHWD)
     tokens_BHW = quantiser.tokenize(z_BHWD)
     assert tokens_BHW.dtype == torch.int64
-    assert tokens_BHW.shape == (2, 4, 15 if kind == "residual" else 5)
+    assert tokens_BHW.shape == (2, 4, 5 * PER_PLACE[kind])
     assert 0 <= tokens_BHW.min() <= tokens_BHW.max() < CODES[kind]
     assert torch.equal(result.tokens_BHW, tokens_BHW)
     assert torch.equal(result.z_BHWD, quantiser.lookup(tokens_BHW))
     result.z_BHWD.sum().backward()
     assert torch.equal(present(z_BHWD.grad), torch.ones_like(z_BHWD))
     # Every code is its own nearest.
-    if kind != "residual":
+    if PER_PLACE[kind] == 1:
         codes_KD = quantiser.codes_KD.detach()
         codes = torch.arange(len(codes_KD))
         assert torch.equal(quantiser.lookup(codes[None, None])[0, 0], codes_KD)
@@ -137,6 +144,19 @@ def test_fsq_rounds_each_dimension_to_its_levels() -> None:
     # Far out each vector has the outermost levels; near zero those nearest to it.
     assert quantiser.lookup(quantiser.tokenize(torch.full((1, 1, 1, 3), 9.0))).flatten().tolist() == [1, 0.5, 1]
     assert quantiser.lookup(quantiser.tokenize(torch.full((1, 1, 1, 3), -9.0))).flatten().tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("kind", ["fsq", "lfq"])
+def test_groups_are_quantisers_of_their_own_dimensions_side_by_side(kind: str) -> None:
+    whole, part = quantiser_of(kind, groups=3).eval(), quantiser_of(kind).eval()
+    z_BHWD = 2 * torch.randn(2, 4, 5, 3 * DIM[kind])
+    tokens_BHW = whole.tokenize(z_BHWD)
+    assert tokens_BHW.shape == (2, 4, 15)
+    for group, own_BHWd in enumerate(z_BHWD.chunk(3, dim=-1)):
+        assert torch.equal(tokens_BHW[:, :, group::3], part.tokenize(own_BHWd))
+    parts = [part(own_BHWd).z_BHWD for own_BHWd in z_BHWD.chunk(3, dim=-1)]
+    assert torch.equal(whole.lookup(tokens_BHW), torch.cat(parts, dim=-1))
+    assert torch.equal(whole.codes_KD, part.codes_KD.repeat(1, 3))
 
 
 def test_lfq_takes_the_signs_as_bits() -> None:
@@ -217,7 +237,7 @@ def test_training_counts_every_token(kind: str) -> None:
     assert quantiser.maintain(torch.optim.AdamW([nn.Parameter(torch.zeros(1))])) == 0
     counts = quantiser.window_counts()
     assert counts.sum() == tokens_BHW.numel()
-    levels = 3 if kind == "residual" else 1
+    levels = PER_PLACE[kind]
     assert len(counts) == CODES[kind] * levels
     for level in range(levels):
         own = counts.view(levels, -1)[level]
@@ -291,7 +311,7 @@ def test_without_the_package_its_kinds_say_how_to_get_it(kind: str, monkeypatch:
 
 @each_kind
 def test_a_description_counts_all_tokens_of_a_place(kind: str) -> None:
-    tokens_per_place = 3 if kind == "residual" else 1
+    tokens_per_place = PER_PLACE[kind]
     config = config_of(KINDS[kind])
     description = description_of(config, (32, 48))
     assert description.grid == (4, 6 * tokens_per_place)
@@ -338,7 +358,9 @@ torch.save(z_BHWD.grad, "gradient.pt")
 
 def test_two_processes_stay_the_same_and_each_has_its_own_entropy(drawings: Path, tmp_path: Path) -> None:
     kinds = ("lfq", "residual")
-    runs = [{**tokenizer_run(drawings, kind, images=64).model_dump(mode="json"), "name": kind} for kind in kinds]
+    runs = [{**tokenizer_run(drawings, images=64).model_dump(mode="json"), "name": kind} for kind in kinds]
+    for run, kind in zip(runs, kinds, strict=True):
+        run["model"]["quantiser"] = KINDS[kind]
     z_BHWD = 0.002 * vectors("lfq", 2, 4, 4)
     torch.save(z_BHWD, tmp_path / "vectors.pt")
     with socket.socket() as free:
