@@ -104,6 +104,7 @@ def refined_run(run: Path, draws: dict[str, str], tokenizer: Path, preset: str, 
     own, path = read_yaml(tokenizer / "config.yaml"), Path(find_config(preset))
     cached, loss = (own.get("cache") or {}).get("source"), dict(own.get("loss", {}))
     adversarial = loss.pop("adversarial", None)
+    loss.pop("causal", None)  # tokens stay as they are
     of_tokenizer = {
         "model": own.get("model", {}),
         "data": own.get("data", {}) | ({"source": cached} if cached else {}),

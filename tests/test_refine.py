@@ -119,6 +119,7 @@ def test_a_discriminator_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert saved
     older = read_yaml(Path("runs/tokenizer/judged/config.yaml"))
     del older["loss"]["adversarial"]["repetition"]  # as a run that was trained before there was one
+    older["loss"]["causal"] = {"weight": 0.5}  # as one whose tokens were shaped
     Path("runs/tokenizer/judged/config.yaml").write_text(yaml.safe_dump(older))
     draw_with(RUN, read_info(RUN), Path("runs/tokenizer/judged"))
     capsys.readouterr()
@@ -126,7 +127,9 @@ def test_a_discriminator_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(sys, "argv", ["refine.py", "--prior", str(RUN), "draws.drawings=12", "training.images=64"])
     refine.main()
     assert "its discriminator goes on learning" in capsys.readouterr().out
-    config = read_yaml(Path("runs/tokenizer/tiny-refined/config.yaml"))["loss"]["adversarial"]
+    loss = read_yaml(Path("runs/tokenizer/tiny-refined/config.yaml"))["loss"]
+    assert loss["causal"] is None
+    config = loss["adversarial"]
     kept = (config["discriminator"]["width"], config["matching"], config["repetition"], config["start"])
     assert kept == (16, 0.5, 0.0, 0.0)
     taken = RunDirectory(Path("runs/tokenizer/tiny-refined")).load_newest()

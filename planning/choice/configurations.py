@@ -14,7 +14,8 @@ from stage2_prior.run_config import PriorRun
 
 EVALUATIONS, SAVES, LINES = 4, 20, 100  # of a training
 WARM_UP = 1 / 8  # of a training, at most
-FIRST_ONLY = {"init", "init_without"}  # keys of a tokenizer that are no keys of its decoder's training
+# Keys of a tokenizer that are not for its decoder's training, with those below them.
+FIRST_ONLY = ("init", "init_without", "loss.causal")
 
 
 class _Data(Config):
@@ -55,7 +56,11 @@ def of_stage(stage: Stage, changes: Sequence[str]) -> list[str]:
     others = [change for change in changes if not change.startswith(("prior.", "decoder."))]
     if stage == "tokenizer":
         return others
-    return [*(change for change in others if change.partition("=")[0] not in FIRST_ONLY), *own]
+    return [*(change for change in others if not _first_only(change.partition("=")[0])), *own]
+
+
+def _first_only(key: str) -> bool:
+    return any(key == first or key.startswith(f"{first}.") for first in FIRST_ONLY)
 
 
 def as_file(stage: Stage, settings: Sequence[Setting], name: str, images: int, changes: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ Gradient = Literal["both", "context", "targets"]
 class CausalConfig(Config):
     """The causal model, how much its error counts, and what of the tokens its error reaches."""
 
-    weight: float = Field(0.03, gt=0)
+    weight: float = Field(0.3, gt=0)
     """Weight of the error, which is 0 where codes are predicted exactly and about 1 where they cannot be predicted."""
     start: Fraction = 0.1
     """When the error begins to count, as a fraction of training.images; the model learns from the first step."""

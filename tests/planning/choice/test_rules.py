@@ -42,6 +42,15 @@ def test_a_decoder_begins_with_its_own_tokenizer_as_a_whole() -> None:
     assert (run.init, list(run.init_without)) == ("runs/tokenizer/mine", [])
 
 
+@pytest.mark.parametrize("change", ["loss.causal.weight=0.5", "loss.causal={weight: 0.5}"])
+def test_a_users_causal_model_shapes_tokens_and_leaves_the_decoder_alone(change: str) -> None:
+    shape = shape_of(96, 8, 1.0)
+    settings = tokenizer_settings("pictures", pictures(), MACHINE, shape)
+    both = [*settings, *decoder_settings("mine", MACHINE, shape)]
+    assert present(tokenizer_run(settings, "mine", 1000, [change]).loss.causal).weight == 0.5
+    assert decoder_run(both, "mine", 1000, [change]).loss.causal is None
+
+
 @pytest.mark.parametrize(("size", "patch"), [(96, 6), (64, 8), (16, 8), (8, 4)])
 def test_each_image_is_moved_by_up_to_a_patch_so_that_no_pixel_keeps_its_place_in_one(size: int, patch: int) -> None:
     shape = shape_of(size, patch, 1.0)
