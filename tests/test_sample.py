@@ -12,6 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 import sample
+from sampling import panel as panel_module
+from sampling.panel import Panel
+from sampling.task import distinct
 from shared.data.pictures.decode import Reading
 from shared.data.pixels import to_uint8
 from shared.data.sources.drawings import openmoji
@@ -188,14 +191,14 @@ def test_streaming_changes_no_image_and_shows_whole_rows_on_grey(monkeypatch: py
     run_sample(monkeypatch, "--num", "5", "--batch-size", "3")
     expected = [pixels(f"out/seed0-000{n}.png") for n in range(5)] + [pixels("out/grid.png")]
     seen: list[np.ndarray] = []
-    save = sample.Panel.save
+    save = Panel.save
 
-    def save_and_look(panel: sample.Panel) -> None:
+    def save_and_look(panel: Panel) -> None:
         save(panel)
         seen.append(pixels("out/grid.png"))
 
-    monkeypatch.setattr(sample.Panel, "save", save_and_look)
-    monkeypatch.setattr(sample, "STREAM_SHARE", 1.0)
+    monkeypatch.setattr(Panel, "save", save_and_look)
+    monkeypatch.setattr(panel_module, "STREAM_SHARE", 1.0)
     run_sample(monkeypatch, "--num", "5", "--batch-size", "3", "--stream")
     got = [pixels(f"out/seed0-000{n}.png") for n in range(5)] + [pixels("out/grid.png")]
     assert all(np.array_equal(one, other) for one, other in zip(expected, got, strict=True))
@@ -208,16 +211,16 @@ def test_streaming_changes_no_image_and_shows_whole_rows_on_grey(monkeypatch: py
 
 
 def test_streaming_stops_when_it_takes_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    saves: list[sample.Panel] = []
-    monkeypatch.setattr(sample.Panel, "save", lambda panel: saves.append(panel))
-    monkeypatch.setattr(sample, "STREAM_SHARE", 0.0)
+    saves: list[Panel] = []
+    monkeypatch.setattr(Panel, "save", lambda panel: saves.append(panel))
+    monkeypatch.setattr(panel_module, "STREAM_SHARE", 0.0)
     run_sample(monkeypatch, "--num", "5", "--batch-size", "3", "--stream")
     assert len(saves) == 2  # the first row, and the end
 
 
 def test_only_as_many_images_as_fit_are_in_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(sample, "IN_GRID", 3)
+        patch.setattr(panel_module, "IN_GRID", 3)
         run_sample(patch, "--num", "5", "--batch-size", "2")
     assert pixels("out/grid.png").shape == (36, 3 * 36, 3)
     assert len(list(Path("out").glob("seed0-*.png"))) == 5
@@ -252,7 +255,7 @@ def test_pictures_of_one_name_are_completed_each_as_if_it_were_alone(monkeypatch
 
 
 def test_names_are_told_apart() -> None:
-    assert sample.distinct(["x", "x", "x-2", "y", "x"]) == ["x", "x-2", "x-2-2", "y", "x-3"]
+    assert distinct(["x", "x", "x-2", "y", "x"]) == ["x", "x-2", "x-2-2", "y", "x-3"]
 
 
 def test_completing_takes_one_class(monkeypatch: pytest.MonkeyPatch) -> None:

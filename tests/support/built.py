@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.support.launch import ROOT
 
-ROOMS = ("planning", "shared", "shipped", "stage1_tokenizer", "stage2_prior", "web_page")
+ROOMS = ("planning", "sampling", "shared", "shipped", "stage1_tokenizer", "stage2_prior", "web_page")
 SCRIPTS = ("judge.py", "plan.py", "refine.py", "sample.py", "share.py", "web.py")
 
 
