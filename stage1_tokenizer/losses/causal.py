@@ -2,8 +2,8 @@
 
 After Ramanujan et al. 2024, "When Worse is Better: Navigating the compression-generation tradeoff in visual
 tokenization" (CRT, arXiv 2412.16326): tokens that are easier to predict are worth some reconstruction. As there, the
-error is the squared distance between a code and what the model expects; here, codes are unit vectors first, so that
-small codes are no way out.
+error is the squared distance between a code and what the model expects; here, codes are made unit vectors first, so
+that small codes are no way out.
 
 This file holds the model and its error; `causal_training.py` trains it beside the tokenizer.
 
@@ -22,6 +22,7 @@ from shared.layers.positions import LearnedPositions
 from shared.training.config import Fraction
 
 Gradient = Literal["both", "context", "targets"]
+SHORTEST = 0.1  # length from which a code becomes a unit vector; of one near 0, the gradient would be without bounds
 
 
 class CausalConfig(Config):
@@ -84,7 +85,7 @@ class CausalModel(nn.Module):
 
         Gradients reach context, targets, or both.
         """
-        z_BLD = F.normalize(z_BhwD.flatten(1, 2).float(), dim=-1)
+        z_BLD = F.normalize(z_BhwD.flatten(1, 2).float(), dim=-1, eps=SHORTEST)
         context_BLD = z_BLD.detach() if self.gradient == "targets" else z_BLD
         targets_BLD = z_BLD.detach() if self.gradient == "context" else z_BLD
         return (self.expect(context_BLD).float() - targets_BLD).square().sum(-1).mean()

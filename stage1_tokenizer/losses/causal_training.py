@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shared.errors import UserError
 from shared.training.optimisation.schedule import rise
 from shared.training.trainee import Trainee
 from stage1_tokenizer.losses.causal import CausalConfig, CausalModel
@@ -56,9 +57,18 @@ class CausalTraining:
         return error
 
     def end_step(self) -> None:
-        """Clip and step; call it after the trainee's, and a step that it skipped is skipped here too."""
+        """Clip and step; call it after the trainee's, and a step that it skipped is skipped here too.
+
+        Raises UserError where the gradient is not finite, though the trainee's was.
+        """
         norm = float(self.trainee.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip))
-        if not self.trainee.bad_in_a_row and math.isfinite(norm):
+        if not self.trainee.bad_in_a_row:
+            if not math.isfinite(norm):
+                raise UserError(
+                    f"the causal model's gradient is {norm} after {self.trainee.images} images: lower "
+                    f"loss.causal.learning_rate ({self.config.learning_rate}), or train with training.precision=fp32. "
+                    "The last checkpoint is whole"
+                )
             self.optimizer.step()
         self.optimizer.zero_grad()
 

@@ -70,6 +70,15 @@ def test_what_cannot_be_predicted_has_an_error_of_one() -> None:
     assert one(codes()).item() == pytest.approx(1)
 
 
+def test_a_code_of_no_direction_has_a_small_gradient() -> None:
+    """As the middle levels of fsq have together."""
+    z_BhwD = codes()
+    z_BhwD[0, 0, 1] = 0
+    [gradient] = torch.autograd.grad(model()(z_BhwD.requires_grad_()), z_BhwD)
+    assert gradient[0, 0, 1].any()
+    assert gradient.abs().max() < 10
+
+
 def test_the_error_moves_what_it_is_to_move() -> None:
     """The last code is no context of any other."""
     found = {}
@@ -146,6 +155,14 @@ def test_a_skipped_step_is_skipped_here_too() -> None:
         after = list(one.model.parameters())
         assert all(map(torch.equal, before, after)) == same
         assert all(parameter.grad is None for parameter in after)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run() -> None:
+    one = causal_training({})
+    one.begin_step()
+    teach(one, torch.full((2, *GRID, DIM), float("nan"), device=DEVICE))
+    with pytest.raises(UserError, match=r"causal model's gradient is nan after 0 images: lower loss\.causal\.learning"):
+        one.end_step()
 
 
 def test_processes_learn_together_what_one_learns(tmp_path: Path) -> None:
