@@ -22,6 +22,7 @@ from shared.layers.positions import LearnedPositions
 from shared.training.config import Fraction
 
 Gradient = Literal["both", "context", "targets"]
+LONG = 512  # tokens from which attention never holds a score for each pair of them; for fewer, that would be slower
 SHORTEST = 0.1  # length from which a code becomes a unit vector; of one near 0, the gradient would be without bounds
 
 
@@ -38,9 +39,9 @@ class CausalConfig(Config):
     """What the error moves: codes as context of later ones, codes as targets of a prediction, or both."""
     width: PositiveInt = 64
     """Channels of the model."""
-    depth: PositiveInt = 2
+    depth: PositiveInt = 1
     """Transformer blocks of the model."""
-    heads: PositiveInt = 2
+    heads: PositiveInt = 1
     """Attention heads of the model."""
     learning_rate: float = Field(2e-3, gt=0)
     """Peak learning rate of the model, by AdamW; it rises and falls as the tokenizer's does."""
@@ -76,7 +77,8 @@ class CausalModel(nn.Module):
         self.positions = LearnedPositions(grid[0] * grid[1], config.width)
         self.blocks = Decoder(
             dim=config.width, depth=config.depth, heads=config.heads, attn_dim_head=config.width // config.heads,
-            attn_flash=True, use_rmsnorm=True, ff_glu=True, ff_swish=True, ff_mult=2, ff_no_bias=True,
+            attn_flash=grid[0] * grid[1] >= LONG, use_rmsnorm=True, ff_glu=True, ff_swish=True, ff_mult=2,
+            ff_no_bias=True,
         )  # fmt: skip
         self.project_out = nn.Linear(config.width, dim)
 

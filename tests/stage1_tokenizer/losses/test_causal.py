@@ -13,6 +13,7 @@ from shared.config import parse_config
 from shared.errors import UserError
 from shared.runs.run_directory import RunDirectory
 from shared.runs.weights import read_weights
+from stage1_tokenizer.losses import causal as causal_module
 from stage1_tokenizer.losses.causal import CausalConfig, CausalModel
 from stage1_tokenizer.losses.causal_training import scaled_back
 from stage1_tokenizer.run_config import TokenizerRun
@@ -50,6 +51,14 @@ def test_a_code_is_expected_from_those_before_it_alone(place: int) -> None:
     before, after = one.expect(z_BLD), one.expect(other_BLD)
     assert torch.equal(before[:, : place + 1], after[:, : place + 1])
     assert place == 5 or not torch.allclose(before[:, place + 1 :], after[:, place + 1 :])
+
+
+def test_long_grids_are_predicted_as_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    short, z_BLD = model(), F.normalize(codes().flatten(1, 2), dim=-1)
+    monkeypatch.setattr(causal_module, "LONG", 1)
+    long = model()
+    long.load_state_dict(short.state_dict())
+    torch.testing.assert_close(long.expect(z_BLD), short.expect(z_BLD))
 
 
 @pytest.mark.parametrize("scale", [1.0, 10.0])
