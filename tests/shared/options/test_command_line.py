@@ -71,7 +71,8 @@ def test_keys_of_a_file_are_those_that_it_reads_with_its_values(
     assert values["model.backbone.widths"] == "[8, 16]"
     read = {key: value for key, value in values.items() if key.startswith("model.quantiser.")}
     assert read == {
-        "model.quantiser.kind": "fsq", "model.quantiser.levels": "[5, 3]", "model.quantiser.bound": "tanh",
+        "model.quantiser.kind": "fsq", "model.quantiser.levels": "[5, 3]", "model.quantiser.groups": "1",
+        "model.quantiser.bound": "tanh",
     }  # fmt: skip
     assert values["model.backbone.kind"] == "conv"  # by itself
     assert "model.backbone.channels" not in values

@@ -29,10 +29,11 @@ def test_every_key_has_a_meaning(model: type[Config]) -> None:
 OPTIONAL = {
     "loss.perceptual.": ["loss.perceptual.kind=lpips"],
     "loss.adversarial.": ["loss.adversarial={}"],
+    "loss.causal.": ["loss.causal={}"],
     "draws.": ["init=run", "training.decoder_only=true", "loss.adversarial={}", "draws={prior: run}"],
 }
 SKIPPED = {  # what has no default of its own: the others of its part decide
-    "loss.perceptual.kind", "loss.adversarial", "model.head_rank",
+    "loss.perceptual.kind", "loss.adversarial", "loss.causal", "model.head_rank",
 }  # fmt: skip
 
 
