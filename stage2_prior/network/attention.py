@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared.layers.attend import attend
 from shared.layers.positions import Rotary
 from shared.layers.rms_norm import RMSNorm
 
@@ -122,7 +123,7 @@ class Attention(nn.Module):
         return q_BHLE, k_BHLE, v_BHLE
 
     def _attend(self, q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor) -> Tensor:
-        y_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, is_causal=True)
+        y_BHLE = attend(q_BHLE, k_BHLE, v_BHLE, causal=True)
         return self.out_proj(y_BHLE.transpose(1, 2).flatten(2))
 
 

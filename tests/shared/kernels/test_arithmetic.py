@@ -58,4 +58,14 @@ def test_the_largest_is_found_wherever_it_is(length: int) -> None:
     for i in range(length):
         moved_N = np.roll(x_N, i)
         assert largest(moved_N) == moved_N.max()
+        assert largest(-moved_N) == (-moved_N).max()
+        assert largest(-np.abs(moved_N)) == -np.abs(moved_N).min()
     assert largest(np.full(length, -np.inf, np.float32)) == -np.inf
+
+
+def test_the_largest_of_infinities_is_one_and_of_nan_is_nan() -> None:
+    ends_N = np.array([0.0, np.inf, -np.inf, -1e-40], np.float32)
+    assert largest(ends_N) == np.inf
+    assert largest(ends_N[2:]) == ends_N[3]
+    assert largest(ends_N[2:3]) == -np.inf
+    assert np.isnan(largest(np.append(ends_N, np.float32(np.nan))))
