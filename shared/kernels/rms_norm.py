@@ -16,8 +16,8 @@ from shared.kernels.kernel import Kernel
 BLOCK = 64  # positions whose share of the weights' gradient is one sum, so that it does not depend on threads
 
 
-def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+def norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    y = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
     x_ND, y_ND = map(as_rows, (x, y))
     _norm(x_ND, numbers_of(weight), eps, y_ND, work=(-(-len(x_ND) // BLOCK), BLOCK * x_ND.shape[1]))
     return y
@@ -73,11 +73,11 @@ def _differentiate_norm(dy_ND, x_ND, weight_D, eps, dx_ND, dweight_TD):
     for block in prange(len(dweight_TD)):
         dweight_TD[block] = 0
         for n in range(block * BLOCK, min((block + 1) * BLOCK, len(x_ND))):
-            _differentiate_norm_row(dy_ND[n], x_ND[n], weight_D, eps, dx_ND[n], dweight_TD[block])
+            differentiate_norm_row(dy_ND[n], x_ND[n], weight_D, eps, dx_ND[n], dweight_TD[block])
 
 
 @inlined
-def _differentiate_norm_row(dy_D, x_D, weight_D, eps, dx_D, dweight_D):
+def differentiate_norm_row(dy_D, x_D, weight_D, eps, dx_D, dweight_D):
     factor, along = rms_factor(x_D, eps), np.float32(0)
     for i in range(len(x_D)):
         along += widen(dy_D[i]) * weight_D[i] * widen(x_D[i])

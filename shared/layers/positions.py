@@ -59,5 +59,10 @@ class Rotary(nn.Module):
         else:
             span = slice(offset, offset + x_BHLD.shape[-2])
             cos_LF, sin_LF = self.cos_LF[span], self.sin_LF[span]
-        a, b = x_BHLD.float().chunk(2, dim=-1)
-        return torch.cat((a * cos_LF - b * sin_LF, a * sin_LF + b * cos_LF), dim=-1).to(x_BHLD.dtype)
+        return turned(x_BHLD.float(), cos_LF, sin_LF).to(x_BHLD.dtype)
+
+
+def turned(x_BHLD: Tensor, cos_LF: Tensor, sin_LF: Tensor) -> Tensor:
+    """Each pair of channels, of which one is in either half, turned by the angle of its position and frequency."""
+    a, b = x_BHLD.chunk(2, dim=-1)
+    return torch.cat((a * cos_LF - b * sin_LF, a * sin_LF + b * cos_LF), dim=-1)

@@ -16,17 +16,28 @@ from shared.layers.wide import wide
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis, computed in float32 and returned in x's dtype (Zhang & Sennrich 2019)."""
+    """x / rms(x) * weight over the last axis, computed in float32 and returned in x's dtype (Zhang & Sennrich 2019).
 
-    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+    before_product: what it returns is for matrix products or convolutions alone, so where autocast is on, it is of
+    autocast's dtype, in which they would bring it anyway.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5, before_product: bool = False) -> None:
         super().__init__()
-        self.dim, self.eps = dim, eps
+        self.dim, self.eps, self.before_product = dim, eps, before_product
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        dtype = self._dtype(x)
         if x.device.type == "cpu":
-            return _RMSNorm.apply(x, self.weight, self.eps)
-        return F.rms_norm(x.float(), (self.dim,), self.weight.float(), self.eps).to(x.dtype)
+            return _RMSNorm.apply(x, self.weight, self.eps, dtype)
+        return F.rms_norm(x.float(), (self.dim,), self.weight.float(), self.eps).to(dtype)
+
+    def _dtype(self, x: Tensor) -> torch.dtype:
+        kind = x.device.type
+        if self.before_product and torch.is_autocast_enabled(kind):
+            return torch.get_autocast_dtype(kind)
+        return x.dtype
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -36,24 +47,24 @@ class _RMSNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
         if suit_kernels(x, weight):
-            return kernels.norm(x, weight, eps)
-        return F.rms_norm(wide(x), weight.shape, wide(weight), eps).to(x.dtype)
+            return kernels.norm(x, weight, eps, dtype)
+        return F.rms_norm(wide(x), weight.shape, wide(weight), eps).to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         if suit_kernels(dy, x, weight):
-            return *kernels.norm_gradients(dy, x, weight, ctx.eps), None
+            return *kernels.norm_gradients(dy, x, weight, ctx.eps), None, None
         wide_x, wide_dy = wide(x), wide(dy)
         rstd = wide_x.square().mean(-1, keepdim=True).add_(ctx.eps).rsqrt_()
         normed, dnormed = wide_x * rstd, wide_dy * wide(weight)
         dx = _past_norm(dnormed, normed, rstd)
-        return dx.to(x.dtype), (wide_dy * normed).flatten(0, -2).sum(0).to(weight.dtype), None
+        return dx.to(x.dtype), (wide_dy * normed).flatten(0, -2).sum(0).to(weight.dtype), None, None
 
 
 def _past_norm(dnormed: Tensor, normed: Tensor, rstd: Tensor) -> Tensor:

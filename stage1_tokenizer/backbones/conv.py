@@ -82,10 +82,10 @@ class ConvBlock(nn.Module):
 
     def __init__(self, dim: int, kernel_size: int, config: ConvConfig) -> None:
         super().__init__()
-        self.conv_norm = RMSNorm(dim)
+        self.conv_norm = RMSNorm(dim, before_product=True)
         self.conv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
         self.conv_scale = layer_scale(dim, config.layer_scale)
-        self.mlp_norm = RMSNorm(dim)
+        self.mlp_norm = RMSNorm(dim, before_product=True)
         self.mlp = SwiGLU(dim, hidden=8 * math.ceil(config.mlp_ratio * dim / 8))  # tensor cores take no odd widths
         self.mlp_scale = layer_scale(dim, config.layer_scale)
 
@@ -149,7 +149,7 @@ class ConvDecoder(nn.Module):
             if level:
                 layers.append(Upsample(width, config.widths[level - 1]))
         self.layers = nn.Sequential(*layers)
-        self.norm = RMSNorm(config.widths[0])
+        self.norm = RMSNorm(config.widths[0], before_product=True)
         self.stem_projection = nn.Linear(config.widths[0], 3 * config.stem**2)
 
     @property
@@ -167,7 +167,7 @@ class Downsample(nn.Module):
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
-        self.norm = RMSNorm(dim)
+        self.norm = RMSNorm(dim, before_product=True)
         self.projection = nn.Linear(4 * dim, out_dim)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class Upsample(nn.Module):
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
-        self.norm = RMSNorm(dim)
+        self.norm = RMSNorm(dim, before_product=True)
         self.projection = nn.Linear(dim, 4 * out_dim)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from shared.layers.attend import attend
 from shared.layers.positions import Rotary
 from shared.layers.rms_norm import RMSNorm
+from stage2_prior.network.heads import Heads, NormedHeads, split
 
 
 class Cursor:
@@ -112,15 +113,31 @@ class Attention(nn.Module):
         y_BH1E = attend_once(q_BH1E.to(keys_BHWE.dtype), keys_BHWE, values_BHWE)
         return self.out_proj(y_BH1E.flatten(1))
 
-    def _qkv(self, x_BLD: Tensor, offset: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
-        qkv = self.qkv_proj(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q_BHLE, k_BHLE, v_BHLE = qkv.unbind(0)
-        q_BHLE, k_BHLE = self.q_norm(q_BHLE), self.k_norm(k_BHLE)
+    def _qkv(self, x_BLD: Tensor, offset: int | Tensor = 0) -> Heads:
+        qkv_BLX = self.qkv_proj(x_BLD)
+        q_norm, k_norm = self.q_norm, self.k_norm
+        eager_on_cpu = x_BLD.device.type == "cpu" and not torch.compiler.is_compiling()
+        whole = not isinstance(offset, Tensor) and self.headdim % 2 == 0
+        if eager_on_cpu and whole and isinstance(q_norm, RMSNorm) and isinstance(k_norm, RMSNorm):
+            return self._normed_heads(qkv_BLX, q_norm, k_norm)
+        q_BHLE, k_BHLE, v_BHLE = split(qkv_BLX, self.heads)
+        q_BHLE, k_BHLE = q_norm(q_BHLE), k_norm(k_BHLE)
         if self.rotary is not None:
             q_BHLE, k_BHLE = self.rotary(q_BHLE, offset), self.rotary(k_BHLE, offset)
         if self.score_factor != 1:
             q_BHLE = q_BHLE * self.score_factor
         return q_BHLE, k_BHLE, v_BHLE
+
+    def _normed_heads(self, qkv_BLX: Tensor, q_norm: RMSNorm, k_norm: RMSNorm) -> Heads:
+        """The same of a sequence from its beginning, in one pass over memory."""
+        length, frequencies = qkv_BLX.shape[1], self.headdim // 2
+        if self.rotary is None:
+            angles_LF = torch.zeros(length, frequencies)
+            cos_LF, sin_LF = angles_LF.cos(), angles_LF
+        else:
+            cos_LF, sin_LF = self.rotary.cos_LF[:length], self.rotary.sin_LF[:length]
+        weights_2E = torch.stack((q_norm.weight * self.score_factor, k_norm.weight))
+        return NormedHeads.apply(qkv_BLX, weights_2E, q_norm.eps, cos_LF, sin_LF)
 
     def _attend(self, q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor) -> Tensor:
         y_BHLE = attend(q_BHLE, k_BHLE, v_BHLE, causal=True)

@@ -41,8 +41,9 @@ class Block(nn.Module):
 
     def __init__(self, width: int, mixer: Attention | Mamba2, mlp: SwiGLU | None, dropout: float) -> None:
         super().__init__()
-        self.mixer_norm, self.mixer = RMSNorm(width), mixer
-        self.mlp_norm, self.mlp = nn.Identity() if mlp is None else RMSNorm(width), mlp
+        self.mixer_norm, self.mixer = RMSNorm(width, before_product=True), mixer
+        self.mlp_norm = nn.Identity() if mlp is None else RMSNorm(width, before_product=True)
+        self.mlp = mlp
         self.dropout = Dropout(dropout)
 
     def branches(self, modulation: Tensor | None = None) -> list[Branch]:

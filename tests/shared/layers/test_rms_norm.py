@@ -33,6 +33,25 @@ def test_rms_norm_of_zeros_is_zero_with_finite_gradients() -> None:
     assert x.grad.isfinite().all()
 
 
+def test_before_a_product_it_is_in_autocasts_dtype_as_the_product_would_have_it() -> None:
+    torch.manual_seed(0)
+    x_BD, linear = torch.randn(5, 48, requires_grad=True), torch.nn.Linear(48, 7)
+    plain, before = RMSNorm(48), RMSNorm(48, before_product=True)
+    assert before(x_BD).dtype == torch.float32
+    found = []
+    for norm in (plain, before):
+        with torch.autocast("cpu", torch.bfloat16):
+            normed_BD = norm(x_BD)
+            y_BE = linear(normed_BD)
+        gradients = torch.autograd.grad(y_BE.float().square().sum(), (x_BD, norm.weight, linear.weight))
+        found.append((normed_BD, y_BE, *gradients))
+    assert found[0][0].dtype == torch.float32
+    assert found[1][0].dtype == torch.bfloat16
+    assert all(
+        torch.equal(ours.float(), theirs.float()) for ours, theirs in zip(found[1][1:], found[0][1:], strict=True)
+    )
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, BLOCK + 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernel_of_the_plain_norm_is_its_formula(dtype: torch.dtype, shape: tuple[int, int]) -> None:
