@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from shared.config import Config
-from shared.layers.layer_scale import layer_scale
+from shared.layers.layer_scale import add_scaled, layer_scale
 from shared.layers.rms_norm import RMSNorm
 from shared.layers.swiglu import SwiGLU
 
@@ -90,8 +90,8 @@ class ConvBlock(nn.Module):
         self.mlp_scale = layer_scale(dim, config.layer_scale)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        x_BHWC = x_BHWC + self.conv_scale(channels_last_conv(self.conv, self.conv_norm(x_BHWC)))
-        return x_BHWC + self.mlp_scale(self.mlp(self.mlp_norm(x_BHWC)))
+        x_BHWC = add_scaled(x_BHWC, channels_last_conv(self.conv, self.conv_norm(x_BHWC)), self.conv_scale)
+        return add_scaled(x_BHWC, self.mlp(self.mlp_norm(x_BHWC)), self.mlp_scale)
 
 
 class GridTransformer(nn.Module):
