@@ -10,16 +10,16 @@ from torch import Tensor
 
 from shared.errors import UserError
 from shared.reporting.set_distances import SMALLEST_SET, kernel_distance
-from stage2_prior.decoding.early import kept_early, share_of
+from stage2_prior.decoding.early import kept_early
 from stage2_prior.decoding.settings import MILD, STRONG, SURE, SURE_BITS, USUAL, DrawingSettings
 from stage2_prior.judging.nearest_images import reconstructed, some_of
 from stage2_prior.judging.reference import reference_images
 from stage2_prior.judging.search.drawings import Drawings
 from stage2_prior.judging.search.tried import Guided, Score, Tried
 
-LATER = 0.05  # the share of a training after which weights are late enough for the strongest
 ASKED = 48  # images drawn with each
-SIMPLER, MOST_FLAT = 0.08, 0.1  # kernel distance that it may cost; drawings that it may make flatter than any plain one
+SIMPLER = 0.08  # kernel distance that it may cost
+MOST_FLAT = 0.11  # share of drawings that it may make flatter than any plain one: 5 of 48
 
 
 def search_autoguidance(drawings: Drawings) -> tuple[Guided, list[Tried]]:
@@ -67,11 +67,10 @@ def likeliest(early: Sequence[str], score: Callable[[Guided], Score]) -> Guided:
 
 
 def strengths(early: Sequence[str], sure: bool) -> list[Guided]:
-    """What is tried beside no autoguidance: some from each of the early weights.
+    """What is tried beside no autoguidance: three from each of the early weights.
 
     What a prior is sure of, it was soon sure of: then from the earliest only, and also with a filter by likelihood.
     """
     if sure:
         return [Guided(settings, early[0]) for settings in (MILD, USUAL, SURE)]
-    from_each = [Guided(settings, name) for name in early for settings in (MILD, USUAL)]
-    return from_each + [Guided(STRONG, name) for name in early if share_of(name) >= LATER]
+    return [Guided(settings, name) for name in early for settings in (MILD, USUAL, STRONG)]

@@ -15,10 +15,11 @@ from stage2_prior.judging.search.tried import Guided, Score
 EARLY = ["early-0.03.safetensors", "early-0.1.safetensors"]
 
 
-def test_later_weights_are_tried_with_a_stronger_autoguidance_too() -> None:
+def test_each_of_the_early_weights_is_tried_with_three_strengths() -> None:
     assert [str(guided) for guided in strengths(EARLY, sure=False)] == [
         "top_p 0.98, autoguidance 1.5 from early-0.03",
         "top_p 0.95, autoguidance 2.0 from early-0.03",
+        "top_p 0.98, autoguidance 3.0 from early-0.03",
         "top_p 0.98, autoguidance 1.5 from early-0.1",
         "top_p 0.95, autoguidance 2.0 from early-0.1",
         "top_p 0.98, autoguidance 3.0 from early-0.1",
@@ -33,19 +34,13 @@ def test_a_sure_prior_is_tried_with_the_earliest_weights_and_a_filter_by_likelih
     ]
 
 
-def test_of_weights_whose_share_is_not_known_the_strongest_is_not_tried() -> None:
-    of_one = [str(guided) for guided in strengths(["early.safetensors"], sure=False)]
-    assert of_one == ["top_p 0.98, autoguidance 1.5", "top_p 0.95, autoguidance 2.0"]
-    assert len(strengths(["early-0.1.safetensors"], sure=False)) == 3
-
-
-@pytest.mark.parametrize("best", range(6))
+@pytest.mark.parametrize("best", range(7))
 def test_what_is_likeliest_is_kept_of_what_is_near_real_images(best: int) -> None:
     tried = [Guided(DrawingSettings(), EARLY[0]), *strengths(EARLY, sure=False)]
-    scores = [Score(0.05 + 0.9 * SIMPLER, bits=5.0, flat=MOST_FLAT)] * 6
+    scores = [Score(0.05 + 0.9 * SIMPLER, bits=5.0, flat=MOST_FLAT)] * 7
     scores[0] = Score(0.05, bits=5.5, flat=0.0)
     scores[best] = scores[best]._replace(bits=4.0)
-    for too_far in {1, 2, 3, 4, 5} - {best, 5}:
+    for too_far in {1, 2, 3, 4, 5, 6} - {best, 6}:
         scores[too_far] = Score(0.05 + 1.1 * SIMPLER, bits=3.0, flat=0.0)
     by_name = {str(guided): found for guided, found in zip(tried, scores, strict=True)}
     assert likeliest(EARLY, lambda guided: by_name[str(guided)]) == tried[best]
@@ -66,7 +61,7 @@ def test_a_prior_is_sure_whose_plain_drawings_take_few_bits(sure: bool) -> None:
 
 def test_what_leaves_too_many_drawings_flat_is_not_kept() -> None:
     plain, *guided = tried = [Guided(DrawingSettings(), EARLY[0]), *strengths(EARLY, sure=False)]
-    scores = {one: Score(0.0, bits=6.0 - place, flat=0.05 * place) for place, one in enumerate(tried)}
+    scores = {one: Score(0.0, bits=9.0 - place, flat=MOST_FLAT / 2 * place) for place, one in enumerate(tried)}
     assert scores[guided[1]].flat == MOST_FLAT
     assert likeliest(EARLY, scores.__getitem__) == guided[1]
     assert likeliest(EARLY, lambda one: scores[one]._replace(flat=float(one != plain))) == plain
@@ -91,5 +86,5 @@ def test_a_drawing_is_flat_that_has_less_detail_than_each_plain_one(monkeypatch:
         bits=lambda one, total: bits[one],
     )  # fmt: skip
     best, tried = search_autoguidance(drawings)
-    assert [round(one.score.flat * 48) for one in tried] == [0, 2, 48, 0, 0, 0]
+    assert [round(one.score.flat * 48) for one in tried] == [0, 2, 48, 0, 0, 0, 0]
     assert best == guided[0]
