@@ -7,8 +7,8 @@ from planning.survey.pace import Rates
 from planning.survey.pictures import Pictures
 
 DRAWING, MOST_DRAWING = 75.0, 1 / 16  # seconds for drawing and the pages, and share of the hours at most
-SEARCH, SEARCHED = 36.0, 2_700  # seconds, and those of so many grids more, for finding how much autoguidance to take
-MOST_SEARCH = 0.07  # of the hours; where that is less than `SEARCH`, it is not asked
+SEARCH, SEARCHED = 45.0, 2_700  # seconds, and those of so many grids more, for finding how much autoguidance to take
+MOST_SEARCH = 0.085  # of the hours; where that is less than `SEARCH`, it is not asked
 STARTING = 60.0  # seconds in which six commands start
 MOST_CACHING = 0.25  # of the hours
 SEEN = 2  # times that a prior sees each of several views: to tokenize another takes longer than half of training on it
